@@ -1,0 +1,137 @@
+"""Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
+
+mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
+not fit. `install_safe_loaders` replaces its local and http loaders through its own registry; `CheckpointGuardHook`
+compares names and shapes before anything is copied into the model.
+"""
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import checkpoint as host
+from torch import Tensor
+
+from .errors import unknown
+
+EXTRA_STATE = ('num_batches_tracked', '_extra_state')
+
+
+def safe_globals() -> list[Any]:
+    """What the Runner's own checkpoints contain beside tensors: log buffers and numpy arrays, under old and new names."""
+    multiarray = getattr(np, '_core', None) or np.core
+    reconstruct, scalar = multiarray.multiarray._reconstruct, multiarray.multiarray.scalar
+    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in (reconstruct, scalar) for core in ('core', '_core')]
+    dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *names]
+
+
+@contextlib.contextmanager
+def _refusing(source: str) -> Iterator[None]:
+    try:
+        with torch.serialization.safe_globals(safe_globals()):
+            yield
+    except pickle.UnpicklingError as error:
+        reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL ' in str(error) else ''
+        detail = f' (it asks for {reason})' if reason else ''
+        raise ValueError(
+            f'refused to load {source}: it holds more than weights{detail}, and reading it could run code. If you trust '
+            'where it comes from, keep only its weights: '
+            "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
+        ) from error
+    except (EOFError, RuntimeError) as error:
+        raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
+
+
+def load_local(filename: str, map_location: Any = None) -> Any:
+    """Reads a checkpoint file with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: naming the file and what is near it.
+        ValueError: the file holds code, or is damaged.
+    """
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        folder = os.path.dirname(filename) or '.'
+        near = [f for f in os.listdir(folder) if f.endswith(('.pth', '.pt'))] if os.path.isdir(folder) else []
+        raise FileNotFoundError(unknown('checkpoint', filename, [os.path.join(folder, f) for f in sorted(near)]))
+    with _refusing(filename):
+        return torch.load(filename, map_location=map_location, weights_only=True)
+
+
+def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
+    with _refusing(url):
+        return torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True)
+
+
+def install_safe_loaders() -> None:
+    """Makes every checkpoint that mmengine reads go through this module; idempotent."""
+    host.CheckpointLoader.register_scheme('', load_local, force=True)
+    host.load_url = load_url  # all remote schemes (http, torchvision, open-mmlab) of that module end here
+
+
+def _fit(model: Mapping[str, Tensor], loaded: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    missing = [k for k in model if k not in loaded and not k.endswith(EXTRA_STATE)]
+    surplus = [k for k in loaded if k not in model and not k.endswith(EXTRA_STATE)]
+    differ = [k for k in model if k in loaded and getattr(loaded[k], 'shape', None) != model[k].shape]
+    return missing, surplus, differ
+
+
+def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:
+    """Compares a checkpoint with a model by names and shapes, before loading.
+
+    Args:
+        model: the model to be loaded.
+        checkpoint: `{'state_dict': ...}` or a bare state dict.
+        source: what to call the checkpoint in the message.
+        complete: testing and resuming need every weight and no foreign style layer; `load_from` only needs that half
+            of the weights (tensors of two or more dimensions) of the smaller side fit.
+
+    Raises:
+        ValueError: naming both sides and the first keys that do not fit.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    loaded = {k.removeprefix('module.'): v for k, v in state.items()}
+    own = dict(model.state_dict())
+    missing, surplus, differ = _fit(own, loaded)
+    weights = {k for k, v in own.items() if v.ndim > 1}
+    fitting = len(weights - set(missing) - set(differ))
+    smaller = min(len(weights), sum(getattr(v, 'ndim', 0) > 1 for v in loaded.values()))
+    style = [k for k in surplus if '.style.' in k]
+    if not (fitting * 2 < max(smaller, 1) or (complete and (missing or differ or style))):
+        return
+    backbone = getattr(model, 'backbone', None)
+    inner = f' with backbone {type(backbone).__name__}' if backbone is not None else ''
+    shapes = [f'{k} {tuple(getattr(loaded[k], "shape", ()))} instead of {tuple(own[k].shape)}' for k in differ]
+    parts = [
+        f'{len(keys)} {what}: {", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}'
+        for what, keys in (('missing', missing), ('of another shape', shapes), ('unknown to the model', surplus))
+        if keys
+    ]
+    raise ValueError(
+        f'checkpoint {source} ({len(loaded)} tensors) is of another architecture than {type(model).__name__}{inner} '
+        f'({len(own)} tensors). {"; ".join(parts)}. Use the config it was trained with.'
+    )
+
+
+@HOOKS.register_module()
+class CheckpointGuardHook(Hook):
+    """Refuses a checkpoint of another architecture, where mmengine logs a warning and goes on."""
+
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Runs between reading the file and copying it into the model."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        source = str(runner._load_from or runner.work_dir)
+        check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)

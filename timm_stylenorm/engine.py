@@ -1,0 +1,137 @@
+"""What both hosts share on top of mmengine: fixes of the host, CPU training, style losses, resume, checkpoints.
+
+Import this module only where mmengine is installed; `timm_stylenorm` itself does not.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointGuardHook, check_fit, install_safe_loaders
+from .resume import RNGStateHook
+
+__all__ = [
+    'CPUAmpOptimWrapper',
+    'CheckpointGuardHook',
+    'RNGStateHook',
+    'StyleLossMixin',
+    'apply_host_fixes',
+    'check_fit',
+    'enable_amp',
+    'prepare_cpu_distributed',
+]
+
+
+def apply_host_fixes() -> None:
+    """Mends what stops mmengine from doing its work here; idempotent.
+
+    * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
+      otherwise, so the module's own name is asked for instead.
+    * checkpoints are read with `weights_only=True`, without a fallback that runs code.
+    """
+    try:
+        importlib.metadata.distribution('mmsegmentation')
+    except importlib.metadata.PackageNotFoundError:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    install_safe_loaders()
+
+
+class StyleLossMixin:
+    """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds `style.*` to the total; mmengine sums only keys that contain 'loss' and merely logs the others."""
+        total, log = super().parse_losses(losses)  # type: ignore[misc]
+        style = [value for key, value in log.items() if key.startswith('style.') and 'loss' not in key]
+        if style:
+            total = log['loss'] = total + sum(style)
+        return total, log
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """bfloat16 autocast on the CPU, which mmengine's AmpOptimWrapper refuses. bfloat16 needs no loss scaling."""
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The forward pass runs in here."""
+        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+            yield
+
+
+def enable_amp(cfg: Config) -> None:
+    """Turns a plain `OptimWrapper` into the mixed-precision one of this machine.
+
+    Raises:
+        ValueError: the config has an optimizer wrapper of another kind.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+        return
+    if kind != 'OptimWrapper':
+        raise ValueError(f"--amp replaces optim_wrapper.type='OptimWrapper'; this config has {kind!r}")
+    cfg.optim_wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper'
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def _rank_variables(launcher: str) -> None:
+    """Fills the environment that `init_process_group` reads, where the launcher uses other names."""
+    names = {
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }.get(launcher, ())
+    for ours, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names, strict=False):
+        if theirs in os.environ:
+            os.environ[ours] = os.environ[theirs]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if launcher != 'pytorch' and os.environ.get('WORLD_SIZE') == '1':
+        os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    lacking = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR') if name not in os.environ]
+    if lacking:
+        raise ValueError(
+            f'--launcher {launcher} without {", ".join(lacking)} in the environment; on one machine start with '
+            '`python -m torch.distributed.run --nproc_per_node N tools/train.py CONFIG --launcher pytorch`'
+        )
+
+
+def _sync_bn_to_bn(node: Any) -> int:
+    """Replaces SyncBN in a model config, in place; returns how often."""
+    if isinstance(node, dict):
+        own = node.get('type') in ('SyncBN', 'MMSyncBN')
+        if own:
+            node['type'] = 'BN'
+        return int(own) + sum(_sync_bn_to_bn(value) for value in node.values())
+    return sum(map(_sync_bn_to_bn, node)) if isinstance(node, list | tuple) else 0
+
+
+def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
+    """Lets several processes train without a GPU; does nothing with a GPU or without a launcher.
+
+    mmengine would ask for CUDA devices: so the gloo group exists before the Runner, and DDP gets no device ids.
+    SyncBN needs a GPU, so it becomes BN (with a message).
+
+    Raises:
+        ValueError: the launcher left no rank in the environment.
+    """
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    _rank_variables(launcher)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    os.environ.setdefault('LOCAL_RANK', os.environ['RANK'])
+    wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
+    wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
+    cfg.model_wrapper_cfg = ConfigDict(wrapper)
+    if _sync_bn_to_bn(cfg.model):
+        print_log('no GPU: SyncBN became BN, each process normalises by its own images', 'current', 30)
