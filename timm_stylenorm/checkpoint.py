@@ -8,6 +8,7 @@ compares names and shapes before anything is copied into the model.
 import contextlib
 import os
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ EXTRA_STATE = ('num_batches_tracked', '_extra_state')
 
 
 def safe_globals() -> list[Any]:
-    """What the Runner's own checkpoints contain beside tensors: log buffers and numpy arrays, under old and new names."""
+    """What the Runner's own checkpoints hold beside tensors: log buffers and numpy arrays, under old and new names."""
     multiarray = getattr(np, '_core', None) or np.core
     reconstruct, scalar = multiarray.multiarray._reconstruct, multiarray.multiarray.scalar
     names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in (reconstruct, scalar) for core in ('core', '_core')]
@@ -39,16 +40,15 @@ def _refusing(source: str) -> Iterator[None]:
     try:
         with torch.serialization.safe_globals(safe_globals()):
             yield
-    except pickle.UnpicklingError as error:
-        reason = str(error).split('GLOBAL ')[-1].split(' was not')[0] if 'GLOBAL ' in str(error) else ''
-        detail = f' (it asks for {reason})' if reason else ''
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        asked = re.search(r'(?:GLOBAL|instantiate|class|function|load) ([A-Za-z_][\w]*\.[\w.]+)', str(error))
+        if not isinstance(error, pickle.UnpicklingError) or 'invalid load key' in str(error):
+            raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
         raise ValueError(
-            f'refused to load {source}: it holds more than weights{detail}, and reading it could run code. If you trust '
-            'where it comes from, keep only its weights: '
+            f'refused to load {source}: it holds more than weights{f" (it asks for {asked[1]})" if asked else ""}, and '
+            'reading it could run code. If you trust where it comes from, keep only its weights: '
             "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
         ) from error
-    except (EOFError, RuntimeError) as error:
-        raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
 
 
 def load_local(filename: str, map_location: Any = None) -> Any:

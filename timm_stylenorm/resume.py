@@ -20,7 +20,7 @@ KEY = 'rng_states'
 def get_rng_state(loader: torch.Generator | None = None) -> dict[str, Any]:
     """The generators of this process as tensors and numbers, so that they load with `weights_only=True`."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (what mmengine and mmcv draw from)
     state = {
         'python': [version, torch.tensor(words), gauss],
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
@@ -35,7 +35,7 @@ def set_rng_state(state: dict[str, Any], loader: torch.Generator | None = None) 
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state['torch'].cpu())
     for device, cuda in enumerate(state['cuda'][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda.cpu(), device)
@@ -102,8 +102,10 @@ class RNGStateHook(Hook):
             loop.dataloader_iterator = _RestoreAfterSkip(loop, lambda: set_rng_state(state, self._generator))
         else:
             if loader.num_workers and loader.persistent_workers:
-                runner.logger.warning('RNGStateHook: persistent_workers=True keeps worker generators alive across epochs;'
-                                      ' this resume is not exact. Set persistent_workers=False.')  # fmt: skip
+                runner.logger.warning(
+                    'RNGStateHook: with persistent_workers=True the workers draw on across epochs; this resume is not '
+                    'exact. Set train_dataloader.persistent_workers=False.'
+                )
             set_rng_state(state, self._generator)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -145,8 +147,10 @@ class RNGStateHook(Hook):
         self._loaded = checkpoint.get(KEY)
         seed = checkpoint.get('meta', {}).get('seed') if runner._resume else None
         if seed is not None and seed != runner.seed:
-            runner.logger.warning(f'RNGStateHook: the checkpoint was trained with seed {seed}, this run has {runner.seed}:'
-                                  f' the data order differs. Set randomness=dict(seed={seed}).')  # fmt: skip
+            runner.logger.warning(
+                f'RNGStateHook: the checkpoint was trained with seed {seed}, this run has {runner.seed}: the data order '
+                f'differs. Set randomness=dict(seed={seed}).'
+            )
 
     def _own_state(self, runner: Any) -> dict | None:
         if self._loaded is None:
