@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import checkpoint as host
 from torch import Tensor
@@ -42,7 +42,7 @@ def _refusing(source: str) -> Iterator[None]:
             yield
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         asked = re.search(r'(?:GLOBAL|instantiate|class|function|load) ([A-Za-z_][\w]*\.[\w.]+)', str(error))
-        if not isinstance(error, pickle.UnpicklingError) or 'invalid load key' in str(error):
+        if asked is None:
             raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
         raise ValueError(
             f'refused to load {source}: it holds more than weights{f" (it asks for {asked[1]})" if asked else ""}, and '
@@ -131,7 +131,9 @@ class CheckpointGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Runs between reading the file and copying it into the model."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         source = str(runner._load_from or runner.work_dir)
         check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)

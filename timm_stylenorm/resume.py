@@ -72,8 +72,8 @@ class RNGStateHook(Hook):
 
     Validation does not disturb training: the generators are put back after it, as a resumed run does not repeat it.
     Data workers cannot be asked for their state. In an iteration-based loop they are therefore restarted at every
-    checkpoint, seeded by the iteration; an epoch-based loop starts them anew each epoch anyway, unless
-    `persistent_workers=True`, which cannot be resumed exactly (a warning says so).
+    checkpoint, seeded by the iteration (also persistent ones); an epoch-based loop starts them anew each epoch
+    anyway, unless `persistent_workers=True`, which cannot be resumed exactly (a warning says so).
     """
 
     priority = 80  # after everything that may draw, before CheckpointHook (90)
@@ -148,8 +148,8 @@ class RNGStateHook(Hook):
         seed = checkpoint.get('meta', {}).get('seed') if runner._resume else None
         if seed is not None and seed != runner.seed:
             runner.logger.warning(
-                f'RNGStateHook: the checkpoint was trained with seed {seed}, this run has {runner.seed}: the data order '
-                f'differs. Set randomness=dict(seed={seed}).'
+                f'RNGStateHook: the checkpoint has seed {seed}, this run {runner.seed}: the data order differs. '
+                f'Set randomness=dict(seed={seed}).'
             )
 
     def _own_state(self, runner: Any) -> dict | None:
@@ -187,4 +187,5 @@ class RNGStateHook(Hook):
         loader._stylenorm_seed = base
         seed = (base + 9973 * iteration) % 2**31
         loader.worker_init_fn = functools.partial(init.func, *init.args, **{**init.keywords, 'seed': seed})
+        loader._iterator = None  # persistent workers would live on
         return True

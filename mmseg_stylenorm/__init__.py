@@ -1,0 +1,14 @@
+"""Style methods for mmsegmentation: `custom_imports = dict(imports=['mmseg_stylenorm'])` registers everything.
+
+Import it before reading a config that inherits from `mmseg::...` (the tools do): it applies the fixes of the hosts.
+"""
+
+from timm_stylenorm.engine import apply_host_fixes
+
+from . import datasets, hooks, plugins, segmentors
+from .fixes import checkpoint_without_reentry
+
+apply_host_fixes()
+checkpoint_without_reentry()
+
+__all__ = ['datasets', 'hooks', 'plugins', 'segmentors']

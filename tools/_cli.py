@@ -1,0 +1,76 @@
+"""What tools/train.py and tools/test.py have in common: arguments, configs, and missing data said plainly."""
+
+import argparse
+import difflib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+
+from mmengine.config import Config, DictAction
+
+from timm_stylenorm.engine import apply_host_fixes, prepare_cpu_distributed
+from timm_stylenorm.paths import find_config
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Arguments of both tools."""
+    own = argparse.ArgumentParser(description=description)
+    own.add_argument('config', help='path, or name below configs/ such as quickstart/resnet18_snr_toy-streets.py')
+    own.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')
+    own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    own.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return own
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config and makes it fit this machine."""
+    apply_host_fixes()
+    if importlib.util.find_spec('mmseg'):
+        import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = find_config(args.config)
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
+    hooks = list(cfg.get('custom_hooks') or [])
+    hooks += [
+        {'type': name} for name in ('RNGStateHook', 'CheckpointGuardHook') if name not in {h['type'] for h in hooks}
+    ]
+    cfg.custom_hooks = hooks
+    prepare_cpu_distributed(cfg, args.launcher)
+    return cfg
+
+
+def check_data(loader: dict | None, config: str) -> None:
+    """Stops early when a folder of a data loader is not there.
+
+    Raises:
+        FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
+    """
+    dataset = (loader or {}).get('dataset') or {}
+    parts = [dataset, *(dataset.get('datasets') or []), dataset.get('dataset') or {}]
+    for part in parts:
+        root = part.get('data_root') or part.get('root')
+        prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]
+        if part.get('download'):
+            continue
+        for folder in [root, *(os.path.join(root or '', p) for p in prefixes)]:
+            if folder and not os.path.isdir(folder):
+                raise FileNotFoundError(_lacking(folder, config))
+
+
+def _lacking(folder: str, config: str) -> str:
+    parent = os.path.dirname(folder.rstrip('/')) or '.'
+    siblings = sorted(e.name for e in os.scandir(parent) if e.is_dir()) if os.path.isdir(parent) else []
+    near = difflib.get_close_matches(os.path.basename(folder.rstrip('/')), siblings, n=1)
+    there = f' ({parent} holds: {", ".join(siblings) or "nothing"})' if os.path.isdir(parent) else ''
+    hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else '.'
+    how = (
+        'python tools/prepare_toy_streets.py data/toy_streets' if 'toy_streets' in folder else 'see README, "Real data"'
+    )
+    return f'{config} reads its data from {folder!r}, which does not exist{there}{hint} To get it: {how}.'
