@@ -1,0 +1,54 @@
+"""stylenorm: style normalisation for timm and mmsegmentation."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+SHIPPED = ('configs', 'tools')  # beside the packages in a checkout, inside mmseg_stylenorm/.mim in a wheel
+
+
+class BuildWithConfigs(build_py):
+    """Ship configs and tools where mmengine and mim look for them: `<package>/.mim`."""
+
+    def run(self):
+        super().run()
+        for name in SHIPPED:
+            target = Path(self.build_lib, 'mmseg_stylenorm', '.mim', name)
+            if not self.editable_mode:
+                for path in sorted((ROOT / name).rglob('*')):
+                    if path.is_file() and path.suffix in ('.py', '.sh'):
+                        copy = target / path.relative_to(ROOT / name)
+                        self.mkpath(str(copy.parent))
+                        self.copy_file(str(path), str(copy))
+
+
+MMSEG = ['onedl-mmengine>=0.10.7', 'onedl-mmcv>=2.2', 'onedl-mmsegmentation>=1.3', 'ftfy', 'regex', 'tqdm', 'matplotlib']
+TEST = ['pytest>=8', 'pytest-timeout', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts']
+
+setup(
+    name='stylenorm',
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'timm_stylenorm' / '__init__.py').read_text()).group(1),
+    description='Style normalisation methods for every timm classifier and every mmsegmentation segmentor, by name',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']),
+    package_data={'timm_stylenorm': ['py.typed'], 'mmseg_stylenorm': ['py.typed']},
+    cmdclass={'build_py': BuildWithConfigs},
+    install_requires=['torch>=2.4', 'torchvision>=0.19', 'timm>=1.0.24'],
+    extras_require={
+        'mmseg': MMSEG,
+        'cityscapes': ['cityscapesscripts'],
+        'test': MMSEG + TEST,
+        'dev': MMSEG + TEST + ['ruff>=0.6', 'mypy>=1.10', 'pre-commit'],
+    },
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+)

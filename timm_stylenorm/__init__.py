@@ -1,0 +1,17 @@
+"""Style normalisation for timm models: `import timm_stylenorm`, then `timm.create_model('resnet50_padain')`."""
+
+from .inject import add_style, remove_style, style_layers, style_losses, style_parameters
+from .methods import list_methods
+from .models import register_variants
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'add_style',
+    'list_methods',
+    'register_variants',
+    'remove_style',
+    'style_layers',
+    'style_losses',
+    'style_parameters',
+]

@@ -1,0 +1,14 @@
+"""One wording for names that do not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """`unknown style method 'padian'; did you mean 'padain'? Known: padain, snr.`"""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else '.'
+    return f'unknown {kind} {name!r}{hint} Known: {", ".join(names)}.'

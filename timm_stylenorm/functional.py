@@ -1,0 +1,125 @@
+"""Style operations as pure functions of tensors; every draw is an argument.
+
+Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased variance, (N, C); n the number of
+positions; u = v * n / (n - 1) the unbiased variance.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .kernel import instance_moments, restyle, style_affine, widen
+
+__all__ = ['adain', 'dual_causality_loss', 'entropy', 'instance_moments', 'permuted_adain', 'restyle', 'style_affine']
+
+
+def _unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
+    """sqrt(u + eps) from the biased variance over `count` positions; a single position has variance 0."""
+    return (var * (count / max(count - 1, 1)) + eps).sqrt()
+
+
+def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    """Adaptive instance normalisation: the content with the channel statistics of the style.
+
+        y = s(style) * (content - m(content)) / s(content) + m(style),    s = sqrt(u + eps)
+
+    Differentiable in both arguments. Huang & Belongie, ICCV 2017, arXiv:1703.06868, Eq. (8).
+
+    Args:
+        content: (N, C, *spatial).
+        style: (N, C, *any spatial).
+        eps: Added to the unbiased variances.
+
+    Raises:
+        ValueError: The two differ in N or C.
+    """
+    if content.shape[:2] != style.shape[:2]:
+        raise ValueError(
+            f'adain: content and style must agree in images and channels, got {tuple(content.shape)} '
+            f'and {tuple(style.shape)}'
+        )
+    mean, var = instance_moments(style)
+    std = _unbiased_std(var, style.shape[2:].numel(), eps)
+    rule = partial(_adain_rule, count=content.shape[2:].numel(), eps=eps)
+    return style_affine(content, rule, mean, std)
+
+
+def _adain_rule(
+    mean: Tensor, var: Tensor, style_mean: Tensor, style_std: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    scale = style_std / _unbiased_std(var, count, eps)
+    return scale, style_mean - mean * scale
+
+
+def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | None = None) -> Tensor:
+    """Each image takes the channel statistics of another image of its batch.
+
+        y_i = sg(s_j) * (x_i - m_i) / (s_i + eps) + sg(m_j),    j = perm[i],  s = sqrt(u + eps)
+
+    sg stops the gradient. eps enters twice for the content, as in the authors' file permutedAdaIN.py, so that a fixed
+    point of the permutation is not exactly the identity. Nuriel et al., CVPR 2021, arXiv:2010.05785.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (K,) integers below N, K <= N. Images K, K+1, ... pass unchanged.
+        eps: Added to the unbiased variance, and again to the content's deviation.
+        gate: Optional boolean scalar; where it is false, `x` is returned (a branch that graphs can hold).
+
+    Raises:
+        ValueError: `perm` is longer than the batch.
+    """
+    if len(perm) > len(x):
+        raise ValueError(f'permuted_adain: {len(perm)} styles for a batch of {len(x)} images')
+    rule = partial(_permuted_adain_rule, count=x.shape[2:].numel(), eps=eps)
+    return style_affine(x, rule, perm, *(() if gate is None else (gate,)))
+
+
+def _permuted_adain_rule(
+    mean: Tensor, var: Tensor, perm: Tensor, gate: Tensor | None = None, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    k = len(perm)
+    std = _unbiased_std(var, count, eps)
+    scale = std[perm].detach() / (std[:k] + eps)
+    shift = mean[perm].detach() - mean[:k] * scale
+    if k < len(mean):
+        rest = mean[k:]
+        scale, shift = torch.cat([scale, torch.ones_like(rest)]), torch.cat([shift, torch.zeros_like(rest)])
+    if gate is not None:
+        scale, shift = torch.where(gate, scale, 1.0), torch.where(gate, shift, 0.0)
+    return scale, shift
+
+
+def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:
+    """Mean entropy of softmax(logits) over images and positions, a scalar.
+
+    Args:
+        logits: (N, K) or (N, K, *spatial).
+        floor: Probabilities below it are dropped from the sum, as in SNR's file model_resnet.py.
+    """
+    p = widen(logits).softmax(1)
+    return -torch.where(p < floor, 0.0, p * p.clamp(min=floor).log()).sum(1).mean()
+
+
+def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Tensor) -> Tensor:
+    """SNR's loss: restitution must sharpen the prediction, the rest of the residual must blur it.
+
+        L = softplus(H(restituted) - H(normalised)) + softplus(H(normalised) - H(contaminated))
+
+    H is the entropy of the softmax, averaged over the batch (and over the positions of dense logits) before the
+    comparison, as in the authors' file model_resnet.py; the paper compares single images.
+    Jin et al., arXiv:2101.00588, Sec. 3.
+
+    Args:
+        normalised: Logits of the instance-normalised features, (N, K) or (N, K, *spatial).
+        restituted: Logits after the useful part of the residual was put back, same shape.
+        contaminated: Logits after the useless part was put back, same shape.
+
+    Returns:
+        A scalar, unweighted.
+    """
+    h_in, h_useful, h_useless = entropy(normalised), entropy(restituted), entropy(contaminated)
+    return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)

@@ -1,0 +1,267 @@
+"""The one kernel: take the instance moments of a feature map, ask a rule for an affine map, apply it.
+
+    mean, var      = instance moments of x, each (N, C), over the spatial axes, biased, in float32
+    scale, shift   = rule(mean, var, *tensors), each (N, C)
+    y              = x * scale + shift
+
+Every style method is such a rule. The rule is ordinary differentiable arithmetic on small tensors; it is evaluated
+again in the backward pass, so it must not draw random numbers (a draw is passed in as one of the tensors).
+With gA = sum(g * x) and gB = sum(g), autograd through the small rule gives the gradients (gm, gv) of the moments, and
+
+    dL/dx = scale * g + gm / n + 2 * gv * (x - mean) / n,        n = number of positions
+
+so that the feature map itself is the only large tensor kept for the backward pass.
+
+On a CPU, `torch.var_mean` on a map costs an order of magnitude more than a copy, so the moments, the map and the two
+reductions borrow the vectorised kernels of group norm and batch norm. Elsewhere, and while a graph is captured
+(`torch.compile`, `torch.export`, tracing), the plain formula is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rule = Callable[..., tuple[Tensor, ...]]
+
+_GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so that eps must vanish beside any real var
+
+
+def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
+    """Restyle a feature map by the affine map that `rule` derives from its instance moments.
+
+    Args:
+        x: Feature map, (N, C, *spatial), contiguous or channels last; the result has its dtype and memory format.
+        rule: `rule(mean, var, *tensors) -> (scale, shift, *extras)`. `mean`, `var`, `scale`, `shift` are (N, C) in
+            float32 (float64 for float64 maps); `var` is biased. `extras` are further differentiable small results.
+            It is called once more in the backward pass and must give the same result there.
+        *tensors: Parameters and draws that the rule uses. Half precision ones reach it as float32.
+
+    Returns:
+        y of the shape of `x`; `(y, *extras)` when the rule returns extras.
+
+    Raises:
+        ValueError: `x` has no spatial axis.
+    """
+    if x.dim() < 3:
+        raise ValueError(f'style_affine: expected a feature map (N, C, *spatial), got shape {tuple(x.shape)}')
+    results = _plain(x, rule, *tensors) if _use_plain(x) else _StyleAffine.apply(x, rule, *tensors)
+    return results if len(results) > 1 else results[0]
+
+
+def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every channel of every image, differentiable.
+
+    Args:
+        x: Feature map, (N, C, *spatial).
+
+    Returns:
+        mean, var: each (N, C), float32 (float64 for float64 maps).
+    """
+    if x.dim() < 3:
+        raise ValueError(f'instance_moments: expected a feature map (N, C, *spatial), got shape {tuple(x.shape)}')
+    return _plain_moments(x) if _use_plain(x) else _InstanceMoments.apply(x)
+
+
+def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`y = x * scale + shift` with one scale and shift for each channel of each image.
+
+    Args:
+        x: Feature map, (N, C, *spatial).
+        scale: (N, C).
+        shift: (N, C).
+
+    Returns:
+        y in the dtype and memory format of `x`.
+    """
+    return style_affine(x, lambda mean, var, scale, shift: (scale, shift), scale, shift)
+
+
+def _use_plain(x: Tensor) -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or x.numel() == 0
+
+
+def _spatial(x: Tensor, small: Tensor) -> Tensor:
+    """(N, C) -> (N, C, 1, ..., 1), to broadcast against the map `x`."""
+    return small.reshape(*small.shape, *(1,) * (x.dim() - 2))
+
+
+def widen(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; anything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rule on wide tensors and outside autocast, with scale and shift expanded to (N, C)."""
+    with torch.autocast(mean.device.type, enabled=False):
+        scale, shift, *extras = rule(mean, var, *(widen(t) for t in tensors))
+    return scale.expand_as(mean), shift.expand_as(mean), *extras
+
+
+def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    var, mean = torch.var_mean(widen(x), dim=tuple(range(2, x.dim())), correction=0)
+    return mean, var
+
+
+def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
+    scale, shift, *extras = _call(rule, *_plain_moments(x), tensors)
+    return (widen(x) * _spatial(x, scale) + _spatial(x, shift)).to(x.dtype), *extras
+
+
+class _InstanceMoments(torch.autograd.Function):
+    """`instance_moments` that keeps only `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var, _ = _moments(_view(widen(x), _is_channels_last(x)), x.shape[:2])
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, g_mean: Tensor, g_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.shape[2:].numel()
+        slope = g_var * (2 / count)
+        if torch.is_grad_enabled():  # double backward: the mean must carry its own graph
+            mean, _ = _plain_moments(x)
+        return restyle(widen(x), slope, g_mean / count - slope * mean).to(x.dtype)
+
+
+class _StyleAffine(torch.autograd.Function):
+    """`style_affine` that keeps `x`, its moments and the rule's tensors, and evaluates the rule again for gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
+        channels_last = _is_channels_last(x)
+        view = _view(widen(x), channels_last)
+        mean, var, buffer = _moments(view, x.shape[:2])
+        scale, shift, *extras = _call(rule, mean, var, tensors)
+        y = _affine(view, scale, shift, out=buffer)
+        ctx.rule = rule
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, mean, var, *tensors)
+        return _unview(y, x.shape, channels_last).to(x.dtype), *extras
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, mean, var, *tensors = ctx.saved_tensors
+        needs_x, _, *needs = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return _differentiable_backward(ctx.rule, (x, *tensors), (needs_x, *needs), (g, *g_extras))
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
+            mean, var = (m.detach().requires_grad_(needs_x) for m in (mean, var))
+            scale, shift, *extras = _call(ctx.rule, mean, var, tuple(leaves))
+        if g is not None:
+            channels_last = _is_channels_last(x)
+            x_view, g_view = _view(widen(x), channels_last), _view(widen(g), channels_last)
+            dot, total = _reductions(g_view, x_view, mean.detach())
+            g_extras = (dot + mean.detach() * total, total, *g_extras)
+        else:
+            g_extras = (None, None, *g_extras)
+        g_mean, g_var, *g_tensors = _small_grads((scale, shift, *extras), (mean, var, *leaves), g_extras)
+        if not needs_x:
+            return None, None, *g_tensors
+        count = x.shape[2:].numel()
+        slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
+        level = -slope * mean if g_mean is None else g_mean / count - slope * mean
+        if g is None:
+            return restyle(widen(x), slope, level).to(x.dtype), None, *g_tensors
+        g_x = _affine(x_view, slope, level, out=torch.empty_like(x_view))
+        g_x.addcmul_(g_view, scale.detach().reshape(*g_x.shape[:2], 1, 1))
+        return _unview(g_x, x.shape, channels_last).to(x.dtype), None, *g_tensors
+
+
+def _small_grads(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """`torch.autograd.grad` that passes over outputs without a gradient and inputs that need none."""
+    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+    wanted = [i for i in inputs if i.requires_grad]
+    if not pairs or not wanted:
+        return [None] * len(inputs)
+    outputs, grads = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, grads, allow_unused=True))
+    return [next(found) if i.requires_grad else None for i in inputs]
+
+
+def _differentiable_backward(
+    rule: Rule, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """The backward pass through the plain formula, for `create_graph=True`."""
+    outputs = _plain(inputs[0], rule, *inputs[1:])
+    pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+    wanted = [i for i, need in zip(inputs, needs, strict=True) if need]
+    outputs, grads = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
+    g_x, *g_tensors = (next(found) if need else None for need in needs)
+    return g_x, None, *g_tensors
+
+
+# The primitives below see a map as `view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, N images
+# (N, C, L, 1) whose channels lie together. Small tensors keep the shape (N, C).
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def _view(x: Tensor, channels_last: bool) -> Tensor:
+    n, c, count = *x.shape[:2], x.shape[2:].numel()
+    if channels_last:
+        return x.movedim(1, -1).contiguous().view(n, count, 1, c).movedim(-1, 1)
+    return x.contiguous().view(1, n * c, count, 1)
+
+
+def _unview(view: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
+    if channels_last:
+        return view.movedim(1, -1).view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    return view.view(shape)
+
+
+def _moments(view: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """mean and var, (N, C), and a buffer like the view that may be overwritten."""
+    images, channels, count, _ = view.shape
+    if view.device.type != 'cpu':
+        var, mean = torch.var_mean(view, dim=(2, 3), correction=0)
+        return mean.view(shape), var.view(shape), torch.empty_like(view)
+    if images == 1 and view.is_contiguous():
+        buffer, mean, rstd = torch.native_group_norm(view, None, None, 1, channels, count, channels, _GROUP_NORM_EPS)
+        var = rstd.pow(-2).sub_(_GROUP_NORM_EPS).clamp_(min=0)
+        return mean.view(shape), var.view(shape), buffer
+    stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in view.split(1)]
+    mean, var = (torch.stack(s) for s in zip(*stats, strict=True))
+    return mean, var, torch.empty_like(view)
+
+
+def _affine(view: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+    """view * scale + shift, into `out`."""
+    if view.device.type != 'cpu' or len(view) > 1:
+        lead = (*view.shape[:2], 1, 1)
+        return torch.addcmul(shift.reshape(lead), view, scale.reshape(lead), out=out)
+    scale, shift = scale.reshape(-1), shift.reshape(-1)
+    zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    torch.ops.aten.native_batch_norm.out(  # evaluation mode is the fastest affine map that writes where it is told
+        view, scale, shift, zero, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+    )
+    return out
+
+
+def _reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """sum(g * (x - mean)) and sum(g) over the positions, each (N, C)."""
+    centre = mean.reshape(x.shape[:2])
+    if x.device.type != 'cpu':
+        dot, total = (g * (x - centre[..., None, None])).sum((2, 3)), g.sum((2, 3))
+    else:
+        one = torch.ones_like(centre[0])
+        images = [
+            torch.ops.aten.native_batch_norm_backward(
+                g_i, x_i, one, m_i, one, None, None, False, 0.0, [False, True, True]
+            )[1:]
+            for g_i, x_i, m_i in zip(g.split(1), x.split(1), centre, strict=True)
+        ]
+        dot, total = (torch.stack(s) for s in zip(*images, strict=True))
+    return dot.view_as(mean), total.view_as(mean)

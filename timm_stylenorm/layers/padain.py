@@ -1,0 +1,79 @@
+"""Permuted AdaIN: in training, images of a batch swap their channel statistics.
+
+Nuriel, Benaim, Wolf, 'Permuted AdaIN: Reducing the Bias Towards Global Statistics in Image Classification',
+CVPR 2021, arXiv:2010.05785.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional import permuted_adain
+from .base import StyleLayer
+
+
+class PermutedAdaIN(StyleLayer):
+    """`functional.permuted_adain` with probability `p` for each call in training, the identity otherwise.
+
+    x, y: (N, C, *spatial). Maps of a single position have no deviation and pass unchanged. The permutation is drawn
+    within the process: under data parallel training every process mixes its own part of the batch.
+
+    Differs from the authors' code: coin and permutation come from torch's generators only, so that a run follows
+    `torch.manual_seed` and activation checkpointing replays it; evaluation draws nothing.
+
+    Args:
+        num_features: Not used; any layer can stand where a norm layer is built.
+        p: Probability that a call permutes. Between 0 and 1 the coin is read on the host: one graph break for each
+            call under `torch.compile`, and no cost where it comes up tails.
+        eps: See `permuted_adain`.
+        mode: 'permute' draws a permutation of the batch. 'source_target' is the adversarial stage of FADA
+            (the authors' file FADA/core/models/permuteAdaIN.py): the batch is [source; target], image i of the
+            first half takes the statistics of image i + N/2, the second half passes unchanged.
+        branch_free: Decide by `torch.where` instead of a branch: no graph break, but the full cost in every call.
+
+    Raises:
+        ValueError: `p` outside [0, 1] or an unknown mode; in forward, an odd batch in mode 'source_target'.
+    """
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        p: float = 0.01,
+        eps: float = 1e-5,
+        mode: str = 'permute',
+        branch_free: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f'PermutedAdaIN: p is a probability, expected 0 <= p <= 1, got {p}')
+        if mode not in ('permute', 'source_target'):
+            raise ValueError(f"PermutedAdaIN: mode must be 'permute' or 'source_target', got {mode!r}")
+        self.p = p
+        self.eps = eps
+        self.mode = mode
+        self.branch_free = branch_free
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
+            return x
+        gate = None
+        if self.p < 1:
+            if self.branch_free:
+                gate = torch.rand((), device=x.device) < self.p
+            elif torch.rand(()).item() >= self.p:
+                return x
+        return permuted_adain(x, self._draw(x), self.eps, gate)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        if self.mode == 'permute':
+            return torch.randperm(len(x), device=x.device)
+        if len(x) % 2 and len(x) > 1:
+            raise ValueError(
+                f"PermutedAdaIN: mode 'source_target' takes [source; target] in equal halves, got {len(x)} images"
+            )
+        return torch.arange(len(x) // 2, len(x) // 2 * 2, device=x.device)
+
+    def extra_repr(self) -> str:
+        options = ''.join([f', mode={self.mode!r}' * (self.mode != 'permute'), ', branch_free=True' * self.branch_free])
+        return f'p={self.p}, eps={self.eps}{options}'

@@ -1,0 +1,130 @@
+"""Style Normalization and Restitution: remove the style, then put back the part of it that the task needs.
+
+Jin, Lan, Zeng, Chen, Zhang, 'Style Normalization and Restitution for Domain Generalization and Adaptation',
+arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..functional import dual_causality_loss, restyle, style_affine
+from .base import StyleLayer
+
+
+class SNR(StyleLayer):
+    """Instance normalisation, followed by the restitution of gated channels of what it removed.
+
+        F~ = weight * (x - m) / sqrt(v + eps) + bias          R = x - F~
+        a  = sigmoid(fc2(relu(fc1(mean of R))))               (N, C), in (0, 1)
+        y  = F~ + a * R                                       F- = F~ + (1 - a) * R, for the loss only
+
+    x, y: (N, C, *spatial); m, v: instance mean and biased variance, in training and evaluation alike. The mean of R is
+    m - bias, and y is an affine map of x, so nothing but y itself is computed on the map.
+
+    With `num_classes` a class head turns on the dual causality loss in training (`functional.dual_causality_loss` of
+    the logits of F~, y, F-), left in `aux` times `loss_weight`. `dense=False`: logits = head(mean over positions),
+    entropies averaged over images. `dense=True`: logits = head at every position (a 1x1 convolution), entropies
+    averaged over images and positions; the authors' segmentation code trains without this loss.
+    The logits of y stay in `logits` for the cross entropy, times `ce_weight`, that `style_losses` adds for the deepest
+    SNR of a model, as in the authors' file model_resnet.py. Without `num_classes` there is no head, hence no parameter
+    without a gradient.
+
+    Args:
+        num_features: C.
+        reduction: The gate's hidden width is C // reduction, at least 1.
+        eps: Added to the variance.
+        num_classes: Classes of the loss; 0 turns it off.
+        dense: Whether the loss looks at every position.
+        loss_weight: Weight of the dual causality loss, 0.01 in the authors' code.
+        ce_weight: Weight of the cross entropy, 0.01 in the authors' code.
+
+    Raises:
+        ValueError: `num_features` or `reduction` below 1, or `num_classes` below 0.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        reduction: int = 16,
+        eps: float = 1e-5,
+        num_classes: int = 0,
+        dense: bool = False,
+        loss_weight: float = 0.01,
+        ce_weight: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if num_features < 1 or reduction < 1 or num_classes < 0:
+            raise ValueError(
+                'SNR: expected num_features >= 1, reduction >= 1 and num_classes >= 0, '
+                f'got {num_features}, {reduction} and {num_classes}'
+            )
+        self.reduction, self.eps, self.dense = reduction, eps, dense
+        self.loss_weight, self.ce_weight = loss_weight, ce_weight
+        hidden = max(num_features // reduction, 1)
+        self.weight = nn.Parameter(torch.empty(num_features))
+        self.bias = nn.Parameter(torch.empty(num_features))
+        self.fc1 = nn.Conv2d(num_features, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, num_features, 1)
+        self.head = nn.Linear(num_features, num_classes) if num_classes else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        for conv in (self.fc1, self.fc2):
+            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parameters = (self.weight, self.bias, *self.fc1.parameters(), *self.fc2.parameters())
+        if not self.training or self.head is None:
+            return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)
+        y, *branches = style_affine(x, partial(_snr_rule_with_branches, eps=self.eps, dense=self.dense), *parameters)
+        if self.dense:
+            weight = self.head.weight.reshape(*self.head.weight.shape, *(1,) * (x.dim() - 2))
+            maps = restyle(x, *branches[:2]), y, restyle(x, *branches[2:])
+            convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
+            logits = [convolve(f, weight, self.head.bias) for f in maps]
+        else:
+            logits = [F.linear(f, self.head.weight, self.head.bias) for f in branches]
+        self.logits = logits[1]
+        self.aux = self.loss_weight * dual_causality_loss(*logits)
+        return y
+
+    def extra_repr(self) -> str:
+        return f'{len(self.weight)}, reduction={self.reduction}, eps={self.eps}'
+
+
+def _normalisation_and_gate(
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *gate: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """F~ as scale and shift, and the gate a; each (N, C)."""
+    w1, b1, w2, b2 = gate
+    hidden = F.linear(mean - bias, w1.flatten(1), b1).relu()
+    scale = weight * (var + eps).rsqrt()
+    return scale, bias - mean * scale, F.linear(hidden, w2.flatten(1), b2).sigmoid()
+
+
+def _snr_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    scale, shift, gate = _normalisation_and_gate(mean, var, *parameters, eps=eps)
+    return gate + (1 - gate) * scale, (1 - gate) * shift
+
+
+def _snr_rule_with_branches(
+    mean: Tensor, var: Tensor, *parameters: Tensor, eps: float, dense: bool
+) -> tuple[Tensor, ...]:
+    """The output's scale and shift, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
+    scale, shift, gate = _normalisation_and_gate(mean, var, *parameters, eps=eps)
+    useful = gate + (1 - gate) * scale, (1 - gate) * shift
+    useless = 1 - gate + gate * scale, gate * shift
+    if dense:
+        return *useful, scale, shift, *useless
+    return *useful, *(mean * a + b for a, b in ((scale, shift), useful, useless))

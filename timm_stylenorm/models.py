@@ -1,0 +1,96 @@
+"""timm names: `<arch>_<method>` builds the base model with its own weights, then attaches the method."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
+from timm.models._registry import _model_entrypoints, get_arch_pretrained_cfgs
+from torch import nn
+
+from .errors import unknown
+from .inject import add_style
+from .methods import METHODS, get_method
+
+__all__: list[str] = []  # register_model appends every name
+
+default_cfgs: dict[str, DefaultCfg] = {}  # read by register_model
+
+# The convolutional families in which every stage is a module of its own; more by `register_variants`.
+_FAMILIES = (
+    'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet*_2', 'resnext50_32x4d',
+    'resnext101_32x4d', 'resnext101_32x8d', 'resnext101_64x4d', 'seresnet18', 'seresnet34', 'seresnet50',
+    'seresnet101', 'seresnet152', 'seresnext50_32x4d', 'seresnext101_32x4d', 'resnetv2_50', 'resnetv2_101',
+    'densenet1*', 'regnetx_*', 'regnety_*', 'efficientnet_b?', 'efficientnet_lite?', 'efficientnetv2_s',
+    'mobilenetv3_large_100', 'mobilenetv3_small_100', 'mobilenetv4_conv_*', 'convnext_atto', 'convnext_femto',
+    'convnext_pico', 'convnext_nano', 'convnext_tiny', 'convnext_small', 'convnext_base', 'convnext_large',
+    'vgg??_bn', 'dla34', 'dla60', 'dla102', 'dla169',
+)  # fmt: skip
+
+
+def register_variants(pattern: str, methods: Iterable[str] | None = None) -> list[str]:
+    """Register `<arch>_<method>` with timm for more architectures.
+
+    Args:
+        pattern: An architecture of timm, or a glob over their names ('convnext_*').
+        methods: Names of methods; all of the table by default.
+
+    Returns:
+        The names that exist now for this pattern, new ones and old.
+
+    Raises:
+        ValueError: No architecture matches, or an unknown method.
+    """
+    chosen = list(METHODS) if methods is None else list(methods)
+    for method in chosen:
+        get_method(method)
+    bases = [a for a in fnmatch.filter(_model_entrypoints, pattern) if a not in default_cfgs]
+    if not bases:
+        raise ValueError(
+            unknown(
+                'timm architecture',
+                pattern,
+                _model_entrypoints
+                if len(pattern) < 4
+                else [a for a in _model_entrypoints if a[:3] == pattern[:3]] or ['see timm.list_models()'],
+            )
+        )
+    names = []
+    for base in sorted(bases):
+        for method in chosen:
+            name = f'{base}_{method}'
+            if name not in default_cfgs:
+                _register(base, method, name)
+            names.append(name)
+    return names
+
+
+def _register(base: str, method: str, name: str) -> None:
+    cfgs = get_arch_pretrained_cfgs(base)  # keyed arch.tag, the default first
+    by_tag = {key.partition('.')[2]: cfg for key, cfg in cfgs.items()}
+    default_cfgs[name] = DefaultCfg(deque(by_tag), by_tag, any(cfg.has_weights for cfg in cfgs.values()))
+
+    def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+        options = {'type': method, **(style or {})}
+        METHODS[method].check_kwargs(method, {k: v for k, v in options.items() if k not in ('type', 'sites')})
+        if options['type'] != method:
+            raise ValueError(f'{name} is {method!r}; style=dict(type={options["type"]!r}) belongs to another model')
+        model = model_entrypoint(base)(pretrained=pretrained, **kwargs)
+        add_style(model, options)
+        for attribute in ('pretrained_cfg', 'default_cfg'):  # what timm saves beside the weights names the model
+            if isinstance(getattr(model, attribute, None), dict):
+                setattr(model, attribute, {**getattr(model, attribute), 'architecture': name})
+        return model
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = __name__
+    entrypoint.__doc__ = f'{base} with {method}, {METHODS[method].paper}; `style` takes its arguments and `sites`.'
+    register_model(entrypoint)
+
+
+for _pattern in _FAMILIES:
+    if '*' in _pattern or '?' in _pattern or is_model(_pattern):  # a name that this timm does not have is left out
+        register_variants(_pattern)
