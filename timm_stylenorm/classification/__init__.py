@@ -1,0 +1,33 @@
+"""Classification with mmengine's Runner: models and data from timm, style methods from here.
+
+A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])`; everything is registered in
+mmengine's root registries.
+"""
+
+from ..engine import apply_host_fixes
+from .data import JoinedDataset, TimmImages, TimmStream, timm_dataset
+from .domains import DomainBalancedSampler, DomainFolders
+from .idx import IdxImages
+from .metrics import TopK
+from .model import StyleNormClassifier
+from .optim import TimmOptimWrapperConstructor
+from .preprocessor import ClsPreprocessor
+from .shifts import SHIFTS, shift_image
+
+apply_host_fixes()
+
+__all__ = [
+    'SHIFTS',
+    'ClsPreprocessor',
+    'DomainBalancedSampler',
+    'DomainFolders',
+    'IdxImages',
+    'JoinedDataset',
+    'StyleNormClassifier',
+    'TimmImages',
+    'TimmOptimWrapperConstructor',
+    'TimmStream',
+    'TopK',
+    'shift_image',
+    'timm_dataset',
+]

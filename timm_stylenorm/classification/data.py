@@ -1,0 +1,239 @@
+"""timm's and torchvision's image sets as data sets of mmengine's Runner.
+
+Every data set here gives dicts: `inputs`, a uint8 tensor (3, H, W); `targets`, the label; and `domain`, a name, where
+one was given. Images stay uint8 until `ClsPreprocessor` normalises them on the device. Loaders need
+`collate_fn=dict(type='default_collate')`.
+
+The key `transform` takes the arguments of `timm.data.create_transform` as a dict, or a list of torchvision transforms:
+
+    transform=dict(input_size=224, is_training=True, color_jitter=None)
+    transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DATASETS
+from PIL import Image
+from timm.data import create_dataset, create_transform
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
+from torchvision import transforms as tv
+
+from ..errors import unknown
+from .shifts import SHIFTS, shift_image
+
+STREAMS = {'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
+PACKAGES = {'hfds': 'datasets', **STREAMS}
+SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test', 'testing'))
+
+
+def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.Image], Tensor]:
+    """PIL image -> uint8 tensor (3, H, W), by a recipe as in the module's docstring; None only converts.
+
+    Raises:
+        ValueError: the recipe normalises or erases, which `ClsPreprocessor` does; or torchvision lacks a name in it.
+    """
+    if isinstance(transform, dict):
+        for key, instead in (('normalize', 'mean and std'), ('re_prob', 'erasing')):
+            if transform.get(key):
+                raise ValueError(f'transform: {key} is the task of model.data_preprocessor; set {instead} there')
+        return create_transform(**{**transform, 'normalize': False})
+    steps = []
+    for step in transform or ():
+        arguments = dict(step)
+        name = arguments.pop('type')
+        if not hasattr(tv, name):
+            raise ValueError(unknown('torchvision transform', name, tv.__dict__.get('__all__') or _transform_names()))
+        steps.append(getattr(tv, name)(**arguments))
+    return tv.Compose([*steps, tv.PILToTensor()])
+
+
+def _transform_names() -> list[str]:
+    return [name for name in dir(tv) if name[0].isupper()]
+
+
+class LabelledImages(Dataset):
+    """Base of the data sets with random access; a subclass gives `load(index) -> (PIL image, label)` and `__len__`.
+
+    Args:
+        transform: see the module's docstring.
+        domain: name of the domain all images belong to; `TopK` then reports it by itself.
+        shift: one of `SHIFTS`, applied after `transform`: a test set in another style.
+    """
+
+    def __init__(
+        self,
+        transform: dict | Sequence[dict] | None = None,
+        domain: str | None = None,
+        shift: str | None = None,
+    ) -> None:
+        if shift is not None and shift not in SHIFTS:
+            raise ValueError(unknown('shift', shift, SHIFTS))
+        self.transform = build_transform(transform)
+        self.domain, self.shift = domain, shift
+        self.classes: list[str] | None = None
+
+    @property
+    def metainfo(self) -> dict:
+        """What mmengine hands to metrics and checkpoints."""
+        return dict(classes=self.classes)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        raise NotImplementedError
+
+    def domain_of(self, index: int) -> str | None:
+        """Name of the domain of image `index`."""
+        return self.domain
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, target = self.load(index)
+        inputs = self.transform(image)
+        if self.shift is not None:
+            inputs = shift_image(inputs, self.shift, seed=index)
+        return _sample(inputs, target, self.domain_of(index))
+
+
+def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, Any]:
+    sample = dict(inputs=inputs, targets=target)
+    return sample if domain is None else dict(sample, domain=domain)
+
+
+def read_image(source: Any, name: str) -> Image.Image:
+    """An RGB image from a file or file object.
+
+    Raises:
+        OSError: naming the file; timm itself would log a warning and take another image in its place.
+    """
+    try:
+        with Image.open(source) as image:
+            return image.convert('RGB')
+    except (OSError, SyntaxError, EOFError) as error:
+        raise OSError(f"cannot read image '{name}': {error}. Restore the file, or take it out of the set") from error
+
+
+class TimmImages(LabelledImages):
+    """A data set with random access made by `timm.data.create_dataset`: `timm_dataset` chooses it."""
+
+    def __init__(self, dataset: Dataset, **common: Any) -> None:
+        super().__init__(**common)
+        self.dataset = dataset
+        self.reader = getattr(dataset, 'reader', None)
+        names: dict[str, int] = getattr(self.reader or dataset, 'class_to_idx', None) or {}
+        self.classes = sorted(names, key=lambda name: names[name]) or None
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """The image as RGB; a label that the data set lacks is -1."""
+        if self.reader is not None:
+            source, target, *_ = self.reader[index]
+            name = str(getattr(source, 'name', f'number {index}'))
+            return read_image(source, name), -1 if target is None else target
+        if hasattr(self.dataset, 'samples'):  # torchvision's folders
+            path, target = self.dataset.samples[index]
+            return read_image(path, path), target
+        image, target = self.dataset[index]
+        return image.convert('RGB'), target
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+class TimmStream(IterableDataset):
+    """A data set that is read in order (`wds/`, `tfds/`, `hfids/`); its loader takes `sampler=None`.
+
+    timm's readers split it over processes and workers themselves.
+    """
+
+    def __init__(self, dataset: IterableDataset, transform: dict | Sequence[dict] | None, domain: str | None) -> None:
+        self.dataset, self.domain = dataset, domain
+        self.transform = build_transform(transform)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        if worker is not None and hasattr(self.dataset, 'set_loader_cfg'):
+            self.dataset.set_loader_cfg(num_workers=worker.num_workers)
+        for image, target in self.dataset:
+            yield _sample(self.transform(image), target, self.domain)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order in each epoch."""
+        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+
+
+@DATASETS.register_module(name='TimmDataset')
+def timm_dataset(
+    name: str = '',
+    root: str | None = None,
+    split: str = 'train',
+    transform: dict | Sequence[dict] | None = None,
+    domain: str | None = None,
+    shift: str | None = None,
+    **kwargs: Any,
+) -> Dataset:
+    """Any data set `timm.data.create_dataset` knows, registered as `TimmDataset`.
+
+    Args:
+        name: '' for folders of classes (or a .tar of them), `torch/cifar100`, `torch/image_folder`, `hfds/<name>`,
+            `hfids/<name>`, `wds/<name>`, `tfds/<name>`.
+        root: where it is.
+        split: its part; for folders, the sub-folder (`val` and `validation` mean the same).
+        transform: see the module's docstring.
+        domain: name of the domain of all images; see `LabelledImages`.
+        shift: another style for all images; see `LabelledImages`.
+        **kwargs: go to `create_dataset` (`class_map`, `download`, `input_key`, `num_samples`, ...).
+
+    Raises:
+        ImportError: the package that reads this kind is not installed.
+        FileNotFoundError: `root`, or the split's folder in it, does not exist.
+    """
+    prefix = name.partition('/')[0].lower() if '/' in name else ''
+    if prefix in PACKAGES and importlib.util.find_spec(PACKAGES[prefix]) is None:
+        package = PACKAGES[prefix].replace('_', '-')
+        raise ImportError(f"data set '{name}' needs the package '{package}': pip install {package}")
+    if prefix not in ('', 'torch', *PACKAGES):
+        raise ValueError(unknown('kind of data set', f'{prefix}/', [f'{kind}/' for kind in ('torch', *PACKAGES)]))
+    if prefix == '' or name.lower() in ('torch/image_folder', 'torch/folder'):
+        root, kwargs = split_folder(root, split), {**kwargs, 'search_split': False}
+    elif prefix == 'torch' and not kwargs.get('download') and not (root and Path(root).is_dir()):
+        raise FileNotFoundError(f"data set '{name}': no folder '{root}'; correct `root`, or set download=True")
+    dataset = create_dataset(name, root=root, split=split, **kwargs)
+    if isinstance(dataset, IterableDataset):
+        if shift is not None:
+            raise ValueError(f"data set '{name}' is read in order: `shift` needs one with random access")
+        return TimmStream(dataset, transform, domain)
+    return TimmImages(dataset, transform=transform, domain=domain, shift=shift)
+
+
+def split_folder(root: str | None, split: str) -> str:
+    """The sub-folder of `root` for `split`, or `root` itself where it has no sub-folders for splits.
+
+    Raises:
+        FileNotFoundError: no `root`, or it has folders for other splits only (timm would read all of them as one).
+    """
+    if not root or not Path(root).exists():
+        raise FileNotFoundError(f"no image folder '{root}': `root` is the folder with train/<class>/*.jpg, val/...")
+    names = next((names for names in SPLITS if split in names), ())
+    for candidate in (split, *names):
+        if (Path(root) / candidate).is_dir():
+            return str(Path(root) / candidate)
+    others = [other for names in SPLITS for other in names if (Path(root) / other).is_dir()]
+    if others:
+        raise FileNotFoundError(f"'{root}' has no folder for split '{split}', only {', '.join(others)}")
+    return root
+
+
+@DATASETS.register_module()
+class JoinedDataset(ConcatDataset):
+    """Several data sets one after the other, e.g. test sets with a `domain` each, of which `TopK` reports each one."""
+
+    def __init__(self, datasets: Sequence[dict | Dataset]) -> None:
+        super().__init__([DATASETS.build(part) if isinstance(part, dict) else part for part in datasets])
+        self.metainfo = getattr(self.datasets[0], 'metainfo', {})

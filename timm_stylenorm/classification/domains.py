@@ -1,0 +1,122 @@
+"""Image sets of several domains with the same classes: PACS, Office-Home, ..."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from PIL import Image
+from timm.data import get_img_extensions
+from torch.utils.data import Sampler
+
+from ..errors import unknown
+from .data import LabelledImages, read_image
+
+
+@DATASETS.register_module(name=['DomainFolders', 'PACS'])
+class DomainFolders(LabelledImages):
+    """Images in `root/<domain>/<class>/*`, as PACS is distributed (art_painting, cartoon, photo, sketch).
+
+    The classes are those of all domains in `root`, sorted, so that training and test sets agree on the labels.
+
+    Args:
+        root: the folder of the domains.
+        domains: those to use; None takes all. `leave_out` takes all but the given ones instead.
+        leave_out: the domains not to use.
+        **common: `transform`, `shift`; see `LabelledImages`.
+
+    Raises:
+        FileNotFoundError: no `root`, or no image in a domain.
+        ValueError: a domain that does not exist.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        domains: Sequence[str] | None = None,
+        leave_out: Sequence[str] = (),
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"no folder '{root}': `root` is the folder that holds <domain>/<class>/*.jpg")
+        known = _folders(Path(root))
+        for name in (*(domains or ()), *leave_out):
+            if name not in known:
+                raise ValueError(unknown('domain', name, known))
+        self.domains = [name for name in domains or known if name not in leave_out]
+        self.classes = sorted({label for name in known for label in _folders(Path(root) / name)})
+        self.samples: list[tuple[Path, int, str]] = []
+        for domain in self.domains:
+            found = list(self._find(Path(root) / domain, domain))
+            if not found:
+                raise FileNotFoundError(f"no images in '{root}/{domain}/<class>/'")
+            self.samples += found
+
+    def _find(self, folder: Path, domain: str) -> Iterator[tuple[Path, int, str]]:
+        extensions = get_img_extensions(as_set=True)
+        for label, name in enumerate(self.classes or ()):
+            paths = sorted((folder / name).glob('*')) if (folder / name).is_dir() else []
+            yield from ((path, label, domain) for path in paths if path.suffix.lower() in extensions)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """One image as RGB, and its label."""
+        path, label, _ = self.samples[index]
+        return read_image(path, str(path)), label
+
+    def domain_of(self, index: int) -> str:
+        """Name of the folder the image is from."""
+        return self.samples[index][2]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+
+
+@DATA_SAMPLERS.register_module()
+class DomainBalancedSampler(Sampler):
+    """Endless; takes one image of each domain in turn, so that every batch holds as many of one domain as of another.
+
+    Each domain is shuffled anew whenever it is used up, by itself. A batch_size that is a multiple of the number of
+    domains gives the balance; processes take turns in rounds of one image per domain.
+
+    Args:
+        dataset: a `DomainFolders`.
+        seed: the same on all processes.
+    """
+
+    def __init__(self, dataset: DomainFolders, seed: int | None = None) -> None:
+        self.rank, self.world_size = get_dist_info()
+        self.seed = sync_random_seed() if seed is None else seed
+        self.groups = [
+            torch.tensor([i for i, (*_, domain) in enumerate(dataset.samples) if domain == name])
+            for name in dataset.domains
+        ]
+        self.size, self.start = len(dataset), 0
+
+    def __iter__(self) -> Iterator[int]:
+        streams = [self._shuffled(group, self.seed + k) for k, group in enumerate(self.groups)]
+        rounds = itertools.islice(zip(*streams, strict=True), self.rank, None, self.world_size)
+        return itertools.islice(itertools.chain.from_iterable(rounds), self.start, None)
+
+    @staticmethod
+    def _shuffled(group: torch.Tensor, seed: int) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield from group[torch.randperm(len(group), generator=generator)].tolist()
+
+    def skip(self, num_samples: int) -> None:
+        """Starts after the first `num_samples` of this process; used on resume."""
+        self.start = num_samples
+
+    def __len__(self) -> int:
+        return self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing to do: it never ends."""

@@ -1,0 +1,58 @@
+"""Top-k accuracy, over all images and per domain."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+
+@METRICS.register_module()
+class TopK(BaseMetric):
+    """Share of images, in percent, whose label is among the k classes with the highest scores.
+
+    Reports `top1`, `top5`, ... over all images. Where the images carry a domain (several test sets in one
+    `JoinedDataset`, or `DomainFolders`), it also reports `<domain>/top1`, ... for each of them. A class with the same
+    score as the label's counts as ranked before it when its index is smaller.
+
+    Args:
+        topk: the values of k.
+        prefix: goes before every name, so that several metrics or test sets can be told apart.
+        collect_device: see mmengine's `BaseMetric`.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(
+        self, topk: int | Sequence[int] = (1, 5), prefix: str | None = None, collect_device: str = 'cpu'
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or min(self.topk) < 1:
+            raise ValueError(f'TopK: topk takes whole numbers of at least 1, got {topk}')
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the rank of each label. data_samples: dicts with `scores` (K,), `target` (int) and maybe `domain`."""
+        for sample in data_samples:
+            scores, target = sample['scores'], sample['target']
+            if max(self.topk) > len(scores):
+                raise ValueError(
+                    f'TopK: top-{max(self.topk)} accuracy needs more than the {len(scores)} classes of this model; '
+                    f'set topk=(1,) in the evaluator'
+                )
+            ahead = (scores > scores[target]).sum() + (scores[:target] == scores[target]).sum()
+            self.results.append((int(ahead), sample.get('domain')))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Percentages from the (rank, domain) pairs of all processes."""
+        groups = defaultdict(list)
+        for rank, domain in results:
+            groups[''].append(rank)
+            if domain is not None:
+                groups[f'{domain}/'].append(rank)
+        return {
+            f'{group}top{k}': 100 * sum(rank < k for rank in ranks) / len(ranks)
+            for group, ranks in groups.items()
+            for k in self.topk
+        }

@@ -1,0 +1,125 @@
+"""Any timm model, with or without style layers, as a model of mmengine's Runner."""
+
+from typing import Any
+
+import timm
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from timm.data import resolve_model_data_config
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from ..engine import StyleLossMixin
+from ..inject import add_style, style_losses
+from .checkpoint import load_checkpoint
+
+
+@MODELS.register_module()
+class StyleNormClassifier(StyleLossMixin, BaseModel):
+    """A timm model with style methods, trained with (label-smoothed or soft-target) cross-entropy.
+
+        model = dict(
+            type='StyleNormClassifier', model='resnet50', num_classes=1000, style=dict(type='padain', p=0.01),
+            label_smoothing=0.1, data_preprocessor=dict(mixup=0.2, cutmix=1.0))
+
+    The losses are `loss_cls` and, for methods with a loss of their own, `style.<method>.<site>`; the total is their
+    sum. The network stands in `self.net`, so its keys in a checkpoint start with `net.`.
+
+    Args:
+        model: a name of `timm.list_models()`; names with a style in them (`resnet50_padain`) work too.
+        num_classes: K.
+        style: as everywhere: a method's name, a dict with `type` and its arguments, or a list of them.
+        label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
+            except Mixup's, which are smoothed when they are made.
+        small_images: a 3x3 stem of stride 1 without pooling, as in ResNets for CIFAR.
+        init_checkpoint: weights to start from; see `load_checkpoint`.
+        data_preprocessor: arguments of `ClsPreprocessor`; mean and std default to those of the model's weights.
+        **model_kwargs: everything else goes to `timm.create_model` (`pretrained=True`, `drop_path_rate=0.1`, ...).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        num_classes: int = 1000,
+        style: str | dict | list | None = None,
+        label_smoothing: float = 0.0,
+        small_images: bool = False,
+        init_checkpoint: str | None = None,
+        data_preprocessor: dict | nn.Module | None = None,
+        **model_kwargs: Any,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
+        net = timm.create_model(model, num_classes=num_classes, **model_kwargs)
+        if small_images:
+            use_small_stem(net)
+        if style is not None:
+            add_style(net, style)
+        if init_checkpoint:
+            load_checkpoint(net, init_checkpoint)
+        if not isinstance(data_preprocessor, nn.Module):
+            data_config = resolve_model_data_config(net)
+            defaults = dict(mean=data_config['mean'], std=data_config['std'])
+            defaults.update(type='ClsPreprocessor', num_classes=num_classes, label_smoothing=label_smoothing)
+            data_preprocessor = {**defaults, **(data_preprocessor or {})}
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.net = net
+        self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
+        self.soft_loss = SoftTargetCrossEntropy()
+
+    def forward(
+        self, inputs: Tensor, targets: Tensor | None = None, mode: str = 'tensor', domain: list[str] | None = None
+    ) -> Tensor | dict[str, Tensor] | list[dict]:
+        """What the Runner calls.
+
+        Args:
+            inputs: (N, C, H, W), normalised.
+            targets: labels (N,), or class probabilities (N, K).
+            mode: 'tensor' gives the logits (N, K); 'loss' a dict of scalars; 'predict' one dict per image with
+                `scores` (K,), `label`, and `target` and `domain` where they are known.
+            domain: name of the domain of each image, handed on to the metric.
+        """
+        logits = self.net(inputs)
+        if mode == 'tensor':
+            return logits
+        if mode == 'loss':
+            return self._losses(logits, targets)
+        if mode == 'predict':
+            return _predictions(logits, targets, domain)
+        raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
+
+    def _losses(self, logits: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+        if targets is None:
+            raise ValueError("StyleNormClassifier: mode='loss' needs targets")
+        loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
+        style = style_losses(self.net, targets)
+        return dict(loss_cls=loss(logits.float(), targets), **{f'style.{name}': term for name, term in style.items()})
+
+
+def _predictions(logits: Tensor, targets: Tensor | None, domain: list[str] | None) -> list[dict]:
+    scores = F.softmax(logits.float(), dim=1)
+    results = [dict(scores=row, label=label) for row, label in zip(scores, scores.argmax(1).tolist(), strict=True)]
+    for i, target in enumerate([] if targets is None else targets.tolist()):
+        results[i]['target'] = target
+    for i, name in enumerate(domain or []):
+        results[i]['domain'] = name
+    return results
+
+
+def use_small_stem(net: nn.Module) -> nn.Module:
+    """Replace the first convolution of a ResNet by a 3x3 one of stride 1 and drop the pooling after it, in place."""
+    stem, pool = getattr(net, 'conv1', None), getattr(net, 'maxpool', None)
+    if not isinstance(stem, nn.Conv2d) or pool is None:
+        raise ValueError(
+            f'small_images: {type(net).__name__} has no stem made of a convolution `conv1` and a `maxpool`; '
+            f'it works for the plain ResNet family (resnet18, resnext50_32x4d, seresnet50, ...)'
+        )
+    if hasattr(stem, 'style'):
+        raise ValueError(
+            'small_images: the stem carries a style layer already; name the plain model, and the style in `style`'
+        )
+    net.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=stem.bias is not None)
+    nn.init.kaiming_normal_(net.conv1.weight, mode='fan_out', nonlinearity='relu')
+    net.maxpool = nn.Identity()
+    return net
