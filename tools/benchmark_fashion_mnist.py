@@ -1,0 +1,196 @@
+"""Fashion-MNIST, clean and in other styles: accuracy of each method, mean and spread over seeds.
+
+    python tools/benchmark_fashion_mnist.py --methods baseline padain snr --seeds 0 1 2
+
+Trains the shipped config of each method (or the baseline's with `style=<method>` where there is none), tests it on
+clean and on restyled images, prints a Markdown table and writes OUT.json and OUT.png. A finished run leaves a file in
+--work-dir and is not repeated while its config stays the same, so the command can be interrupted, and methods and seeds
+can be added later; after a change of the code, delete that folder. A method may carry arguments: `padain:p=0.1`.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+
+import mmengine
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+import timm_stylenorm
+from timm_stylenorm.errors import unknown
+from timm_stylenorm.paths import config_root
+
+BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
+WHAT_COUNTS = (
+    'model',
+    'train_dataloader',
+    'test_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'randomness',
+)
+
+
+class ProgressHook(Hook):
+    """One bar for all iterations of all runs."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
+    ) -> None:
+        """One step further."""
+        self.bar.update()
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--methods', nargs='+', default=['baseline', *timm_stylenorm.list_methods()])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--data', help='folder of the idx files; default: as in the config')
+    parser.add_argument('--iters', type=int, help='training iterations; default: as in the config')
+    parser.add_argument('--limit', type=int, help='use at most this many images of each set')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/fashion_mnist'), help='results of single runs')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/fashion_mnist/summary'), help='OUT.json, OUT.png')
+    return parser.parse_args(argv)
+
+
+def method_config(method: str) -> Config:
+    """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
+    name, _, arguments = method.partition(':')
+    known = ['baseline', *timm_stylenorm.list_methods()]
+    if name not in known:
+        raise SystemExit(unknown('method', name, known))
+    folder = config_root() / 'classification'
+    own = folder / BASELINE.replace('resnet18', f'resnet18_{name}')
+    cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
+    if name == 'baseline':
+        return cfg
+    pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
+    style = {**cfg.model.get('style', {}), **{key: ast.literal_eval(value) for key, value in pairs.items()}}
+    cfg.model.style = {**style, 'type': name}
+    return cfg
+
+
+def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
+    """The config of one run: no validation, no checkpoints, quiet."""
+    cfg = method_config(method)
+    sets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.datasets]
+    for part in sets:
+        part.root = args.data or part.root
+        part.limit = min(part.limit, args.limit or part.limit)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters or cfg.train_cfg.max_iters, val_interval=10**9)
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = None
+    cfg.randomness = dict(seed=seed)
+    cfg.log_level = 'WARNING'
+    cfg.work_dir = str(args.work_dir / 'logs' / f'{method}_{seed}')
+    return cfg
+
+
+def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
+    """Accuracy of one run by test set, trained now or read from an earlier call with the same config."""
+    said = {key: cfg.to_dict()[key] for key in WHAT_COUNTS}
+    fingerprint = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    file = folder / f'{method}_{seed}_{fingerprint}.json'
+    if file.exists():
+        bar.update(cfg.train_cfg.max_iters)
+        return json.loads(file.read_text())
+    bar.set_description(f'{method}, seed {seed}')
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(ProgressHook(bar))
+    start = time.time()
+    runner.train()
+    seconds = time.time() - start
+    metrics = {
+        name.split('/')[1]: round(value, 4) for name, value in runner.test().items() if name.count('/') == 2
+    }  # accuracy/<domain>/top1
+    result = dict(method=method, seed=seed, train_seconds=round(seconds, 1), accuracy=metrics)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=2))
+    return result
+
+
+def summarise(results: list[dict]) -> dict[str, dict[str, tuple[float, float]]]:
+    """method -> test set -> mean and sample standard deviation over seeds; `all shifts` is the mean over the shifts."""
+    table: dict[str, dict[str, tuple[float, float]]] = {}
+    for method in dict.fromkeys(result['method'] for result in results):
+        runs = [result['accuracy'] for result in results if result['method'] == method]
+        runs = [{**run, 'all shifts': mean(value for name, value in run.items() if name != 'clean')} for run in runs]
+        table[method] = {
+            name: (mean(run[name] for run in runs), stdev(run[name] for run in runs) if len(runs) > 1 else 0.0)
+            for name in runs[0]
+        }
+    return table
+
+
+def markdown(table: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """Test sets as rows, methods as columns."""
+    names = list(next(iter(table.values())))
+    lines = [f'| test images | {" | ".join(table)} |', f'|---|{"---:|" * len(table)}']
+    for name in names:
+        cells = [f'{values[name][0]:.1f} ± {values[name][1]:.1f}' for values in table.values()]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def plot(table: dict[str, dict[str, tuple[float, float]]], file: Path) -> None:
+    """Bars by test set and method, with the standard deviation over seeds."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    names = list(next(iter(table.values())))
+    width = 0.8 / len(table)
+    figure, axes = plt.subplots(figsize=(11, 4))
+    for k, (method, values) in enumerate(table.items()):
+        places = [i + (k - (len(table) - 1) / 2) * width for i in range(len(names))]
+        means, spreads = zip(*(values[name] for name in names), strict=True)
+        axes.bar(places, means, width, yerr=spreads, capsize=2, label=method, color=plt.get_cmap('tab10')(k % 10))
+    axes.axhline(10, color='grey', linewidth=0.8, linestyle=':')
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel('top-1 accuracy, %')
+    axes.set_ylim(0, 100)
+    axes.set_title('Fashion-MNIST in other styles (dotted: chance)', loc='left')
+    axes.legend(ncols=len(table), frameon=False, loc='upper right')
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Entry point; returns the table."""
+    args = parse_args(argv)
+    configs = {(method, seed): run_config(method, seed, args) for method in args.methods for seed in args.seeds}
+    with tqdm(total=sum(cfg.train_cfg.max_iters for cfg in configs.values()), unit='it', smoothing=0.02) as bar:
+        results = [result_of(*key, cfg, bar, args.work_dir) for key, cfg in configs.items()]
+    table = summarise(results)
+    versions = dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__)
+    versions['mmengine'] = mmengine.__version__
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    summary = dict(versions=versions, seeds=args.seeds, table=table, runs=results)
+    args.out.with_suffix('.json').write_text(json.dumps(summary, indent=2) + '\n')
+    plot(table, args.out.with_suffix('.png'))
+    print(markdown(table))
+    print(', '.join(f'{name} {version}' for name, version in versions.items()))
+    return table
+
+
+if __name__ == '__main__':
+    main()
