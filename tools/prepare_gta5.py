@@ -97,14 +97,24 @@ def _by(size: tuple[int, ...]) -> str:
 
 def _is_current(target: Path, *sources: Path) -> bool:
     """Whether the target is newer than its sources, whole, of the image's size and made of train ids."""
-    try:
-        if target.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in sources):
-            return False
-        with Image.open(target) as image, Image.open(sources[0]) as picture:
-            ids = np.asarray(image)
-            return image.mode == 'L' and image.size == picture.size and bool(_TRAIN_IDS[ids].all())
-    except (OSError, SyntaxError, ValueError, EOFError):
+    if not target.is_file() or target.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in sources):
         return False
+    ids = read_train_ids(target)
+    try:
+        with Image.open(sources[0]) as picture:  # reads the header only
+            return ids is not None and picture.size == ids.shape[::-1]
+    except OSError:
+        return False
+
+
+def read_train_ids(path: Path) -> np.ndarray | None:
+    """The train ids (H, W) in a file that a tool wrote before, or None where that file is of no use."""
+    try:
+        image = read_image(path)
+    except BadPair:
+        return None
+    ids = np.asarray(image)
+    return ids if image.mode == 'L' and _TRAIN_IDS[ids].all() else None
 
 
 def _attempt(root: Path, overwrite: bool, name: str) -> tuple[str, str, str]:
