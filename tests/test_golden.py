@@ -1,11 +1,11 @@
 """The numbers are the authors' numbers."""
 
+import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from golden_data import assert_matches, fill, load, load_keys, sample
 
-import pytest
 import timm_stylenorm
 from timm_stylenorm.functional import adain, dual_causality_loss, entropy, instance_moments, permuted_adain
 from timm_stylenorm.layers import SNR, PermutedAdaIN
@@ -111,7 +111,9 @@ def test_dual_causality_loss_matches():
         total = total + loss
     total = 0.01 * (total + F.cross_entropy(logits[1], d['labels']))
     assert_matches(total, d['loss'])
-    for name, grad in zip({**maps, **heads}, torch.autograd.grad(total, [*maps.values(), *heads.values()]), strict=True):
+    for name, grad in zip(
+        {**maps, **heads}, torch.autograd.grad(total, [*maps.values(), *heads.values()]), strict=True
+    ):
         torch.testing.assert_close(grad, d[name], rtol=1e-3, atol=1e-8)
 
 
