@@ -80,14 +80,14 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
                 `scores` (K,), `label`, and `target` and `domain` where they are known.
             domain: name of the domain of each image, handed on to the metric.
         """
+        if mode not in ('tensor', 'loss', 'predict'):
+            raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
         logits = self.net(inputs)
         if mode == 'tensor':
             return logits
         if mode == 'loss':
             return self._losses(logits, targets)
-        if mode == 'predict':
-            return _predictions(logits, targets, domain)
-        raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
+        return _predictions(logits, targets, domain)
 
     def _losses(self, logits: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
         if targets is None:

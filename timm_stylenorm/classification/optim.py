@@ -33,7 +33,7 @@ class TimmOptimWrapperConstructor:
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         if 'type' in self.optimizer_cfg:
             raise ValueError(
-                f"TimmOptimWrapperConstructor: write opt='{self.optimizer_cfg['type']}'.lower() instead of `type`; "
+                f"TimmOptimWrapperConstructor: write opt='{self.optimizer_cfg['type'].lower()}' instead of `type`; "
                 f'timm.optim.list_optimizers() lists the names'
             )
 
