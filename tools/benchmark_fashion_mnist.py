@@ -13,6 +13,7 @@ import ast
 import hashlib
 import json
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -87,6 +88,11 @@ def method_config(method: str) -> Config:
     return cfg
 
 
+def file_name(method: str, seed: int) -> str:
+    """'padain:p=0.1', 2 -> 'padain-p-0.1_2'."""
+    return f'{re.sub(r"[^a-z0-9_.]+", "-", method)}_{seed}'
+
+
 def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
     """The config of one run: no validation, no checkpoints, quiet."""
     cfg = method_config(method)
@@ -99,7 +105,7 @@ def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
     cfg.default_hooks.checkpoint = None
     cfg.randomness = dict(seed=seed)
     cfg.log_level = 'WARNING'
-    cfg.work_dir = str(args.work_dir / 'logs' / f'{method}_{seed}')
+    cfg.work_dir = str(args.work_dir / 'logs' / file_name(method, seed))
     return cfg
 
 
@@ -107,7 +113,7 @@ def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> d
     """Accuracy of one run by test set, trained now or read from an earlier call with the same config."""
     said = {key: cfg.to_dict()[key] for key in WHAT_COUNTS}
     fingerprint = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    file = folder / f'{method}_{seed}_{fingerprint}.json'
+    file = folder / f'{file_name(method, seed)}_{fingerprint}.json'
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
         return json.loads(file.read_text())
