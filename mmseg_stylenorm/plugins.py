@@ -13,8 +13,8 @@ from mmengine.registry import MODELS
 from timm_stylenorm import layers
 
 
-@MODELS.register_module(name='SNR')
-class SNRPlugin(layers.SNR):
+@MODELS.register_module()
+class SNR(layers.SNR):
     """`SNR` under the argument name that mmcv's plugins get.
 
     Args:
