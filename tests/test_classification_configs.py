@@ -1,0 +1,176 @@
+"""Every classification config builds and trains; the whole chain runs on a few generated images."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmengine')
+
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, MODELS
+from mmengine.runner import Runner
+from PIL import Image
+
+from timm_stylenorm.paths import config_root
+
+CONFIGS = sorted(path.name for path in (config_root() / 'classification').glob('*.py'))
+
+
+def load(name):
+    cfg = Config.fromfile(config_root() / 'classification' / name)
+    if cfg.model.get('pretrained'):
+        cfg.model.pretrained = False
+    return cfg
+
+
+def size_of(cfg):
+    return 64 if 'imagenet' in cfg.filename or 'pacs' in cfg.filename else 32
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_builds_and_its_model_takes_a_training_step(name):
+    cfg = load(name)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    classes, size = cfg.model.num_classes, size_of(cfg)
+    data = dict(inputs=torch.randint(256, (4, 3, size, size), dtype=torch.uint8), targets=torch.arange(4) % classes)
+    before = [p.detach().clone() for p in model.parameters()]
+    log = model.train_step(data, wrapper)
+    assert all(torch.isfinite(value) for value in log.values())
+    assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True) if old.ndim > 1)
+    assert ('snr' in name) == any(key.startswith('style.snr') for key in log)
+    EVALUATOR.build(dict(type='Evaluator', metrics=cfg.test_evaluator))
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if '_padain_' in name or '_snr_' in name])
+def test_a_method_config_changes_only_the_style_of_its_baseline(name):
+    method, baseline = load(name), load(name.replace('_padain', '').replace('_snr', ''))
+    assert method.model.pop('style')['type'] in name
+    assert method.to_dict() == baseline.to_dict()
+
+
+def test_cifar_padain_leaves_the_stem_alone_as_the_authors_do():
+    model = MODELS.build(load('resnet18_padain_1xb128-200e_cifar100.py').model)
+    styled = {name.split('.style')[0] for name, _ in model.net.named_modules() if name.endswith('style.padain')}
+    assert styled == {f'layer{i}.{j}.conv{k}' for i in (1, 2, 3, 4) for j in (0, 1) for k in (1, 2)}
+
+
+def test_pacs_target_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv('PACS_TARGET', 'photo')
+    cfg = load('resnet18_snr_1xb96-3k_pacs.py')
+    assert cfg.train_dataloader.dataset.leave_out == ['photo']
+    assert cfg.val_dataloader.dataset.domains == cfg.test_dataloader.dataset.domains == ['photo']
+
+
+def write_folders(root, parts):
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for k in range(2):
+            folder = root / part / f'class{k}'
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(100, size=(32, 32, 3), dtype=np.uint8) + np.uint8(150 * k)
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+
+
+def runner_config(cfg, tmp_path, iters):
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters)
+    cfg.param_scheduler = None
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=iters)
+    cfg.default_hooks.logger.interval = 1
+    cfg.log_processor = dict(by_epoch=False)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(batch_size=4, num_workers=0)
+        loader.pop('persistent_workers', None)
+    return cfg
+
+
+def scalars(work_dir):
+    lines = next(Path(work_dir).rglob('scalars.json')).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_runner_trains_with_mixup_and_logs_the_style_losses(tmp_path):
+    write_folders(tmp_path, ('train', 'val'))
+    cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters=3)
+    style = ['padain', dict(type='snr', num_classes=2)]
+    cfg.model.update(model='resnet18', num_classes=2, style=style, label_smoothing=0.1)
+    cfg.model.data_preprocessor = dict(mixup=0.2, cutmix=1.0)
+    cfg.optim_wrapper = dict(constructor='TimmOptimWrapperConstructor', optimizer=dict(opt='adamw', lr=1e-3))
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.update(root=str(tmp_path), transform=dict(input_size=32, is_training='train' in str(loader)))
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='TopK', topk=(1, 2))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    log = scalars(cfg.work_dir)
+    assert {'loss_cls', 'style.snr.stage1', 'style.snr.stage3.ce'} <= log[0].keys()
+    parts = sum(value for key, value in log[0].items() if key == 'loss_cls' or key.startswith('style.'))
+    assert log[0]['loss'] == pytest.approx(parts, rel=1e-4)
+    assert log[-1]['accuracy/top2'] == 100
+    assert (Path(cfg.work_dir) / 'iter_3.pth').exists()
+
+
+def test_pacs_trains_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path):
+    write_folders(tmp_path / 'PACS', ('art_painting', 'photo', 'sketch'))
+    cfg = runner_config(load('resnet18_snr_1xb96-3k_pacs.py'), tmp_path, iters=2)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.update(root=str(tmp_path / 'PACS'), transform=[dict(type='Resize', size=(32, 32))])
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert {sample['domain'] for sample in runner.train_dataloader.dataset} == {'art_painting', 'photo'}
+    metrics = runner.test()
+    assert metrics['accuracy/sketch/top1'] == metrics['accuracy/top1']
+
+
+def test_the_samplers_of_all_configs_exist():
+    for name in CONFIGS:
+        assert DATA_SAMPLERS.get(load(name).train_dataloader.sampler.type) is not None
+        assert DATASETS.get(load(name).train_dataloader.dataset.type) is not None
+
+
+@pytest.fixture
+def benchmark():
+    path = config_root().parent / 'tools' / 'benchmark_fashion_mnist.py'
+    spec = importlib.util.spec_from_file_location('benchmark_fashion_mnist', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_fashion(root, count=8):
+    rng = np.random.default_rng(0)
+    for prefix in ('train', 't10k'):
+        for kind, array in (
+            ('images-idx3', rng.integers(256, size=(count, 28, 28))),
+            ('labels-idx1', np.arange(count)),
+        ):
+            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, '>u4').tobytes()
+            (root / f'{prefix}-{kind}-ubyte').write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, benchmark, capsys, monkeypatch):
+    write_fashion(tmp_path)
+    call = ['--methods', 'baseline', 'snr', '--seeds', '0', '--iters', '1', '--data', str(tmp_path)]
+    call += ['--work-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
+    table = benchmark.main(call)
+    assert list(table) == ['baseline', 'snr']
+    assert {'clean', 'texture', 'all shifts'} <= table['snr'].keys()
+    assert '| test images | baseline | snr |' in capsys.readouterr().out
+    assert (tmp_path / 'out.png').stat().st_size > 10000
+    assert len(json.loads((tmp_path / 'out.json').read_text())['runs']) == 2
+    monkeypatch.setattr(benchmark.Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
+    assert benchmark.main(call) == table
+
+
+def test_the_benchmark_takes_arguments_of_a_method(benchmark):
+    assert benchmark.method_config('padain:p=0.1').model.style == {'type': 'padain', 'p': 0.1}
+    with pytest.raises(SystemExit, match="did you mean 'padain'"):
+        benchmark.method_config('padian')
