@@ -149,6 +149,7 @@ def test_a_label_out_of_range_is_named(training):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        (dict(model='resnet18_padian'), "timm has no model 'resnet18_padian'; did you mean resnet18_padain"),
         (dict(style='padian'), "did you mean 'padain'"),
         (dict(style=dict(type='padain', prob=0.1)), "unknown argument of style method 'padain'"),
         (dict(style=dict(type='padain', p=1.5)), '1.5'),

@@ -130,6 +130,30 @@ def test_pacs_trains_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path
     assert metrics['accuracy/sketch/top1'] == metrics['accuracy/top1']
 
 
+def test_a_resumed_run_with_mixup_and_padain_gives_the_weights_of_an_unbroken_one(tmp_path):
+    write_folders(tmp_path / 'images', ('train', 'val'))
+
+    def train(work, iters, resume=False):
+        cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters)
+        cfg.model.update(model='resnet18', num_classes=2, style=dict(type='padain', p=0.5))
+        cfg.model.data_preprocessor = dict(mixup=0.2, cutmix=1.0, erasing=0.5)
+        cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            loader.dataset.update(root=str(tmp_path / 'images'))
+            loader.dataset.transform.update(input_size=32)
+        cfg.val_evaluator = cfg.test_evaluator = dict(type='TopK', topk=1)
+        cfg.update(work_dir=str(tmp_path / work), resume=resume)
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.model.state_dict()
+
+    unbroken = train('unbroken', 4)
+    train('broken', 2)
+    torch.rand(3), np.random.rand(3)  # noqa: NPY002 (a new process would not go on where the old one was)
+    resumed = train('broken', 4, resume=True)
+    assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+
+
 def test_the_samplers_of_all_configs_exist():
     for name in CONFIGS:
         assert DATA_SAMPLERS.get(load(name).train_dataloader.sampler.type) is not None

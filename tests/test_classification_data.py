@@ -18,7 +18,7 @@ pytest.importorskip('mmengine')
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_stylenorm.classification import SHIFTS, DomainBalancedSampler, shift_image
+from timm_stylenorm.classification import SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
 from timm_stylenorm.classification import data as data_module
 from timm_stylenorm.classification.idx import read_idx
 
@@ -142,6 +142,11 @@ def test_a_stream_is_read_in_order_by_a_loader(monkeypatch):
     batch = next(iter(DataLoader(stream, batch_size=3)))
     assert batch['targets'].tolist() == [0, 1, 2] == batch['inputs'][:, 0, 0, 0].tolist()
     assert batch['domain'] == ['web'] * 3
+    epochs = []
+    stream.dataset.set_epoch = epochs.append
+    runner = types.SimpleNamespace(train_dataloader=types.SimpleNamespace(dataset=stream), epoch=7)
+    StreamEpochHook().before_train_epoch(runner)
+    assert epochs == [7]
     with pytest.raises(ValueError, match='`shift` needs one with random access'):
         build(name='wds/imagenet', root='.', shift='dark')
 

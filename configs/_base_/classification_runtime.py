@@ -8,7 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='RNGStateHook'), dict(type='CheckpointGuardHook')]
+custom_hooks = [dict(type='RNGStateHook'), dict(type='CheckpointGuardHook'), dict(type='StreamEpochHook')]
 env_cfg = dict(
     cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
 )

@@ -1,7 +1,7 @@
 # PACS, ResNet-18, leave one domain out: the recipe of the SNR authors (Jin et al., arXiv:2101.00588), after Epi-FCR:
 # ImageNet weights, SGD 0.9, lr 1e-3, wd 1e-4, 32 images of each source domain per batch, 3001 iterations, lr constant.
-# Differs: the images are resized to 224 and flipped only, the target domain is tested on all of its images, and all
-# images of the source domains are trained on, where the authors keep the official tenth of them for model selection.
+# Chosen here: images resized to 224x224 and flipped; training on all images of the source domains, where the official
+# split keeps some of them for choosing a model; testing on all images of the target domain, the last checkpoint counts.
 # The unseen domain comes from the environment: PACS_TARGET=photo python tools/train.py ... (sketch by default).
 _base_ = '../_base_/classification_runtime.py'
 data_root = 'data/PACS'  # holds art_painting/, cartoon/, photo/, sketch/

@@ -5,7 +5,7 @@ mmengine's root registries.
 """
 
 from ..engine import apply_host_fixes
-from .data import JoinedDataset, TimmImages, TimmStream, timm_dataset
+from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages
 from .metrics import TopK
@@ -23,6 +23,7 @@ __all__ = [
     'DomainFolders',
     'IdxImages',
     'JoinedDataset',
+    'StreamEpochHook',
     'StyleNormClassifier',
     'TimmImages',
     'TimmOptimWrapperConstructor',

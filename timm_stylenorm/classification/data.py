@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
 from timm.data import create_dataset, create_transform
 from torch import Tensor
@@ -164,8 +165,19 @@ class TimmStream(IterableDataset):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order in each epoch."""
+        """Another order in each epoch; `StreamEpochHook` calls it."""
         self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+
+
+@HOOKS.register_module()
+class StreamEpochHook(Hook):
+    """Tells a `TimmStream` which epoch starts; mmengine tells samplers only, and a stream has none."""
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Passes the epoch on."""
+        dataset = runner.train_dataloader.dataset
+        if isinstance(dataset, TimmStream):
+            dataset.set_epoch(runner.epoch)
 
 
 @DATASETS.register_module(name='TimmDataset')
@@ -188,7 +200,8 @@ def timm_dataset(
         transform: see the module's docstring.
         domain: name of the domain of all images; see `LabelledImages`.
         shift: another style for all images; see `LabelledImages`.
-        **kwargs: go to `create_dataset` (`class_map`, `download`, `input_key`, `num_samples`, ...).
+        **kwargs: go to `create_dataset` (`class_map`, `download`, `input_key`, `num_samples`, ...; for what is read in
+            order also `is_training=True`, which shuffles, and `batch_size`).
 
     Raises:
         ImportError: the package that reads this kind is not installed.

@@ -1,5 +1,6 @@
 """Any timm model, with or without style layers, as a model of mmengine's Runner."""
 
+import difflib
 from typing import Any
 
 import timm
@@ -27,7 +28,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     sum. The network stands in `self.net`, so its keys in a checkpoint start with `net.`.
 
     Args:
-        model: a name of `timm.list_models()`; names with a style in them (`resnet50_padain`) work too.
+        model: a name of `timm.list_models()` or `hf-hub:...`; names with a style (`resnet50_padain`) work too.
         num_classes: K.
         style: as everywhere: a method's name, a dict with `type` and its arguments, or a list of them.
         label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
@@ -51,6 +52,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
+        _check_name(model)
         net = timm.create_model(model, num_classes=num_classes, **model_kwargs)
         if small_images:
             use_small_stem(net)
@@ -97,8 +99,18 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         return dict(loss_cls=loss(logits.float(), targets), **{f'style.{name}': term for name, term in style.items()})
 
 
+def _check_name(model: str) -> None:
+    """A ValueError with the nearest names, where timm only says that there is no such model."""
+    name = model.partition('.')[0]
+    if '/' in model or ':' in model or timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    hint = f'; did you mean {" or ".join(near)}?' if near else ''
+    raise ValueError(f"timm has no model '{model}'{hint} See timm.list_models()")
+
+
 def _predictions(logits: Tensor, targets: Tensor | None, domain: list[str] | None) -> list[dict]:
-    scores = F.softmax(logits.float(), dim=1)
+    scores = F.softmax(logits.float(), dim=1).cpu()
     results = [dict(scores=row, label=label) for row, label in zip(scores, scores.argmax(1).tolist(), strict=True)]
     for i, target in enumerate([] if targets is None else targets.tolist()):
         results[i]['target'] = target
