@@ -65,6 +65,12 @@ class Canvas:
         depth = None if label is None else max(sum(z for _, _, z in points) / len(points), NEAR)
         self.fill(self.project(points), colour, label, depth)
 
+    def side(
+        self, x: float, z: tuple[float, float], y: tuple[float, float], colour: Colour, label: str | None = None
+    ) -> None:
+        """A rectangle in a plane along the street: a facade, a window in it, the flank of a vehicle."""
+        self.face([(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])], colour, label)
+
     def ground(
         self, x0: float, x1: float, z0: float, z1: float, colour: Colour, label: str | None, y: float = 0
     ) -> None:

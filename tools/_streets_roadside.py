@@ -25,14 +25,14 @@ def building(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
     curtains = rng.random((bays, floors))
     for bay in range(bays - 1, -1, -1):
         a, b = edges[bay], edges[bay + 1]
-        canvas.face([(x, 0, a), (x, 0, b), (x, top, b), (x, top, a)], wall * lit, 'building')
+        canvas.side(x, (a, b), (0, top), wall * lit, 'building')
         margin = (1 - pane) / 2 * (b - a)
         for floor in range(floors):
             y = base + floor * storey + 0.75
             _window(canvas, x, (a + margin, b - margin), (y, y + high), trim, curtains[bay, floor])
         _ground_floor(canvas, rng, x, (a, b), base, shop, trim)
     for y, deep in ((base - 0.1, 0.22), (top - 0.3, 0.35)):  # string course and cornice
-        canvas.face([(x, y, z0), (x, y, z1), (x, y + deep, z1), (x, y + deep, z0)], trim * 0.9, None)
+        canvas.side(x, (z0, z1), (y, y + deep), trim * 0.9, None)
 
 
 def _window(canvas: Canvas, x: float, z: tuple, y: tuple, trim: np.ndarray, curtain: float) -> None:
@@ -44,15 +44,15 @@ def _window(canvas: Canvas, x: float, z: tuple, y: tuple, trim: np.ndarray, curt
         (x, y[1] + frame, z[0] - frame),
     ]
     canvas.face(outer, trim, None)
-    canvas.face(
-        [(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])],
+    canvas.side(
+        x,
+        (z[0], z[1]),
+        (y[0], y[1]),
         canvas.colour('glass') * (0.7 + 0.6 * curtain),
         None,
     )
     middle = (z[0] + z[1]) / 2
-    canvas.face(
-        [(x, y[0], middle), (x, y[0], middle + 0.07), (x, y[1], middle + 0.07), (x, y[1], middle)], trim * 0.9, None
-    )
+    canvas.side(x, (middle, middle + 0.07), (y[0], y[1]), trim * 0.9, None)
 
 
 def _ground_floor(canvas: Canvas, rng: Rng, x: float, z: tuple, base: float, shop: bool, trim: np.ndarray) -> None:
@@ -60,34 +60,30 @@ def _ground_floor(canvas: Canvas, rng: Rng, x: float, z: tuple, base: float, sho
     a, b = z[0] + 0.3, z[1] - 0.3
     tint, door = rng.random(), rng.random() < 0.4
     if shop:
-        canvas.face(
-            [(x, 0.5, a), (x, 0.5, b), (x, base - 0.9, b), (x, base - 0.9, a)],
+        canvas.side(
+            x,
+            (a, b),
+            (0.5, base - 0.9),
             canvas.colour('glass') * (0.7 + 0.5 * tint),
             None,
         )
         sign = canvas.colour('awning', tint)
-        canvas.face(
-            [(x, base - 0.85, z[0]), (x, base - 0.85, z[1]), (x, base - 0.3, z[1]), (x, base - 0.3, z[0])], sign, None
-        )
+        canvas.side(x, (z[0], z[1]), (base - 0.85, base - 0.3), sign, None)
     elif door:
-        canvas.face([(x, 0, a), (x, 0, a + 1.1), (x, 2.3, a + 1.1), (x, 2.3, a)], trim * 0.45, None)
+        canvas.side(x, (a, a + 1.1), (0, 2.3), trim * 0.45, None)
     else:
-        canvas.face(
-            [(x, 1.1, a), (x, 1.1, b), (x, 2.4, b), (x, 2.4, a)], canvas.colour('glass') * (0.7 + 0.5 * tint), None
-        )
+        canvas.side(x, (a, b), (1.1, 2.4), canvas.colour('glass') * (0.7 + 0.5 * tint), None)
 
 
 def wall(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
     """A free-standing wall with coping and courses."""
     colour, height = canvas.colour('wall', rng.random()), rng.uniform(1.9, 2.8)
     for a, b in _slices(z0, z1, 2.0):
-        canvas.face([(x, 0, a), (x, 0, b), (x, height, b), (x, height, a)], colour * 0.95, 'wall')
+        canvas.side(x, (a, b), (0, height), colour * 0.95, 'wall')
         for y in np.arange(0.3, height, 0.3):
-            canvas.face([(x, y, a), (x, y, b), (x, y + 0.04, b), (x, y + 0.04, a)], colour * 0.72, None)
-        canvas.face([(x, 0, a), (x, 0, a + 0.06), (x, height, a + 0.06), (x, height, a)], colour * 0.7, None)
-        canvas.face(
-            [(x, height, a), (x, height, b), (x, height + 0.16, b), (x, height + 0.16, a)], colour * 1.2, 'wall'
-        )
+            canvas.side(x, (a, b), (y, y + 0.04), colour * 0.72, None)
+        canvas.side(x, (a, a + 0.06), (0, height), colour * 0.7, None)
+        canvas.side(x, (a, b), (height, height + 0.16), colour * 1.2, 'wall')
 
 
 def fence(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
@@ -96,12 +92,10 @@ def fence(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
     for a, b in _slices(z0, z1, 2.4):
         canvas.fill(canvas.project([(x, 0, a), (x, 0, b), (x, height, b), (x, height, a)]), None, 'fence', (a + b) / 2)
         for at in np.arange(a, b, gap):
-            canvas.face([(x, 0, at), (x, 0, at + 0.1), (x, height, at + 0.1), (x, height, at)], colour, 'fence')
+            canvas.side(x, (at, at + 0.1), (0, height), colour, 'fence')
         for y in (0.15, 0.55 * height, height - 0.12):
-            canvas.face([(x, y, a), (x, y, b), (x, y + 0.1, b), (x, y + 0.1, a)], colour * 0.85, 'fence')
-        canvas.face(
-            [(x, 0, a), (x, 0, a + 0.2), (x, height + 0.15, a + 0.2), (x, height + 0.15, a)], colour * 0.8, 'fence'
-        )
+            canvas.side(x, (a, b), (y, y + 0.1), colour * 0.85, 'fence')
+        canvas.side(x, (a, a + 0.2), (0, height + 0.15), colour * 0.8, 'fence')
 
 
 def _slices(z0: float, z1: float, step: float) -> list[tuple[float, float]]:

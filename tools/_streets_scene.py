@@ -86,7 +86,7 @@ def _ground(canvas: Canvas, rng: Rng, plan: Plan) -> None:
         low, high = sorted((inner, outer))
         canvas.ground(low, high, 1, END * 4, stone, 'sidewalk')
         canvas.ground(low, high, 1, END * 4, stone, 'sidewalk', y=KERB)
-        canvas.face([(inner, 0, 1), (inner, 0, 200), (inner, KERB, 200), (inner, KERB, 1)], stone * 0.6, None)
+        canvas.side(inner, (1, 200), (0, KERB), stone * 0.6, None)
         for z in np.arange(2, 40, 1.5):
             canvas.ground(low, high, z, z + 0.06, stone * 0.82, None, y=KERB)
         middle = (inner + outer) / 2

@@ -33,54 +33,37 @@ def _lamps(canvas: Canvas, label: str, z: float, x: float, half: float, y: float
 
 def car(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     """A saloon, hatchback or van: body, cabin, windows, wheels, lamps."""
-    paint, kind, oncoming = rng.random(), rng.integers(3), x < -0.5
+    paint, kind = rng.random(), rng.integers(3)
     half, length, roof = rng.uniform(0.82, 0.95), rng.uniform(3.9, 4.8), rng.uniform(1.4, 1.55) + 0.3 * (kind == 2)
-    body, glass = canvas.colour('car', paint), canvas.colour('glass')
+    body, waist = canvas.colour('car', paint), 0.9 + 0.15 * (kind == 2)
     left, right, side = _inner(x, half)
-    waist = 0.9 + 0.15 * (kind == 2)
     _contact(canvas, left, right, z, length)
     hull = [(z, 0.28), (z + length, 0.28), (z + length, 0.72), (z + 0.8 * length, waist), (z + 0.05, waist)]
     canvas.prism(hull, left, right, body, 'car')
     start, end = z + (0.06, 0.02, 0.04)[kind] * length, z + (0.78, 0.7, 0.82)[kind] * length
-    cabin = [
-        (start, waist),
-        (end, waist),
-        (end - 0.18 * length, roof),
-        (start + (0.16, 0.07, 0.04)[kind] * length, roof),
-    ]
-    inset = 0.1
-    canvas.prism(cabin, left + inset, right - inset, body, 'car')
-    inner = side + inset * np.sign(x)
-    pane = 0.86 * (roof - waist)
-    for a, b in ((0.22, 0.5), (0.54, 0.78)):  # side windows
-        za, zb, lean = start + a * (end - start), start + b * (end - start), 0.06 * length
-        canvas.face(
-            [
-                (inner, waist, za - lean / 2),
-                (inner, waist, zb + lean / 2),
-                (inner, waist + pane, zb),
-                (inner, waist + pane, za + lean / 2),
-            ],
-            glass * 0.9,
-            'car',
-        )
-    z1 = start + (0.16, 0.07, 0.04)[kind] * length
-    canvas.face(
-        [
-            (left + 0.2, waist + 0.05, start + 0.02),
-            (right - 0.2, waist + 0.05, start + 0.02),
-            (right - 0.27, roof - 0.08, z1 - 0.02),
-            (left + 0.27, roof - 0.08, z1 - 0.02),
-        ],
-        glass,
-        'car',
-    )
+    rear = start + (0.16, 0.07, 0.04)[kind] * length
+    cabin = [(start, waist), (end, waist), (end - 0.18 * length, roof), (rear, roof)]
+    canvas.prism(cabin, left + 0.1, right - 0.1, body, 'car')
+    _car_windows(canvas, side + 0.1 * np.sign(x), cabin, 0.06 * length)
+    sill, rim = (waist + 0.05, start + 0.02), (roof - 0.08, rear - 0.02)
+    pane = [(left + 0.2, *sill), (right - 0.2, *sill), (right - 0.27, *rim), (left + 0.27, *rim)]
+    canvas.face(pane, canvas.colour('glass'), 'car')
     for at in (0.18, 0.8):
         canvas.wheel(side, z + at * length, 0.33, BLACK, 'car')
     for wheel in (left + 0.14, right - 0.14):
         canvas.rect(z, wheel, 0, 0.12, 0.32, BLACK, 'car')
     canvas.rect(z, x, 0.3, half - 0.04, 0.42, body * 0.5, 'car')  # bumper
-    _lamps(canvas, 'car', z, x, half, 0.68, oncoming)
+    _lamps(canvas, 'car', z, x, half, 0.68, x < -0.5)
+
+
+def _car_windows(canvas: Canvas, x: float, cabin: list[tuple[float, float]], lean: float) -> None:
+    """Two side windows in the flank of a cabin, leaning with its ends."""
+    (start, low), (end, _), (_, roof), _ = cabin
+    top = low + 0.86 * (roof - low)
+    for a, b in ((0.22, 0.5), (0.54, 0.78)):
+        z0, z1 = start + a * (end - start), start + b * (end - start)
+        pane = [(x, low, z0 - lean / 2), (x, low, z1 + lean / 2), (x, top, z1), (x, top, z0 + lean / 2)]
+        canvas.face(pane, canvas.colour('glass') * 0.9, 'car')
 
 
 def truck(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
@@ -96,9 +79,7 @@ def truck(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
         outline = [(start, low), (start + long, low), (start + long, high), (start, high)]
         canvas.prism(outline, left, right, colour, 'truck', lit=0.88)
     for at in np.linspace(box_z + 0.8, box_z + length - 3.0, 5):  # ribs of the box
-        canvas.face(
-            [(side, 0.9, at), (side, 0.9, at + 0.07), (side, top, at + 0.07), (side, top, at)], box * 0.7, 'truck'
-        )
+        canvas.side(side, (at, at + 0.07), (0.9, top), box * 0.7, 'truck')
     if oncoming:
         canvas.rect(z, x, 1.45, half - 0.15, top * 0.82 - 0.25, canvas.colour('glass'), 'truck')
         canvas.rect(z, x, 0.75, half - 0.5, 1.2, cab * 0.45, 'truck')
@@ -122,8 +103,10 @@ def _coach(canvas: Canvas, label: str, x: float, z: float, size: tuple[float, fl
     glass, low, high = canvas.colour('glass'), 1.25, top - 0.65
     pane = 1.35
     for start in np.arange(z + 0.35, z + length - pane, pane + 0.16)[::-1]:
-        canvas.face(
-            [(side, low, start), (side, low, start + pane), (side, high, start + pane), (side, high, start)],
+        canvas.side(
+            side,
+            (start, start + pane),
+            (low, high),
             glass * 0.95,
             label,
         )
@@ -153,19 +136,14 @@ def train(canvas: Canvas, rng: Rng, x: float, z: float) -> None:
     _coach(canvas, 'train', x, z, (half, length, top), paint)
     side = _inner(x, half)[2]
     cream = canvas.colour('cream')
-    canvas.face(
-        [
-            (side, top - 0.55, z + 0.2),
-            (side, top - 0.55, z + length),
-            (side, top - 0.1, z + length),
-            (side, top - 0.1, z + 0.2),
-        ],
+    canvas.side(
+        side,
+        (z + 0.2, z + length),
+        (top - 0.55, top - 0.1),
         cream * 0.9,
         'train',
     )
-    canvas.face(
-        [(side, 0.12, z), (side, 0.12, z + length), (side, 0.5, z + length), (side, 0.5, z)], BLACK * 2, 'train'
-    )
+    canvas.side(side, (z, z + length), (0.12, 0.5), BLACK * 2, 'train')
     canvas.rect(z, x, 0.12, half * 0.9, 0.5, BLACK * 2, 'train')
     canvas.rect(z, x, top - 0.45, half * 0.6, top - 0.15, BLACK, 'train')
     canvas.disc(z, x, 0.85, 0.17, 0.17, WHITE_LAMP, 'train')
