@@ -9,6 +9,10 @@ from collections.abc import Iterable
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """`unknown style method 'padian'; did you mean 'padain'? Known: padain, snr.`"""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=5)
     hint = f'; did you mean {near[0]!r}?' if near else '.'
+    if len(names) > 20:  # too many to read
+        return f'unknown {kind} {name!r}{hint} {len(names)} are known' + (
+            f', near: {", ".join(near)}.' if near else '.'
+        )
     return f'unknown {kind} {name!r}{hint} Known: {", ".join(names)}.'

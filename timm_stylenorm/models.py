@@ -50,13 +50,7 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     bases = [a for a in fnmatch.filter(_model_entrypoints, pattern) if a not in default_cfgs]
     if not bases:
         raise ValueError(
-            unknown(
-                'timm architecture',
-                pattern,
-                _model_entrypoints
-                if len(pattern) < 4
-                else [a for a in _model_entrypoints if a[:3] == pattern[:3]] or ['see timm.list_models()'],
-            )
+            unknown('timm architecture', pattern, (a for a in _model_entrypoints if a not in default_cfgs))
         )
     names = []
     for base in sorted(bases):
@@ -74,6 +68,8 @@ def _register(base: str, method: str, name: str) -> None:
     default_cfgs[name] = DefaultCfg(deque(by_tag), by_tag, any(cfg.has_weights for cfg in cfgs.values()))
 
     def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+        if not isinstance(style, Mapping | None):
+            raise TypeError(f'{name}: style takes a dict of arguments of {method!r} and `sites`, got {style!r}')
         options = {'type': method, **(style or {})}
         METHODS[method].check_kwargs(method, {k: v for k, v in options.items() if k not in ('type', 'sites')})
         if options['type'] != method:

@@ -104,7 +104,12 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None) -> Sit
         raise ValueError(
             f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor may end before it)'
         ) from None
-    if label != path and any(module.children()) and not any(isinstance(m, _ConvNd) for m in module.modules()):
+    if (
+        label != path
+        and any(module.children())
+        and not isinstance(module, _NORMS)
+        and not any(isinstance(m, _ConvNd) for m in module.modules())
+    ):
         raise ValueError(
             f'site {label!r}: {path!r} has no convolution; {type(model).__name__} seems to pass tokens '
             'there, and style layers take maps (N, C, H, W)'

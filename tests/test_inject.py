@@ -1,0 +1,187 @@
+"""add_style, style_losses, and what the layers of one method add to the common promises."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import timm_stylenorm
+from timm_stylenorm.layers import SNR, PermutedAdaIN
+
+
+def resnet(**kwargs):
+    return timm.create_model('resnet18', num_classes=4, **kwargs)
+
+
+def test_methods_compose_in_order():
+    model = timm_stylenorm.add_style(resnet(), [dict(type='padain', sites='stage1', p=1.0), 'snr'])
+    assert list(model.layer1[1].style) == ['padain', 'snr']
+    x = torch.randn(2, 3, 32, 32)
+    assert model.train()(x).isfinite().all()
+    assert len(model.layer1[1]._forward_hooks) == 1
+
+
+@pytest.mark.parametrize(
+    ('style', 'kwargs', 'error', 'message'),
+    [
+        ('padian', {}, ValueError, "unknown style method 'padian'; did you mean 'padain'"),
+        ('padain', {'p': 1.5}, ValueError, r'expected 0 <= p <= 1, got 1.5'),
+        ('padain', {'prob': 1}, TypeError, "unknown argument of style method 'padain': 'prob'"),
+        ('padain', {'mode': 'x'}, ValueError, "mode must be 'permute' or 'source_target'"),
+        (dict(type='snr', stes='stage1'), {}, TypeError, "'stes'; did you mean 'sites'"),
+        (dict(sites='stage1'), {}, ValueError, "names its method under 'type'"),
+        (['snr', 'snr'], {}, ValueError, "'snr' is already at"),
+        (['snr', 'padian'], {}, ValueError, "'padian'"),
+        (['snr'], {'reduction': 4}, TypeError, 'belong into its dicts'),
+        (3, {}, TypeError, 'a name, a dict, or a list'),
+        ('snr', {'reduction': 0}, ValueError, 'reduction >= 1'),
+    ],
+)
+def test_wrong_styles_are_named_and_change_nothing(style, kwargs, error, message):
+    model = resnet()
+    keys = list(model.state_dict())
+    with pytest.raises(error, match=message):
+        timm_stylenorm.add_style(model, style, **kwargs)
+    assert list(model.state_dict()) == keys
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_module_with_its_own_style_is_left_alone():
+    model = resnet()
+    model.layer1[1].style = nn.Identity()
+    with pytest.raises(ValueError, match='has an attribute `style` of its own'):
+        timm_stylenorm.add_style(model, 'snr')
+    assert isinstance(model.layer1[1].style, nn.Identity)
+
+
+def test_losses_are_taken_once_and_weighted():
+    model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=4).train()
+    assert timm_stylenorm.style_losses(model) == {}
+    x, y = torch.randn(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    model(x)
+    deepest = model.layer3[1].style['snr']
+    cross_entropy = 0.01 * F.cross_entropy(deepest.logits, y)
+    losses = timm_stylenorm.style_losses(model, y)
+    assert list(losses) == ['snr.stage1', 'snr.stage2', 'snr.stage3', 'snr.stage3.ce']
+    torch.testing.assert_close(losses['snr.stage3.ce'], cross_entropy)
+    assert 0.01 < float(losses['snr.stage1']) < 0.02, 'two softplus near zero, times 0.01'
+    assert timm_stylenorm.style_losses(model) == {}
+    model.eval()(x)
+    assert timm_stylenorm.style_losses(model, y) == {}
+
+
+def test_soft_targets_equal_hard_ones():
+    model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=4).train()
+    x, y = torch.randn(3, 3, 32, 32), torch.tensor([0, 3, 1])
+    model(x)
+    hard = timm_stylenorm.style_losses(model, y)['snr.stage3.ce']
+    model(x)
+    soft = timm_stylenorm.style_losses(model, F.one_hot(y, 4).float())['snr.stage3.ce']
+    torch.testing.assert_close(hard, soft)
+
+
+def test_dense_losses_ignore_what_is_not_labelled():
+    layer = SNR(6, 2, num_classes=5, dense=True).train()
+    labels = torch.randint(0, 5, (2, 8, 8))
+    labels[:, :4] = 255
+    layer(torch.randn(2, 6, 4, 4))
+    logits = layer.logits
+    expected = 0.01 * F.cross_entropy(logits, labels[:, ::2, ::2], ignore_index=255)
+    losses = timm_stylenorm.style_losses(layer, labels)
+    torch.testing.assert_close(losses['snr..ce'], expected)
+    layer(torch.randn(2, 6, 4, 4))
+    nothing = timm_stylenorm.style_losses(layer, torch.full((2, 8, 8), 255))
+    assert nothing['snr..ce'] == 0
+
+
+def test_image_labels_for_a_dense_loss_are_refused():
+    layer = SNR(6, 2, num_classes=5, dense=True).train()
+    layer(torch.randn(2, 6, 4, 4))
+    with pytest.raises(ValueError, match='image labels need dense=False'):
+        timm_stylenorm.style_losses(layer, torch.tensor([1, 2]))
+
+
+def test_the_head_exists_only_with_the_loss():
+    plain = timm_stylenorm.add_style(resnet(), 'snr').train()
+    assert not any('head' in n for n, _ in timm_stylenorm.style_parameters(plain))
+    plain(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in plain.parameters())
+
+
+def test_losses_survive_checkpointing():
+    model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=4).train()
+    x, gradients = torch.randn(3, 3, 32, 32), []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x)
+        sum(timm_stylenorm.style_losses(model, torch.tensor([0, 3, 1])).values()).backward()
+        gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize('p', [0.0, 1.0])
+def test_padain_without_a_coin_compiles_whole(p):
+    layer, x = PermutedAdaIN(p=p).train(), torch.randn(3, 4, 5, 5)
+    compiled = torch.compile(layer, fullgraph=True, backend='eager')
+    assert torch.equal(compiled(x), x) == (p == 0)
+
+
+def test_padain_coin_costs_one_graph_break_and_branch_free_none():
+    x = torch.randn(3, 4, 5, 5)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(PermutedAdaIN(p=0.5).train())(x)
+    assert explained.graph_break_count == 1
+    torch._dynamo.reset()
+    layer = PermutedAdaIN(p=0.5, branch_free=True).train()
+    compiled = torch.compile(layer, fullgraph=True, backend='eager')
+    unchanged = sum(torch.equal(compiled(x), x) for _ in range(200))
+    assert 60 < unchanged < 140
+
+
+@pytest.mark.parametrize('branch_free', [False, True])
+def test_padain_fires_as_often_as_p_says(branch_free):
+    layer, x = PermutedAdaIN(p=0.2, branch_free=branch_free).train(), torch.randn(2, 3, 4, 4)
+    fired = sum(not torch.equal(layer(x), x) for _ in range(500))
+    assert 60 < fired < 140
+
+
+def test_padain_in_eval_is_the_input_itself_and_draws_nothing():
+    layer, x = PermutedAdaIN(p=1).eval(), torch.randn(2, 3, 4, 4)
+    state = torch.get_rng_state()
+    assert layer(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_padain_halves_must_be_equal():
+    layer = PermutedAdaIN(p=1, mode='source_target').train()
+    with pytest.raises(ValueError, match='in equal halves, got 3 images'):
+        layer(torch.randn(3, 2, 4, 4))
+    assert layer(torch.randn(1, 2, 4, 4)).isfinite().all()
+
+
+def test_snr_equals_its_formula_in_float64():
+    layer, x = SNR(6, 2).double(), torch.randn(3, 6, 5, 4, dtype=torch.double)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    normalised = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=1e-5)
+    residual = x - normalised
+    gate = layer.fc2(layer.fc1(residual.mean((2, 3), keepdim=True)).relu()).sigmoid()
+    torch.testing.assert_close(layer(x), normalised + gate * residual, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('dense', [False, True])
+def test_snr_gradients(dense):
+    layer, x = SNR(4, 2, num_classes=3, dense=dense).double(), torch.randn(2, 4, 3, 2, dtype=torch.double)
+
+    def outputs(x, *parameters):
+        return layer(x), layer.aux, layer.logits
+
+    assert torch.autograd.gradcheck(outputs, (x.requires_grad_(), *layer.parameters()))
+
+
+def test_snr_narrower_than_its_reduction_keeps_a_gate():
+    assert SNR(3).fc1.weight.shape == (1, 3, 1, 1)

@@ -1,0 +1,106 @@
+"""Names in timm's registry."""
+
+import fnmatch
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+
+import timm_stylenorm
+from timm_stylenorm import models
+from timm_stylenorm.methods import METHODS
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_family_has_every_method(method):
+    names = timm.list_models(f'*_{method}')
+    for arch in ('resnet18', 'resnet50', 'resnet152', 'seresnet50', 'densenet121', 'regnety_008', 'efficientnet_b0',
+                 'mobilenetv3_large_100', 'convnext_tiny', 'vgg16_bn', 'dla34', 'wide_resnet50_2'):  # fmt: skip
+        assert f'{arch}_{method}' in names
+
+
+def test_names_carry_the_tags_of_the_base():
+    assert get_pretrained_cfg('resnet50_padain').tag == get_pretrained_cfg('resnet50').tag
+    cfg = get_pretrained_cfg('resnet50_padain.a1_in1k')
+    assert cfg.hf_hub_id == get_pretrained_cfg('resnet50.a1_in1k').hf_hub_id
+    assert cfg.architecture == 'resnet50_padain'
+    tags = lambda name: {n.partition('.')[2] for n in timm.list_pretrained(f'{name}.*')}  # noqa: E731
+    assert tags('resnet50_snr') == tags('resnet50')
+    assert len(tags('resnet50')) > 5
+
+
+def test_pretrained_loads_the_weights_of_the_base(tmp_path):
+    base = timm.create_model('resnet18')
+    path = tmp_path / 'base.pth'
+    torch.save(base.state_dict(), path)
+    model = timm.create_model('resnet18_snr', pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+    state = model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in base.state_dict().items())
+    assert (state['layer1.1.style.snr.weight'] == 1).all()
+
+
+def test_data_config_is_that_of_the_base():
+    ours, base = (timm.create_model(n) for n in ('efficientnet_b0_padain', 'efficientnet_b0'))
+    assert timm.data.resolve_model_data_config(ours) == timm.data.resolve_model_data_config(base)
+    assert ours.pretrained_cfg['architecture'] == 'efficientnet_b0_padain'
+
+
+def test_style_arguments_reach_the_layers():
+    style = dict(reduction=8, sites=('stage1', 'stage2'))
+    model = timm.create_model('resnet18_snr', num_classes=7, style=style)
+    layers = dict(timm_stylenorm.style_layers(model))
+    assert list(layers) == ['snr.stage1', 'snr.stage2']
+    assert layers['snr.stage2'].fc1.out_channels == 16
+    assert model.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ('style', 'error', 'message'),
+    [
+        (dict(redction=8), TypeError, "'redction'; did you mean 'reduction'"),
+        (dict(type='padain'), ValueError, 'belongs to another model'),
+        ('snr', TypeError, 'takes a dict of arguments'),
+    ],
+)
+def test_wrong_style_arguments_are_named(style, error, message):
+    with pytest.raises(error, match=message):
+        timm.create_model('resnet18_snr', style=style)
+
+
+def test_variants_on_demand():
+    assert not timm.is_model('resnext26ts_snr')
+    names = timm_stylenorm.register_variants('resnext26t*', methods=['snr'])
+    assert names == ['resnext26ts_snr']
+    assert timm_stylenorm.register_variants('resnext26ts', methods=['snr']) == names
+    assert timm.create_model('resnext26ts_snr', num_classes=3)(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    with pytest.raises(ValueError, match="unknown timm architecture 'resnt50'; did you mean 'resnet50'"):
+        timm_stylenorm.register_variants('resnt50')
+    with pytest.raises(ValueError, match="unknown style method 'sr'"):
+        timm_stylenorm.register_variants('resnet50', methods=['sr'])
+
+
+def test_the_module_lists_what_it_registered():
+    assert set(models.__all__) == set(models.default_cfgs)
+    assert fnmatch.filter(models.__all__, 'resnet50_*')
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path):
+    path = tmp_path / 'resnet34.pth'
+    torch.save(timm.create_model('resnet34').state_dict(), path)
+    with pytest.raises(RuntimeError, match='Unexpected key'):
+        timm.create_model('resnet18_padain', checkpoint_path=str(path))
+
+
+@pytest.mark.slow
+def test_import_costs_little_beside_timm():
+    """Median over five processes: our share of the time of `import timm`, torch and torchvision loaded before."""
+    script = (
+        'import time, torch, torchvision\nt0 = time.process_time()\nimport timm\nt1 = time.process_time()\n'
+        'import timm_stylenorm\nprint((time.process_time() - t1) / (t1 - t0))'
+    )
+    command = [sys.executable, '-W', 'ignore', '-c', script]
+    shares = sorted(float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5))
+    assert shares[2] < 0.10, shares

@@ -1,0 +1,103 @@
+"""Names of places become modules."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import timm_stylenorm
+from timm_stylenorm.sites import find_sites
+
+STAGES = ['stage1', 'stage2', 'stage3', 'stage4']
+
+
+def names(model, sites):
+    return [s.name for s in find_sites(model, sites)]
+
+
+@pytest.mark.parametrize(('arch', 'count'), [('resnet18', 17), ('resnet50', 49)])
+def test_convs_are_those_of_the_authors(arch, count):
+    model = timm.create_model(arch)
+    convs = names(model, 'convs')
+    assert len(convs) == count
+    assert not any('downsample' in c for c in convs)
+    assert all(isinstance(model.get_submodule(c), nn.Conv2d) for c in convs)
+
+
+def test_norms_stand_behind_the_convs():
+    model = timm.create_model('resnet18')
+    assert [n.replace('bn', 'conv') for n in names(model, 'norms')] == names(model, 'convs')
+
+
+@pytest.mark.parametrize(
+    ('arch', 'sites', 'expected'),
+    [
+        ('resnet50', STAGES, ['layer1.2', 'layer2.3', 'layer3.5', 'layer4.2']),
+        ('resnet18', 'stem', ['act1']),
+        ('regnety_008', ['stage1'], ['s1.b1']),
+        ('efficientnet_b0', ['stage1', 'stage3'], ['blocks.1.1', 'blocks.4.2']),
+        ('convnext_tiny', ['stage4'], ['stages.3']),
+        ('densenet121', ['stage1'], ['features.denseblock1']),
+        ('resnet18', 'layer[12].1.conv2', ['layer1.1.conv2', 'layer2.1.conv2']),
+        ('resnet18', ['layer3'], ['layer3.1']),
+    ],
+)
+def test_a_site_is_the_last_block_and_never_a_sequential(arch, sites, expected):
+    model = timm.create_model(arch)
+    assert names(model, sites) == expected
+    assert not any(isinstance(s.module, nn.Sequential) for s in find_sites(model, sites))
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'efficientnet_b0', 'regnety_008', 'convnext_tiny', 'vgg16_bn', 'dla34'])
+def test_channels_are_those_that_arrive(arch):
+    model = timm.create_model(arch).eval()
+    sites = find_sites(model, STAGES)
+    seen = {}
+    for site in sites:
+        site.module.register_forward_hook(lambda m, a, y, name=site.name: seen.__setitem__(name, y.shape[1]))
+    model(torch.randn(1, 3, 64, 64))
+    assert seen == {s.name: s.channels for s in sites}
+
+
+def test_stages_of_a_torchvision_model():
+    sites = find_sites(torchvision.models.resnet50(), STAGES)
+    assert [(s.name, s.channels) for s in sites] == [
+        ('layer1.2', 256), ('layer2.3', 512), ('layer3.5', 1024), ('layer4.2', 2048),
+    ]  # fmt: skip
+
+
+def test_a_place_named_twice_counts_once():
+    assert names(timm.create_model('resnet18'), ['stage1', 'layer1']) == ['layer1.1']
+
+
+@pytest.mark.parametrize(
+    ('arch', 'site', 'message'),
+    [
+        ('resnet18', 'stge1', "unknown site of ResNet: 'stge1'; did you mean 'stage1'"),
+        ('resnet18', 'bn1', "'bn1' is a norm layer"),
+        ('resnet18', 'stage7', "unknown site of ResNet: 'stage7'"),
+        ('densenet121', 'stem', 'is a norm layer'),
+        ('hrnet_w18', 'stage2', 'returns several maps'),
+        ('vit_tiny_patch16_224', 'stage1', 'seems to pass tokens'),
+        ('vit_tiny_patch16_224', 'convs', 'has no convolution directly followed by a norm layer'),
+        ('resnet18', [], 'no site was named'),
+    ],
+)
+def test_impossible_places_are_named(arch, site, message):
+    with pytest.raises(ValueError, match=message):
+        find_sites(timm.create_model(arch), site)
+
+
+def test_unknown_channels_are_refused_before_any_change():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    with pytest.raises(ValueError, match="the number of channels at '1' cannot be told"):
+        timm_stylenorm.add_style(model, 'snr', sites='1')
+    assert not hasattr(model[1], 'style')
+
+
+def test_a_cut_feature_extractor_says_which_stage_is_gone():
+    with pytest.raises(ValueError, match=r"site 'stage3': .* may end before it"):
+        timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2))
+    model = timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2), style=dict(sites=('stage1',)))
+    assert [label for label, _ in timm_stylenorm.style_layers(model)] == ['snr.stage1']
