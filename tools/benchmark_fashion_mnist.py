@@ -26,7 +26,9 @@ import timm
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from torch import Tensor
 from tqdm import tqdm
 
 import timm_stylenorm
@@ -155,16 +157,17 @@ def markdown(table: dict[str, dict[str, tuple[float, float]]]) -> str:
     return '\n'.join(lines)
 
 
-def plot(table: dict[str, dict[str, tuple[float, float]]], file: Path) -> None:
-    """Bars by test set and method, with the standard deviation over seeds."""
+def plot(table: dict[str, dict[str, tuple[float, float]]], examples: dict[str, Tensor], file: Path) -> None:
+    """Bars by test set and method, with the standard deviation over seeds; below them, an image of each set."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     names = list(next(iter(table.values())))
     width = 0.8 / len(table)
-    figure, axes = plt.subplots(figsize=(11, 4))
+    figure, axes = plt.subplots(figsize=(11, 5))
     for k, (method, values) in enumerate(table.items()):
         places = [i + (k - (len(table) - 1) / 2) * width for i in range(len(names))]
         means, spreads = zip(*(values[name] for name in names), strict=True)
@@ -176,7 +179,12 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], file: Path) -> None:
     axes.set_title('Fashion-MNIST in other styles (dotted: chance)', loc='left')
     axes.legend(ncols=len(table), frameon=False, loc='upper right')
     axes.spines[['top', 'right']].set_visible(False)
-    figure.tight_layout()
+    for i, name in enumerate(names):
+        if name in examples:
+            picture = OffsetImage(examples[name].permute(1, 2, 0).numpy(), zoom=1.6, interpolation='nearest')
+            box = AnnotationBbox(picture, (i, -0.22), xycoords=('data', 'axes fraction'), frameon=False)
+            axes.add_artist(box)
+    figure.subplots_adjust(left=0.06, right=0.99, top=0.93, bottom=0.28)
     figure.savefig(file, dpi=120)
 
 
@@ -192,7 +200,8 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
     args.out.parent.mkdir(parents=True, exist_ok=True)
     summary = dict(versions=versions, seeds=args.seeds, table=table, runs=results)
     args.out.with_suffix('.json').write_text(json.dumps(summary, indent=2) + '\n')
-    plot(table, args.out.with_suffix('.png'))
+    sets = DATASETS.build(next(iter(configs.values())).test_dataloader.dataset).datasets
+    plot(table, {part.domain: part[0]['inputs'] for part in sets}, args.out.with_suffix('.png'))
     print(markdown(table))
     print(', '.join(f'{name} {version}' for name, version in versions.items()))
     return table
