@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
-from timm.models._registry import _model_entrypoints, get_arch_pretrained_cfgs
+from timm.models._registry import _model_entrypoints, _model_pretrained_cfgs, _model_with_tags
 from torch import nn
 
 from .errors import unknown
@@ -47,7 +47,8 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     chosen = list(METHODS) if methods is None else list(methods)
     for method in chosen:
         get_method(method)
-    bases = [a for a in fnmatch.filter(_model_entrypoints, pattern) if a not in default_cfgs]
+    matches = [pattern] if pattern in _model_entrypoints else fnmatch.filter(_model_entrypoints, pattern)
+    bases = [a for a in matches if a not in default_cfgs]
     if not bases:
         raise ValueError(
             unknown('timm architecture', pattern, (a for a in _model_entrypoints if a not in default_cfgs))
@@ -63,9 +64,9 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
 
 
 def _register(base: str, method: str, name: str) -> None:
-    cfgs = get_arch_pretrained_cfgs(base)  # keyed arch.tag, the default first
-    by_tag = {key.partition('.')[2]: cfg for key, cfg in cfgs.items()}
-    default_cfgs[name] = DefaultCfg(deque(by_tag), by_tag, any(cfg.has_weights for cfg in cfgs.values()))
+    # read in place: timm's public accessor copies every cfg deeply, which takes most of the time of an import
+    cfgs = {n.partition('.')[2]: _model_pretrained_cfgs[n] for n in _model_with_tags[base]}  # the default first
+    default_cfgs[name] = DefaultCfg(deque(cfgs), cfgs, any(cfg.has_weights for cfg in cfgs.values()))
 
     def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
         if not isinstance(style, Mapping | None):
