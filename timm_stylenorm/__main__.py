@@ -1,0 +1,42 @@
+"""`python -m timm_stylenorm` prints the method table and the versions that matter in a bug report."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from . import __version__
+from .methods import METHODS
+
+PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmsegmentation', 'numpy')
+
+
+def method_table() -> str:
+    """The table of methods in Markdown."""
+    rows = ['| method | what it does | sites | arguments and defaults | paper |', '|---|---|---|---|---|']
+    for name, method in METHODS.items():
+        sites = ', '.join(f'`{site}`' for site in method.sites)
+        defaults = ', '.join(f'`{k}={v!r}`' for k, v in method.defaults.items())
+        rows.append(f'| `{name}` | {method.summary} | {sites} | {defaults} | {method.paper} |')
+    return '\n'.join(rows)
+
+
+def environment() -> str:
+    """One line for each package, also where a continuation under another name provides it."""
+    lines = [f'stylenorm {__version__}', f'python {platform.python_version()} on {platform.platform()}']
+    for package in PACKAGES:
+        for name in (package, f'onedl-{package}'):
+            try:
+                lines.append(f'{name} {version(name)}')
+                break
+            except PackageNotFoundError:
+                continue
+        else:
+            lines.append(f'{package} not installed')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(method_table())
+    print()
+    print(environment())
