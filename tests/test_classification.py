@@ -156,7 +156,9 @@ def test_a_label_out_of_range_is_named(training):
         (dict(label_smoothing=1.0), 'expected 0 <= label_smoothing < 1, got 1.0'),
         (dict(model='mobilenetv3_small_050', small_images=True), 'MobileNetV3 has no stem made of'),
         (dict(model='resnet18_padain', small_images=True), 'carries a style layer already'),
-        (dict(data_preprocessor=dict(mixup_mode='both')), "'batch', 'pair' or 'elem', got 'both'"),
+        (dict(data_preprocessor=dict(mixup=1.0, mode='both')), "'batch', 'pair' or 'elem', got 'both'"),
+        (dict(data_preprocessor=dict(switch_prob=0.2)), 'switch_prob without mixup or cutmix'),
+        (dict(data_preprocessor=dict(mixupp=1.0)), 'mixupp'),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message):

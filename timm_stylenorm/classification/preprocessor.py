@@ -1,6 +1,7 @@
 """From uint8 images to what the network sees: normalisation, Mixup, CutMix and random erasing, on the device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -19,14 +20,15 @@ class ClsPreprocessor(BaseDataPreprocessor):
     once Mixup is on. Mixup, CutMix and erasing draw from numpy's and Python's generators; `RNGStateHook` saves both.
 
     Args:
-        mean, std: of each channel, for values in [0, 1]. `StyleNormClassifier` fills in its model's own.
+        mean: of each channel, for values in [0, 1]; `StyleNormClassifier` fills in its model's own.
+        std: likewise.
         num_classes: K; `StyleNormClassifier` fills it in. Labels outside [0, K) are an error.
-        mixup, cutmix: the alpha of each; 0 turns it off.
-        mixup_prob: share of the batches that are mixed at all.
-        switch_prob: share of CutMix among them when both are on.
-        mixup_mode: 'batch', 'pair' or 'elem': what shares one mixing factor.
+        mixup: alpha of Mixup; 0 turns it off.
+        cutmix: alpha of CutMix; 0 turns it off.
         label_smoothing: of the mixed targets; `StyleNormClassifier` fills in its own.
         erasing: probability of timm's random erasing, per image, pixels from a normal distribution.
+        **mixing: more arguments of timm's `Mixup`: `prob` (share of the batches that are mixed), `switch_prob` (share
+            of CutMix among them where both are on), `mode` ('batch', 'pair' or 'elem': what has one mixing factor).
     """
 
     def __init__(
@@ -36,17 +38,17 @@ class ClsPreprocessor(BaseDataPreprocessor):
         num_classes: int | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        mixup_prob: float = 1.0,
-        switch_prob: float = 0.5,
-        mixup_mode: str = 'batch',
         label_smoothing: float = 0.0,
         erasing: float = 0.0,
+        **mixing: Any,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f'ClsPreprocessor: one mean and one positive std per channel, got mean={mean}, std={std}')
-        if mixup_mode not in ('batch', 'pair', 'elem'):
-            raise ValueError(f"ClsPreprocessor: mixup_mode is 'batch', 'pair' or 'elem', got {mixup_mode!r}")
+        if mixing.get('mode', 'batch') not in ('batch', 'pair', 'elem'):
+            raise ValueError(f"ClsPreprocessor: mode is 'batch', 'pair' or 'elem', got {mixing['mode']!r}")
+        if mixing and not (mixup or cutmix):
+            raise ValueError(f'ClsPreprocessor: {", ".join(mixing)} without mixup or cutmix')
         if (mixup or cutmix) and not num_classes:
             raise ValueError('ClsPreprocessor: mixup and cutmix need num_classes')
         self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -54,10 +56,8 @@ class ClsPreprocessor(BaseDataPreprocessor):
         self.num_classes = num_classes
         self.mixup = None
         if mixup or cutmix:
-            self.mixup = Mixup(
-                mixup, cutmix, None, mixup_prob, switch_prob, mixup_mode,
-                label_smoothing=label_smoothing, num_classes=num_classes,
-            )  # fmt: skip
+            smoothing = dict(label_smoothing=label_smoothing, num_classes=num_classes)
+            self.mixup = Mixup(mixup, cutmix, **smoothing, **mixing)
         self.erasing = erasing
 
     def forward(self, data: dict, training: bool = False) -> dict:
