@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from . import __version__
 from .methods import METHODS
@@ -36,7 +38,20 @@ def environment() -> str:
     return '\n'.join(lines)
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Print both, or write the table between the marks of a README."""
+    parser = argparse.ArgumentParser(prog='python -m timm_stylenorm', description=__doc__)
+    parser.add_argument('--update-readme', metavar='FILE', type=Path, help='write the method table into FILE')
+    path = parser.parse_args(argv).update_readme
+    if path is None:
+        print(f'{method_table()}\n\n{environment()}')
+        return
+    before, start, rest = path.read_text().partition('<!-- methods -->\n')
+    _, end, after = rest.partition('<!-- /methods -->')
+    if not end:
+        raise SystemExit(f'{path} has no lines <!-- methods --> and <!-- /methods -->')
+    path.write_text(f'{before}{start}{method_table()}\n{end}{after}')
+
+
 if __name__ == '__main__':
-    print(method_table())
-    print()
-    print(environment())
+    main()

@@ -1,0 +1,118 @@
+"""The package as a whole: which way imports run, how long files are, what README and wheel say."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import timm_stylenorm
+from timm_stylenorm.__main__ import environment, main, method_table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+
+# What each part may import of the project; a part that is not listed may import nothing of it.
+ARROWS = {
+    'timm_stylenorm.errors': set(),
+    'timm_stylenorm.kernel': set(),
+    'timm_stylenorm.functional': {'kernel'},
+    'timm_stylenorm.layers': {'functional', 'layers'},
+    'timm_stylenorm.methods': {'errors', 'layers'},
+    'timm_stylenorm.sites': {'errors'},
+    'timm_stylenorm.inject': {'layers', 'methods', 'sites'},
+    'timm_stylenorm.models': {'errors', 'inject', 'methods'},
+}
+
+
+def imports(path):
+    """Project modules that a file imports, as dotted names."""
+    package = path.relative_to(ROOT).with_suffix('').parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = '.'.join(package[: len(package) - node.level])
+            yield from [f'{base}.{node.module}'] if node.module else [f'{base}.{a.name}' for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize('part', ARROWS)
+def test_imports_run_one_way(part):
+    path = ROOT / part.replace('.', '/')
+    files = sorted(path.glob('*.py')) if path.is_dir() else [path.with_suffix('.py')]
+    allowed = {f'timm_stylenorm.{name}' for name in ARROWS[part]}
+    for file in files:
+        ours = {
+            '.'.join(m.split('.')[:2]) for m in imports(file) if m.startswith(('timm_stylenorm', 'mmseg_stylenorm'))
+        }
+        assert ours <= allowed, f'{file.name} imports {ours - allowed}'
+
+
+def test_the_timm_side_never_imports_the_mmseg_side():
+    for file in ROOT.glob('timm_stylenorm/**/*.py'):
+        assert not [m for m in imports(file) if m.startswith(('mmseg', 'mmseg_stylenorm'))], file
+
+
+def test_importing_the_timm_side_loads_neither_mmengine_nor_mmseg():
+    script = "import sys, timm_stylenorm; print({m.split('.')[0] for m in sys.modules} & {'mmengine', 'mmcv', 'mmseg'})"
+    assert subprocess.run([sys.executable, '-c', script], capture_output=True, check=True).stdout == b'set()\n'
+
+
+def test_files_stay_short():
+    for folder in ('timm_stylenorm', 'mmseg_stylenorm', 'tools', 'configs'):
+        for file in ROOT.glob(f'{folder}/**/*.py'):
+            assert len(file.read_text().splitlines()) <= 300, file
+
+
+def test_readme_shows_the_method_table():
+    shown = re.search(r'<!-- methods -->\n(.*?)\n<!-- /methods -->', README, re.S)
+    assert shown.group(1) == method_table(), 'update it: python -m timm_stylenorm --update-readme README.md'
+
+
+@pytest.mark.parametrize('index', [0, 2])
+def test_readme_examples_run(index):
+    code = re.findall(r'```python\n(.*?)```', README, re.S)[index]
+    exec(compile(code, f'README example {index}', 'exec'), {})
+
+
+def test_readme_names_only_files_that_exist():
+    for path in set(re.findall(r'(?:tools|docs|timm_stylenorm|mmseg_stylenorm)/[\w/.-]+\.(?:py|sh|md|png)', README)):
+        assert (ROOT / path).exists(), path
+    for config in set(re.findall(r'(?:quickstart|segmentation|classification)/[\w.-]+\.py', README)):
+        assert (ROOT / 'configs' / config).exists(), config
+
+
+def test_the_environment_names_what_a_bug_report_needs(capsys):
+    assert f'stylenorm {timm_stylenorm.__version__}' in environment()
+    main([])
+    shown = capsys.readouterr().out
+    assert method_table() in shown
+    assert re.search(r'^torch \d', shown, re.M)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_without_the_source_tree(tmp_path):
+    pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
+    subprocess.run([*pip, 'wheel', '--no-deps', '--wheel-dir', tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob('*.whl')
+    site = tmp_path / 'site'
+    subprocess.run([*pip, 'install', '--no-deps', '--target', site, wheel], check=True)
+    script = (
+        'import timm, timm_stylenorm, mmseg_stylenorm\n'
+        'from timm_stylenorm.paths import find_config\nfrom mmengine.config import Config\n'
+        "assert timm.create_model('resnet18_padain')\n"
+        "path = find_config('segmentation/deeplabv3plus_r50-d8_snr_4xb2-40k_gtav2cityscapes-512x1024.py')\n"
+        'assert Config.fromfile(path).model.style\nprint(timm_stylenorm.__file__, path)'
+    )
+    env = {**os.environ, 'PYTHONPATH': str(site)}
+    out = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    shown = out.stdout.split()[-2:]
+    assert all(path.startswith(str(site)) for path in shown), shown
+    assert (site / 'timm_stylenorm' / 'py.typed').exists()
+    assert (site / 'mmseg_stylenorm' / '.mim' / 'tools' / 'train.py').exists()
