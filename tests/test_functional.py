@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from timm_stylenorm import kernel
 from timm_stylenorm.functional import (
     adain,
     dual_causality_loss,
@@ -166,6 +167,33 @@ def test_compiled_formula_equals_the_eager_kernel(memory_format):
     torch.testing.assert_close(z, y, rtol=1e-4, atol=1e-5)
     g = torch.randn_like(y)
     torch.testing.assert_close(torch.autograd.grad(z, b, g)[0], torch.autograd.grad(y, a, g)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_other_devices_compute_the_same(monkeypatch, memory_format):
+    """The formulas that other devices take, run on this one."""
+    x, g = (torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format) for _ in range(2))
+    results = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(kernel, '_on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
+        z = x.clone().requires_grad_()
+        y = permuted_adain(z, torch.tensor([2, 0, 1]))
+        moments = instance_moments(z)
+        results.append([y, *torch.autograd.grad(y, z, g), *moments, *torch.autograd.grad(sum(moments).sum(), z)])
+    for actual, expected in zip(*results, strict=True):
+        assert actual.stride() == expected.stride()
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_function_transforms_work():
+    x, style = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    grad = torch.func.grad(lambda z: adain(z, style).square().sum())(x)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(
+        grad, torch.autograd.grad(adain(leaf, style).square().sum(), leaf)[0], rtol=1e-4, atol=1e-5
+    )
+    stacked = torch.func.vmap(lambda z: adain(z, style))(torch.stack([x, 2 * x]))
+    torch.testing.assert_close(stacked[1], adain(2 * x, style))
 
 
 def test_causality_loss_prefers_sharp_restitution():

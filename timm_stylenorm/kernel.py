@@ -81,7 +81,9 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _use_plain(x: Tensor) -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or x.numel() == 0
+    """While a graph is captured or transformed, and on empty maps."""
+    captured = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return captured or x.numel() == 0
 
 
 def _spatial(x: Tensor, small: Tensor) -> Tensor:
@@ -205,6 +207,11 @@ def _differentiable_backward(
 # (N, C, L, 1) whose channels lie together. Small tensors keep the shape (N, C).
 
 
+def _on_cpu(view: Tensor) -> bool:
+    """Whether to borrow the CPU's kernels."""
+    return view.device.type == 'cpu'
+
+
 def _is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
@@ -225,7 +232,7 @@ def _unview(view: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
 def _moments(view: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
     """mean and var, (N, C), and a buffer like the view that may be overwritten."""
     images, channels, count, _ = view.shape
-    if view.device.type != 'cpu':
+    if not _on_cpu(view):
         var, mean = torch.var_mean(view, dim=(2, 3), correction=0)
         return mean.view(shape), var.view(shape), torch.empty_like(view)
     if images == 1 and view.is_contiguous():
@@ -239,7 +246,7 @@ def _moments(view: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 
 def _affine(view: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     """view * scale + shift, into `out`."""
-    if view.device.type != 'cpu' or len(view) > 1:
+    if not _on_cpu(view) or len(view) > 1:
         lead = (*view.shape[:2], 1, 1)
         return torch.addcmul(shift.reshape(lead), view, scale.reshape(lead), out=out)
     scale, shift = scale.reshape(-1), shift.reshape(-1)
@@ -253,7 +260,7 @@ def _affine(view: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
 def _reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """sum(g * (x - mean)) and sum(g) over the positions, each (N, C)."""
     centre = mean.reshape(x.shape[:2])
-    if x.device.type != 'cpu':
+    if not _on_cpu(x):
         dot, total = (g * (x - centre[..., None, None])).sum((2, 3)), g.sum((2, 3))
     else:
         one = torch.ones_like(centre[0])
