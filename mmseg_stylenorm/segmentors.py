@@ -12,7 +12,7 @@ import torch
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin
@@ -23,6 +23,13 @@ def _plain(style: Any) -> Any:
     if isinstance(style, dict):
         return {key: _plain(value) for key, value in style.items() if key != '_scope_'}
     return [_plain(item) for item in style] if isinstance(style, list) else style
+
+
+def _free_the_name(backbone: nn.Module) -> None:
+    """mmseg's blocks keep their variant, 'pytorch' or 'caffe', as `style`, and never read it once they are built."""
+    for module in backbone.modules():
+        if isinstance(vars(module).get('style'), str):
+            del module.style
 
 
 class StyledSegmentor(StyleLossMixin):
@@ -41,6 +48,7 @@ class StyledSegmentor(StyleLossMixin):
     def __init__(self, *args: Any, style: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if style is not None:
+            _free_the_name(self.backbone)  # type: ignore[has-type]
             add_style(self.backbone, _plain(style))  # type: ignore[has-type]
             self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
