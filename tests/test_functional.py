@@ -196,6 +196,16 @@ def test_function_transforms_work():
     torch.testing.assert_close(stacked[1], adain(2 * x, style))
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_the_output_can_be_changed_in_place(memory_format):
+    """As residual blocks do, also where a rule has extras."""
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=memory_format).requires_grad_()
+    y, extra = style_affine(x, lambda mean, var: (var, mean, mean.sum()))
+    y += x
+    (y.sum() + extra).backward()
+    assert x.grad.isfinite().all()
+
+
 def test_causality_loss_prefers_sharp_restitution():
     sharp, blurred, between = torch.tensor([[9.0, 0, 0]]), torch.zeros(1, 3), torch.tensor([[1.0, 0, 0]])
     assert dual_causality_loss(between, sharp, blurred) < dual_causality_loss(between, blurred, sharp)

@@ -45,6 +45,8 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
         if key in taken:
             raise ValueError(f'style method {plan.method!r} is already at {plan.site.name!r}; remove_style first')
         taken.add(key)
+        if isinstance(vars(_owner(plan.site.module)).get('style'), str):
+            continue  # see _attach
         if not isinstance(getattr(_owner(plan.site.module), 'style', _EMPTY), nn.ModuleDict):
             raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
     for plan in plans:
@@ -111,6 +113,8 @@ def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 def _attach(plan: _Plan) -> None:
     owner = _owner(plan.site.module)
+    if isinstance(vars(owner).get('style'), str):
+        del owner.style  # mmseg's blocks keep their variant, 'pytorch' or 'caffe', there, and do not read it again
     if not hasattr(owner, 'style'):
         owner.style = nn.ModuleDict()
         plan.site.module.register_forward_hook(_run_style)

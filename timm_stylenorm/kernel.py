@@ -118,7 +118,7 @@ class _InstanceMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var, _ = _moments(_view(widen(x), _is_channels_last(x)), x.shape[:2])
+        mean, var, _ = _moments(_dense(x))
         ctx.save_for_backward(x, mean)
         return mean, var
 
@@ -137,15 +137,14 @@ class _StyleAffine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
-        channels_last = _is_channels_last(x)
-        view = _view(widen(x), channels_last)
-        mean, var, buffer = _moments(view, x.shape[:2])
+        dense = _dense(x)
+        mean, var, y = _moments(dense)
         scale, shift, *extras = _call(rule, mean, var, tensors)
-        y = _affine(view, scale, shift, out=buffer)
+        _affine(dense, scale, shift, out=y)
         ctx.rule = rule
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, mean, var, *tensors)
-        return _unview(y, x.shape, channels_last).to(x.dtype), *extras
+        return y.to(x.dtype), *extras
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -158,9 +157,8 @@ class _StyleAffine(torch.autograd.Function):
             mean, var = (m.detach().requires_grad_(needs_x) for m in (mean, var))
             scale, shift, *extras = _call(ctx.rule, mean, var, tuple(leaves))
         if g is not None:
-            channels_last = _is_channels_last(x)
-            x_view, g_view = _view(widen(x), channels_last), _view(widen(g), channels_last)
-            dot, total = _reductions(g_view, x_view, mean.detach())
+            dense, g = _dense(x), widen(g)
+            dot, total = _reductions(g, dense, mean.detach())
             g_extras = (dot + mean.detach() * total, total, *g_extras)
         else:
             g_extras = (None, None, *g_extras)
@@ -172,9 +170,10 @@ class _StyleAffine(torch.autograd.Function):
         level = -slope * mean if g_mean is None else g_mean / count - slope * mean
         if g is None:
             return restyle(widen(x), slope, level).to(x.dtype), None, *g_tensors
-        g_x = _affine(x_view, slope, level, out=torch.empty_like(x_view))
-        g_x.addcmul_(g_view, scale.detach().reshape(*g_x.shape[:2], 1, 1))
-        return _unview(g_x, x.shape, channels_last).to(x.dtype), None, *g_tensors
+        g_x = torch.empty_like(dense)
+        _affine(dense, slope, level, out=g_x)
+        g_x.addcmul_(g, _spatial(x, scale.detach()))
+        return g_x.to(x.dtype), None, *g_tensors
 
 
 def _small_grads(
@@ -203,17 +202,23 @@ def _differentiable_backward(
     return g_x, None, *g_tensors
 
 
-# The primitives below see a map as `view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, N images
-# (N, C, L, 1) whose channels lie together. Small tensors keep the shape (N, C).
+# The primitives below take dense maps and see them as `view`: one image of N*C channels, (1, N*C, L, 1), or, channels
+# last, as N images (N, C, L, 1). Small tensors have the shape (N, C).
 
 
-def _on_cpu(view: Tensor) -> bool:
+def _on_cpu(x: Tensor) -> bool:
     """Whether to borrow the CPU's kernels."""
-    return view.device.type == 'cpu'
+    return x.device.type == 'cpu'
 
 
 def _is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The map wide, and contiguous unless it is channels last."""
+    x = widen(x)
+    return x if _is_channels_last(x) else x.contiguous()
 
 
 def _view(x: Tensor, channels_last: bool) -> Tensor:
@@ -223,52 +228,48 @@ def _view(x: Tensor, channels_last: bool) -> Tensor:
     return x.contiguous().view(1, n * c, count, 1)
 
 
-def _unview(view: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
-    if channels_last:
-        return view.movedim(1, -1).view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-    return view.view(shape)
-
-
-def _moments(view: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """mean and var, (N, C), and a buffer like the view that may be overwritten."""
-    images, channels, count, _ = view.shape
-    if not _on_cpu(view):
-        var, mean = torch.var_mean(view, dim=(2, 3), correction=0)
-        return mean.view(shape), var.view(shape), torch.empty_like(view)
-    if images == 1 and view.is_contiguous():
-        buffer, mean, rstd = torch.native_group_norm(view, None, None, 1, channels, count, channels, _GROUP_NORM_EPS)
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """mean and var, (N, C), and an uninitialised map like `x`."""
+    shape, count = x.shape[:2], x.shape[2:].numel()
+    if not _on_cpu(x):
+        var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
+        return mean, var, torch.empty_like(x)
+    if not _is_channels_last(x):
+        buffer, mean, rstd = torch.native_group_norm(
+            x, None, None, shape[0], shape[1], count, shape[1], _GROUP_NORM_EPS
+        )
         var = rstd.pow(-2).sub_(_GROUP_NORM_EPS).clamp_(min=0)
         return mean.view(shape), var.view(shape), buffer
-    stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in view.split(1)]
+    stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _view(x, True).split(1)]
     mean, var = (torch.stack(s) for s in zip(*stats, strict=True))
-    return mean, var, torch.empty_like(view)
+    return mean, var, torch.empty_like(x)
 
 
-def _affine(view: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-    """view * scale + shift, into `out`."""
-    if not _on_cpu(view) or len(view) > 1:
-        lead = (*view.shape[:2], 1, 1)
-        return torch.addcmul(shift.reshape(lead), view, scale.reshape(lead), out=out)
+def _affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """x * scale + shift, into `out`, a map like `x`."""
+    if not _on_cpu(x) or _is_channels_last(x):
+        torch.addcmul(_spatial(x, shift), x, _spatial(x, scale), out=out)
+        return
     scale, shift = scale.reshape(-1), shift.reshape(-1)
     zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
     torch.ops.aten.native_batch_norm.out(  # evaluation mode is the fastest affine map that writes where it is told
-        view, scale, shift, zero, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
-    )
-    return out
+        _view(x, False), scale, shift, zero, one, False, 0.0, 0.0,
+        out=_view(out, False), save_mean=unused, save_invstd=unused,
+    )  # fmt: skip
 
 
 def _reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """sum(g * (x - mean)) and sum(g) over the positions, each (N, C)."""
-    centre = mean.reshape(x.shape[:2])
     if not _on_cpu(x):
-        dot, total = (g * (x - centre[..., None, None])).sum((2, 3)), g.sum((2, 3))
-    else:
-        one = torch.ones_like(centre[0])
-        images = [
-            torch.ops.aten.native_batch_norm_backward(
-                g_i, x_i, one, m_i, one, None, None, False, 0.0, [False, True, True]
-            )[1:]
-            for g_i, x_i, m_i in zip(g.split(1), x.split(1), centre, strict=True)
-        ]
-        dot, total = (torch.stack(s) for s in zip(*images, strict=True))
-    return dot.view_as(mean), total.view_as(mean)
+        axes = tuple(range(2, x.dim()))
+        return (g * (x - _spatial(x, mean))).sum(axes), g.sum(axes)
+    channels_last = _is_channels_last(x)
+    images = _view(g, channels_last).split(1), _view(x, channels_last).split(1)
+    centre = mean if channels_last else mean.reshape(1, -1)
+    one = torch.ones_like(centre[0])
+    sums = [
+        torch.ops.aten.native_batch_norm_backward(g_i, x_i, one, m_i, one, None, None, False, 0.0, [False, True, True])
+        for g_i, x_i, m_i in zip(*images, centre, strict=True)
+    ]
+    dot, total = (torch.stack(s).view_as(mean) for s in list(zip(*sums, strict=True))[1:])
+    return dot, total
