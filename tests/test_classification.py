@@ -57,7 +57,7 @@ def test_predictions_carry_scores_label_and_target():
     assert first['scores'].sum().item() == pytest.approx(1, abs=1e-6)
     assert first['label'] == first['scores'].argmax().item()
     assert first['target'] == 1
-    assert 'target' not in model(torch.randn(1, 3, 32, 32), mode='predict')[0]
+    assert 'target' not in model.test_step(dict(inputs=batch()['inputs']))[0]
 
 
 @pytest.mark.parametrize('soft', [False, True], ids=['labels', 'probabilities'])

@@ -207,12 +207,7 @@ def timm_dataset(
         ImportError: the package that reads this kind is not installed.
         FileNotFoundError: `root`, or the split's folder in it, does not exist.
     """
-    prefix = name.partition('/')[0].lower() if '/' in name else ''
-    if prefix in PACKAGES and importlib.util.find_spec(PACKAGES[prefix]) is None:
-        package = PACKAGES[prefix].replace('_', '-')
-        raise ImportError(f"data set '{name}' needs the package '{package}': pip install {package}")
-    if prefix not in ('', 'torch', *PACKAGES):
-        raise ValueError(unknown('kind of data set', f'{prefix}/', [f'{kind}/' for kind in ('torch', *PACKAGES)]))
+    prefix = _kind(name)
     if prefix == '' or name.lower() in ('torch/image_folder', 'torch/folder'):
         root, kwargs = split_folder(root, split), {**kwargs, 'search_split': False}
     elif prefix == 'torch' and not kwargs.get('download') and not (root and Path(root).is_dir()):
@@ -223,6 +218,17 @@ def timm_dataset(
             raise ValueError(f"data set '{name}' is read in order: `shift` needs one with random access")
         return TimmStream(dataset, transform, domain)
     return TimmImages(dataset, transform=transform, domain=domain, shift=shift)
+
+
+def _kind(name: str) -> str:
+    """'hfds' of 'hfds/food101', '' of a folder; an error where nothing here can read it."""
+    prefix = name.partition('/')[0].lower() if '/' in name else ''
+    if prefix in PACKAGES and importlib.util.find_spec(PACKAGES[prefix]) is None:
+        package = PACKAGES[prefix].replace('_', '-')
+        raise ImportError(f"data set '{name}' needs the package '{package}': pip install {package}")
+    if prefix not in ('', 'torch', *PACKAGES):
+        raise ValueError(unknown('kind of data set', f'{prefix}/', [f'{kind}/' for kind in ('torch', *PACKAGES)]))
+    return prefix
 
 
 def split_folder(root: str | None, split: str) -> str:

@@ -16,8 +16,9 @@ class ClsPreprocessor(BaseDataPreprocessor):
     """Normalises images and, in training, mixes them as timm's `Mixup` does.
 
     Takes dicts with `inputs` (N, C, H, W) or a list of (C, H, W), uint8 or float in [0, 1], and `targets`: N labels, or
-    (N, K) class probabilities. Gives float32 inputs `(x - mean) / std` and targets: int64 labels, or probabilities
-    once Mixup is on. Mixup, CutMix and erasing draw from numpy's and Python's generators; `RNGStateHook` saves both.
+    (N, K) class probabilities, or, outside training, none. Gives float32 inputs `(x - mean) / std`, and as targets
+    int64 labels, or probabilities once Mixup is on. Mixup, CutMix and erasing draw from numpy's and Python's
+    generators; `RNGStateHook` saves both.
 
     Args:
         mean: of each channel, for values in [0, 1]; `StyleNormClassifier` fills in its model's own.
@@ -62,10 +63,11 @@ class ClsPreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Same keys as `data`; `inputs` and `targets` changed as the class says."""
-        inputs, targets = data['inputs'], data['targets']
+        inputs, targets = data['inputs'], data.get('targets')
         inputs = inputs if isinstance(inputs, Tensor) else torch.stack(tuple(inputs))
-        targets = targets if isinstance(targets, Tensor) else torch.stack([torch.as_tensor(t) for t in targets])
-        if not targets.is_floating_point():
+        if targets is not None and not isinstance(targets, Tensor):
+            targets = torch.stack([torch.as_tensor(target) for target in targets])
+        if targets is not None and not targets.is_floating_point():
             self._check_labels(targets)
         inputs, targets = self.cast_data((inputs, targets))
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0
