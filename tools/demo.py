@@ -1,0 +1,152 @@
+"""The whole chain on drawn streets: train on a game domain, look at another one, with and without style methods.
+
+    python tools/demo.py [--seeds 0 1 2] [--methods baseline padain snr] [--iters 240] [--out work_dirs/demo]
+
+Draws the data, trains every method with the same seeds, measures mIoU on the held-out part of the game domain (seen)
+and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. Finished
+runs are skipped, interrupted ones resume. The data stand in for GTA5 and Cityscapes; they say nothing about those.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from _cli import load_config, parser
+from _demo_picture import draw
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = 'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py'
+METHODS = ('baseline', 'padain', 'snr')
+PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'numpy')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=METHODS)
+    own.add_argument('--seeds', nargs='+', type=int, default=[0])
+    own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
+    own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))
+    own.add_argument('--data', type=Path, default=Path('data/toy_streets'))
+    return own.parse_args(argv)
+
+
+def config_of(method: str) -> str:
+    """Name of the quickstart config of a method."""
+    return CONFIG.format('' if method == 'baseline' else f'_{method}')
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """What the command line changes in the configs, as --cfg-options."""
+    changed = [
+        f'train_dataloader.dataset.data_root={args.data}/gta5',
+        f'val_dataloader.dataset.data_root={args.data}/cityscapes',
+        f'test_dataloader.dataset.data_root={args.data}/cityscapes',
+        f'seen_dataset.data_root={args.data}/gta5',
+    ]
+    if args.iters:
+        warmup = min(20, args.iters // 4)
+        changed += [f'train_cfg.max_iters={args.iters}', f'train_cfg.val_interval={args.iters}']
+        changed += [f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}']
+        changed += [f'param_scheduler.1.end={args.iters}', f'max_iters={args.iters}']
+    return changed
+
+
+def load(method: str, run: Path, args: argparse.Namespace) -> Any:
+    """The config of a method as the demo runs it."""
+    line = [config_of(method), '--work-dir', str(run), '--cfg-options', *options(args)]
+    return load_config(parser('').parse_args(line))
+
+
+def call(*command: str) -> None:
+    """Runs one of our tools; its output goes through."""
+    print('$', *command, flush=True)
+    subprocess.run([sys.executable, str(TOOLS / command[0]), *command[1:]], check=True)
+
+
+def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, float]:
+    """mIoU on both domains with the newest checkpoint of a run; writes predictions for the picture."""
+    from mmengine.runner import Runner
+
+    checkpoint = (run / 'last_checkpoint').read_text().strip()
+    scores = {}
+    for domain in ('seen', 'unseen'):
+        cfg = load(method, run / f'test_{domain}', args)
+        if domain == 'seen':
+            cfg.test_dataloader.dataset = cfg.seen_dataset
+        cfg.load_from, cfg.log_level = checkpoint, 'WARNING'
+        cfg.experiment_name = f'{run.name}_{domain}_{time.time_ns()}'  # mmengine's loggers are global by name
+        cfg.test_evaluator.output_dir = str(run / f'predictions_{domain}')
+        scores[domain] = float(Runner.from_cfg(cfg).test()['mIoU'])
+    return scores
+
+
+def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Trains and measures one method with one seed, unless that was done before."""
+    run = args.out / f'{method}-seed{seed}'
+    asked = {'method': method, 'seed': seed, 'options': options(args), 'config': config_of(method)}
+    done = run / 'result.json'
+    if done.is_file() and (result := json.loads(done.read_text()))['options'] == asked['options']:
+        print(f'{method}, seed {seed}: done before, see {done}')
+        return result
+    begun = time.time()
+    extra = ['--seed', str(seed), '--resume', '--cfg-options', *options(args)]
+    call('train.py', config_of(method), '--work-dir', str(run), *extra)
+    trained = time.time() - begun
+    result = {**asked, **evaluate(method, run, args), 'seconds': trained}
+    done.write_text(json.dumps(result, indent=2))
+    return result
+
+
+def cell(values: list[float], digits: int = 1) -> str:
+    """One value, or mean and sample standard deviation of several."""
+    spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.{digits}f}{spread}'
+
+
+def table(results: list[dict[str, Any]], methods: list[str]) -> str:
+    """The results as a Markdown table, one row a method."""
+    seeds = sorted({r['seed'] for r in results})
+    rows = [
+        f'| method (seeds {", ".join(map(str, seeds))}) | seen mIoU | unseen mIoU | training, s |',
+        '|---|---:|---:|---:|',
+    ]
+    for method in methods:
+        mine = [r for r in results if r['method'] == method]
+        numbers = [cell([r[key] for r in mine]) for key in ('seen', 'unseen')]
+        rows.append(f'| {method} | {numbers[0]} | {numbers[1]} | {cell([r["seconds"] for r in mine], 0)} |')
+    return '\n'.join(rows)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    installed = {
+        d.metadata['Name'].lower(): d.version for d in importlib.metadata.distributions() if d.metadata['Name']
+    }
+    return {'python': sys.version.split()[0], **{p: installed[p] for p in PACKAGES if p in installed}}
+
+
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    """Entry point; returns one result for every method and seed."""
+    args = parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault('PYTHONWARNINGS', 'ignore')
+    call('prepare_toy_streets.py', str(args.data))
+    results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
+    text = table(results, args.methods)
+    (args.out / 'results.json').write_text(json.dumps({'versions': versions(), 'results': results}, indent=2))
+    (args.out / 'results.md').write_text(text + '\n')
+    draw(args.out, args.data, args.methods, args.seeds[0])
+    print(f'\n{text}\n\nmIoU in percent. Picture: {args.out / "demo.png"}; numbers: {args.out / "results.json"}')
+    return results
+
+
+if __name__ == '__main__':
+    main()
