@@ -1,0 +1,132 @@
+"""Every shipped segmentation config builds and trains a step; mmseg's own tools take ours."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+import mmseg.datasets  # noqa: F401 (registers)
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS
+from mmseg.structures import SegDataSample
+
+import mmseg_stylenorm
+from timm_stylenorm import engine, style_layers
+from timm_stylenorm.paths import config_root, list_configs
+
+SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
+QUICK = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+THREE_LINES = """
+_base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py']
+custom_imports = dict(imports=['mmseg_stylenorm'])
+model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stage1', 'stage2', 'stage3')))
+"""
+
+
+def one_step(cfg):
+    """A training step of the config's model, as narrow as it gets, on random data."""
+    init_default_scope('mmseg')
+    engine._sync_bn_to_bn(cfg.model)
+    cfg.model.pretrained = None
+    cfg.model.data_preprocessor.size = (64, 64)
+    model = MODELS.build(cfg.model).train()
+    classes = model.num_classes
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, classes, (1, 64, 64)))) for _ in range(2)]
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    data = model.data_preprocessor({'inputs': images, 'data_samples': samples}, training=True)
+    losses = model(**data, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    return model, losses
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_config_builds_and_trains_a_step(name):
+    cfg = Config.fromfile(config_root() / name)
+    model, losses = one_step(cfg)
+    expected = {'padain', 'snr'} & set(name.split('/')[1].split('_'))
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == expected
+    assert any(key.startswith('style.snr') for key in losses) == ('snr' in expected)
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_config_names_registered_data_sets_and_resumes_exactly(name):
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert DATASETS.get(loader.dataset.type) is not None
+    assert {'RNGStateHook', 'CheckpointGuardHook'} <= {hook.type for hook in cfg.custom_hooks}
+    assert cfg.randomness.seed is not None
+
+
+def test_three_lines_on_top_of_a_shipped_config_train_a_step(tmp_path):
+    (tmp_path / 'mine.py').write_text(THREE_LINES)
+    model, _ = one_step(Config.fromfile(tmp_path / 'mine.py'))
+    assert [label for label, _ in style_layers(model)] == ['snr.stage1', 'snr.stage2', 'snr.stage3']
+
+
+def write_streets(root, count=4):
+    """A few random pictures in both layouts."""
+    rng = np.random.default_rng(0)
+    folders = ['gta5/images', 'gta5/labels', 'gta5/splits', 'cityscapes/leftImg8bit/val/t', 'cityscapes/gtFine/val/t']
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    for k in range(count):
+        image, label = rng.integers(0, 256, (64, 128, 3), np.uint8), rng.integers(0, 19, (64, 128), np.uint8)
+        cv2.imwrite(str(root / f'gta5/images/{k}.png'), image)
+        cv2.imwrite(str(root / f'gta5/labels/{k}_labelTrainIds.png'), label)
+        cv2.imwrite(str(root / f'cityscapes/leftImg8bit/val/t/{k}_leftImg8bit.png'), image)
+        cv2.imwrite(str(root / f'cityscapes/gtFine/val/t/{k}_gtFine_labelTrainIds.png'), label)
+    for split in ('train', 'val'):
+        (root / f'gta5/splits/{split}.txt').write_text(''.join(f'{k}\n' for k in range(count)))
+
+
+TINY = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2']
+TINY += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0']
+TINY += ['val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0']
+TINY += ['test_dataloader.persistent_workers=False', 'model.data_preprocessor.size=(64,64)']
+TINY += ['train_dataloader.dataset.pipeline.2.scale=(128,64)', 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)']
+
+
+@pytest.fixture
+def streets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PYTHONPATH', str(Path(mmseg_stylenorm.__file__).parent.parent))
+    write_streets(tmp_path / 'data/toy_streets')
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_our_tools_train_resume_and_test(streets):
+    tools = Path(__file__).parent.parent / 'tools'
+    train = [sys.executable, str(tools / 'train.py'), QUICK, '--work-dir', 'run', '--resume', '--amp']
+    test = [sys.executable, str(tools / 'test.py'), QUICK, 'run/iter_2.pth', '--work-dir', 'test']
+    for command in (train, test):
+        done = subprocess.run([*command, '--cfg-options', *TINY], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert 'mIoU' in done.stdout
+    wrong = [*test[:2], QUICK.replace('snr_', ''), *test[3:], '--cfg-options', *TINY]
+    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=300)
+    assert refused.returncode != 0
+    assert 'another architecture' in refused.stderr
+
+
+@pytest.mark.slow
+def test_mmsegs_own_train_script_trains_our_configs_once_the_plugin_is_imported(streets, monkeypatch):
+    script = Path(sys.modules['mmseg'].__file__).parent / '.mim/tools/train.py'
+    argv = ['train.py', str(config_root() / QUICK), '--work-dir', str(streets / 'run'), '--cfg-options', *TINY]
+    monkeypatch.setattr(sys, 'argv', argv)
+    monkeypatch.setitem(os.environ, 'LOCAL_RANK', '0')
+    runpy.run_path(str(script), run_name='__main__')
+    assert (streets / 'run/iter_2.pth').is_file()

@@ -1,0 +1,183 @@
+"""The glue to mmengine: host fixes, style losses, mixed precision on a CPU, and which checkpoints are refused."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('mmengine')
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from timm_stylenorm import add_style, engine
+from timm_stylenorm.paths import config_root, find_config, list_configs
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
+SHIPPED = 'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+
+
+class TouchFile:
+    """A pickle of this runs code when it is read without care."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+class Model(engine.StyleLossMixin, BaseModel):
+    """Three losses, of which one has no 'loss' in its name."""
+
+    def forward(self, inputs=None, data_samples=None, mode='loss'):
+        return {'loss_ce': torch.tensor(2.0), 'acc': torch.tensor(50.0), 'style.snr.stage1': torch.tensor(0.5)}
+
+
+@pytest.fixture(autouse=True)
+def _fixes():
+    engine.apply_host_fixes()
+
+
+def load(path):
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu')
+
+
+def small(width=8):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 3))
+
+
+def test_host_fixes_are_idempotent_and_find_mmseg_configs(tmp_path):
+    pytest.importorskip('mmseg')
+    engine.apply_host_fixes()
+    assert MODULE2PACKAGE['mmseg'] in ('mmseg', 'mmsegmentation')
+    (tmp_path / 'c.py').write_text(f"_base_ = ['{SHIPPED}']\n")
+    assert Config.fromfile(tmp_path / 'c.py').model.backbone.depth == 50
+
+
+def test_style_losses_enter_the_total_and_accuracies_do_not():
+    total, log = Model().parse_losses(Model()())
+    assert total.item() == 2.5
+    assert log['loss'].item() == 2.5
+    assert log['style.snr.stage1'].item() == 0.5
+
+
+def test_amp_on_a_cpu_runs_in_bfloat16_and_trains():
+    cfg = Config({'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}})
+    engine.enable_amp(cfg)
+    net = small()
+    before = net[0].weight.clone()
+    kind = OPTIM_WRAPPERS.get(cfg.optim_wrapper.type)
+    assert issubclass(kind, OptimWrapper)
+    wrapper = engine.CPUAmpOptimWrapper(optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    with wrapper.optim_context(net):
+        out = net(torch.randn(2, 3, 8, 8))
+    assert out.dtype == torch.bfloat16
+    wrapper.update_params(out.float().square().mean())
+    assert not torch.equal(before, net[0].weight)
+
+
+def test_amp_refuses_a_wrapper_it_does_not_know():
+    with pytest.raises(ValueError, match='ApexOptimWrapper'):
+        engine.enable_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
+
+
+def test_checkpoint_with_code_is_refused_and_not_run(tmp_path):
+    torch.save({'state_dict': {}, 'extra': TouchFile(tmp_path / 'ran')}, tmp_path / 'evil.pth')
+    with pytest.raises(ValueError, match=r'refused to load .*evil\.pth.*mkdir.*If you trust'):
+        load(tmp_path / 'evil.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_getattr_in_a_checkpoint_reaches_log_buffers_only(tmp_path):
+    class Sneak:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    torch.save({'x': Sneak()}, tmp_path / 'sneak.pth')
+    with pytest.raises(ValueError, match='refused'):
+        load(tmp_path / 'sneak.pth')
+
+
+def test_log_buffers_and_numpy_numbers_of_a_runner_load(tmp_path):
+    import numpy as np
+
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save({'log': log, 'eta': np.float64(3), 'array': np.arange(3)}, tmp_path / 'log.pth')
+    loaded = load(tmp_path / 'log.pth')
+    assert loaded['log'].mean() == 1.5
+    assert loaded['eta'] == 3
+
+
+@pytest.mark.parametrize('content', [b'no checkpoint', b''])
+def test_damaged_checkpoint_is_called_damaged(tmp_path, content):
+    (tmp_path / 'bad.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'cannot read .*bad\.pth'):
+        load(tmp_path / 'bad.pth')
+
+
+def test_missing_checkpoint_names_the_nearest(tmp_path):
+    torch.save({}, tmp_path / 'iter_100.pth')
+    with pytest.raises(FileNotFoundError, match=r"did you mean '.*iter_100\.pth'"):
+        load(tmp_path / 'iter_10.pth')
+
+
+def test_checkpoint_of_another_architecture_is_refused_with_both_names():
+    other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r'old\.pth.*another architecture than Sequential.*0\.weight'):
+        engine.check_fit(small(), other.state_dict(), 'old.pth', complete=False)
+
+
+def test_other_width_is_refused_and_a_new_head_is_not():
+    with pytest.raises(ValueError, match='of another shape'):
+        engine.check_fit(small(), small(16).state_dict(), 'wide.pth', complete=False)
+    finetuned = small()
+    finetuned[2] = nn.Conv2d(8, 7, 3)
+    engine.check_fit(finetuned, small().state_dict(), 'base.pth', complete=False)
+
+
+def test_plain_checkpoint_starts_a_styled_training_but_is_not_tested():
+    styled = add_style(small(), 'snr', sites='0')
+    plain = {'state_dict': small().state_dict()}
+    engine.check_fit(styled, plain, 'plain.pth', complete=False)
+    with pytest.raises(ValueError, match=r'missing.*style\.snr'):
+        engine.check_fit(styled, plain, 'plain.pth', complete=True)
+    with pytest.raises(ValueError, match=r'unknown to the model.*style\.snr'):
+        engine.check_fit(small(), styled.state_dict(), 'snr.pth', complete=True)
+
+
+def test_configs_are_found_by_path_by_name_and_not_by_mistake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = list_configs()
+    assert any(name.startswith('quickstart/') for name in names)
+    for name in names:
+        assert find_config(name) == str(config_root() / name)
+    assert find_config(f'configs/{names[0]}') == str(config_root() / names[0])
+    assert find_config(Path(names[0]).stem) == str(config_root() / names[0])
+    with pytest.raises(FileNotFoundError, match='did you mean'):
+        find_config(names[0].replace('_', '-'))
+
+
+def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    pytest.importorskip('mmseg')
+    import train
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'data/toy_streets.*does not exist.*prepare_toy_streets'):
+        train.main(['quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'])
+
+
+def test_a_launcher_without_ranks_says_how_to_start(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip('needs a machine without a GPU')
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(ValueError, match=r'torch\.distributed\.run'):
+        engine.prepare_cpu_distributed(Config({'model': {}}), 'pytorch')
