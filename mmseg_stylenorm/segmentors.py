@@ -45,11 +45,13 @@ class StyledSegmentor(StyleLossMixin):
         ValueError: an unknown method, site or option in `style`; the message names what is near.
     """
 
+    backbone: nn.Module
+
     def __init__(self, *args: Any, style: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if style is not None:
-            _free_the_name(self.backbone)  # type: ignore[has-type]
-            add_style(self.backbone, _plain(style))  # type: ignore[has-type]
+            _free_the_name(self.backbone)
+            add_style(self.backbone, _plain(style))
             self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Any]:

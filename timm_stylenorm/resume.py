@@ -20,7 +20,8 @@ KEY = 'rng_states'
 def get_rng_state(loader: torch.Generator | None = None) -> dict[str, Any]:
     """The generators of this process as tensors and numbers, so that they load with `weights_only=True`."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (what mmengine and mmcv draw from)
+    legacy: Any = np.random.get_state()  # noqa: NPY002 (what mmengine and mmcv draw from)
+    name, keys, position, has_gauss, cached = legacy
     state = {
         'python': [version, torch.tensor(words), gauss],
         'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],

@@ -101,7 +101,8 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     call('train.py', config_of(method), '--work-dir', str(run), *extra)
     trained = time.time() - begun
     result = {**asked, **evaluate(method, run, args), 'seconds': trained}
-    done.write_text(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    done.write_text(text)
     return result
 
 
