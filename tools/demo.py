@@ -81,6 +81,7 @@ def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, floa
         cfg = load(method, run / f'test_{domain}', args)
         if domain == 'seen':
             cfg.test_dataloader.dataset = cfg.seen_dataset
+        cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
         cfg.load_from, cfg.log_level = checkpoint, 'WARNING'
         cfg.experiment_name = f'{run.name}_{domain}_{time.time_ns()}'  # mmengine's loggers are global by name
         cfg.test_evaluator.output_dir = str(run / f'predictions_{domain}')
@@ -139,6 +140,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     args = parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # several threads on a busy machine otherwise spin for nothing
     call('prepare_toy_streets.py', str(args.data))
     results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
     text = table(results, args.methods)

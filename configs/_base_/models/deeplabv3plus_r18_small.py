@@ -9,7 +9,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(192, 384),
+        size=(160, 320),
     ),
     backbone=dict(
         type='ResNetV1c',
