@@ -9,7 +9,6 @@ by the StyleNorm segmentors; with mmseg's own `EncoderDecoder` the layer restyle
 from typing import Any
 
 from mmengine.registry import MODELS
-from torch import Tensor
 
 from timm_stylenorm import layers
 
@@ -28,8 +27,3 @@ class SNR(layers.SNR):
 
     def __init__(self, in_channels: int, **kwargs: Any) -> None:
         super().__init__(in_channels, **kwargs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        # mmseg adds the shortcut in place, which autograd refuses on one of several outputs
-        return y.clone() if self.training and self.head is not None else y

@@ -25,13 +25,6 @@ def _plain(style: Any) -> Any:
     return [_plain(item) for item in style] if isinstance(style, list) else style
 
 
-def _free_the_name(backbone: nn.Module) -> None:
-    """mmseg's blocks keep their variant, 'pytorch' or 'caffe', as `style`, and never read it once they are built."""
-    for module in backbone.modules():
-        if isinstance(vars(module).get('style'), str):
-            del module.style
-
-
 class StyledSegmentor(StyleLossMixin):
     """Adds `style` to the backbone and its losses to the segmentor's; put it before an mmseg segmentor in the bases.
 
@@ -50,7 +43,6 @@ class StyledSegmentor(StyleLossMixin):
     def __init__(self, *args: Any, style: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if style is not None:
-            _free_the_name(self.backbone)
             add_style(self.backbone, _plain(style))
             self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
