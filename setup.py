@@ -25,7 +25,15 @@ class BuildWithConfigs(build_py):
                         self.copy_file(str(path), str(copy))
 
 
-MMSEG = ['onedl-mmengine>=0.10.7', 'onedl-mmcv>=2.2', 'onedl-mmsegmentation>=1.3', 'ftfy', 'regex', 'tqdm', 'matplotlib']
+MMSEG = [
+    'onedl-mmengine>=0.10.7',
+    'onedl-mmcv>=2.2',
+    'onedl-mmsegmentation>=1.3',
+    'ftfy',
+    'regex',
+    'matplotlib',
+    'tqdm',
+]
 TEST = ['pytest>=8', 'pytest-timeout', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts']
 
 setup(

@@ -111,7 +111,9 @@ def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
 
 def killed_and_resumed(tmp_path, by_epoch, workers, hook=True):
     spec = [str(tmp_path / 'killed'), str(by_epoch), str(workers), '12' if not by_epoch else '13', '0', str(int(hook))]
-    killed = subprocess.run([sys.executable, __file__, *spec], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}  # as in this process: sums depend on the number of threads
+    command = [sys.executable, __file__, *spec]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     return train(tmp_path / 'killed', by_epoch, workers, 0, True, hook).state_dict()
 

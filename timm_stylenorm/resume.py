@@ -71,6 +71,8 @@ class _RestoreAfterSkip:
 class RNGStateHook(Hook):
     """Saves every rank's random number generators in each checkpoint and restores them on resume, bit for bit.
 
+    Bit for bit on one kind of machine with one number of threads: sums depend on both.
+
     Validation does not disturb training: the generators are put back after it, as a resumed run does not repeat it.
     Data workers cannot be asked for their state. In an iteration-based loop they are therefore restarted at every
     checkpoint, seeded by the iteration (also persistent ones); an epoch-based loop starts them anew each epoch
