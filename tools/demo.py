@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def options(args: argparse.Namespace) -> list[str]:
         f'seen_dataset.data_root={args.data}/gta5',
     ]
     if args.iters:
-        warmup = min(20, args.iters // 4)
+        warmup = min(20, 1 + args.iters // 4)
         changed += [f'train_cfg.max_iters={args.iters}', f'train_cfg.val_interval={args.iters}']
         changed += [f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}']
         changed += [f'param_scheduler.1.end={args.iters}', f'max_iters={args.iters}']
@@ -97,6 +98,11 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     if done.is_file() and (result := json.loads(done.read_text()))['options'] == asked['options']:
         print(f'{method}, seed {seed}: done before, see {done}')
         return result
+    order = run / 'asked.json'
+    if run.is_dir() and (not order.is_file() or json.loads(order.read_text()) != asked):
+        shutil.rmtree(run)  # begun with other options: nothing to resume from
+    run.mkdir(parents=True, exist_ok=True)
+    order.write_text(json.dumps(asked))
     begun = time.time()
     extra = ['--seed', str(seed), '--resume', '--cfg-options', *options(args)]
     call('train.py', config_of(method), '--work-dir', str(run), *extra)
