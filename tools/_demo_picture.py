@@ -40,7 +40,7 @@ def draw(out: Path, data: Path, methods: list[str], seed: int) -> Path:
     palette = np.array(CityscapesDataset.METAINFO['palette'], np.uint8)
     classes = CityscapesDataset.METAINFO['classes']
     titles = ['image', 'labels', *methods]
-    fig, axes = plt.subplots(2 * ROWS, len(titles), figsize=(3.2 * len(titles), 3.5 * ROWS + 1.2), squeeze=False)
+    fig, axes = plt.subplots(2 * ROWS, len(titles), figsize=(3.2 * len(titles), 3.3 * ROWS + 0.9), squeeze=False)
     for block, (domain, pairs) in enumerate(_pairs(data).items()):
         step = max(len(pairs) // ROWS, 1)
         for k, (image, label) in enumerate(pairs[::step][:ROWS]):
