@@ -52,7 +52,7 @@ def draw(out: Path, data: Path, methods: list[str], seed: int) -> Path:
             for ax, panel in zip(axes[block * ROWS + k], panels, strict=True):
                 ax.imshow(panel)
                 ax.set(xticks=[], yticks=[])
-            name = 'game, held out (seen style)' if domain == 'seen' else 'other domain (unseen style)'
+            name = 'game (seen)' if domain == 'seen' else 'other domain (unseen)'
             axes[block * ROWS + k][0].set_ylabel(name, fontsize=8)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)
