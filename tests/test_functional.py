@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from timm_stylenorm import kernel
+from timm_stylenorm import maps
 from timm_stylenorm.functional import (
     adain,
     dual_causality_loss,
@@ -175,7 +175,7 @@ def test_other_devices_compute_the_same(monkeypatch, memory_format):
     x, g = (torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format) for _ in range(2))
     results = []
     for on_cpu in (True, False):
-        monkeypatch.setattr(kernel, '_on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
+        monkeypatch.setattr(maps, 'on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
         z = x.clone().requires_grad_()
         y = permuted_adain(z, torch.tensor([2, 0, 1]))
         moments = instance_moments(z)

@@ -18,8 +18,9 @@ README = (ROOT / 'README.md').read_text()
 # What each part may import of the project; a part that is not listed may import nothing of it.
 ARROWS = {
     'timm_stylenorm.errors': set(),
-    'timm_stylenorm.kernel': set(),
-    'timm_stylenorm.functional': {'kernel'},
+    'timm_stylenorm.maps': set(),
+    'timm_stylenorm.kernel': {'maps'},
+    'timm_stylenorm.functional': {'kernel', 'maps'},
     'timm_stylenorm.layers': {'functional', 'layers'},
     'timm_stylenorm.methods': {'errors', 'layers'},
     'timm_stylenorm.sites': {'errors'},

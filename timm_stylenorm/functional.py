@@ -12,12 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernel import instance_moments, restyle, style_affine, widen
+from .kernel import instance_moments, restyle, style_affine
+from .maps import widen
 
-__all__ = ['adain', 'dual_causality_loss', 'entropy', 'instance_moments', 'permuted_adain', 'restyle', 'style_affine']
+__all__ = [
+    'adain',
+    'dual_causality_loss',
+    'efdmix',
+    'entropy',
+    'instance_moments',
+    'mixstyle',
+    'permuted_adain',
+    'restyle',
+    'style_affine',
+    'uncertain_style',
+]
 
 
-def _unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
+def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
     """sqrt(u + eps) from the biased variance over `count` positions; a single position has variance 0."""
     return (var * (count / max(count - 1, 1)) + eps).sqrt()
 
@@ -43,7 +55,7 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
             f'and {tuple(style.shape)}'
         )
     mean, var = instance_moments(style)
-    std = _unbiased_std(var, style.shape[2:].numel(), eps)
+    std = unbiased_std(var, style.shape[2:].numel(), eps)
     rule = partial(_adain_rule, count=content.shape[2:].numel(), eps=eps)
     return style_affine(content, rule, mean, std)
 
@@ -51,7 +63,7 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
 def _adain_rule(
     mean: Tensor, var: Tensor, style_mean: Tensor, style_std: Tensor, *, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    scale = style_std / _unbiased_std(var, count, eps)
+    scale = style_std / unbiased_std(var, count, eps)
     return scale, style_mean - mean * scale
 
 
@@ -82,7 +94,7 @@ def _permuted_adain_rule(
     mean: Tensor, var: Tensor, perm: Tensor, gate: Tensor | None = None, *, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     k = len(perm)
-    std = _unbiased_std(var, count, eps)
+    std = unbiased_std(var, count, eps)
     scale = std[perm].detach() / (std[:k] + eps)
     shift = mean[perm].detach() - mean[:k] * scale
     if k < len(mean):
@@ -91,6 +103,82 @@ def _permuted_adain_rule(
     if gate is not None:
         scale, shift = torch.where(gate, scale, 1.0), torch.where(gate, shift, 0.0)
     return scale, shift
+
+
+def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor:
+    """Each image takes a mixture of its own channel statistics and those of another image.
+
+        y_i = (x_i - m_i) / s_i * (l_i s_i + (1 - l_i) s_j) + l_i m_i + (1 - l_i) m_j,
+        j = perm[i],    s = sqrt(u + eps)
+
+    All statistics are constants for the gradient. Zhou et al., ICLR 2021, arXiv:2104.02008.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (N,) integers below N.
+        lmda: (N,), the share l of an image's own statistics.
+        eps: Added to the unbiased variance.
+    """
+    return style_affine(x, partial(_mixstyle_rule, count=x.shape[2:].numel(), eps=eps), perm, lmda)
+
+
+def _mixstyle_rule(
+    mean: Tensor, var: Tensor, perm: Tensor, lmda: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    mean, std, own = mean.detach(), unbiased_std(var.detach(), count, eps), lmda[:, None].to(mean.dtype)
+    scale = own + (1 - own) * std[perm] / std
+    return scale, own * mean + (1 - own) * mean[perm] - mean * scale
+
+
+def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
+    """Each value moves towards the value of the same rank in the same channel of another image.
+
+        y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
+
+    The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
+    arXiv:2203.07740, Eq. (8). One sort is the whole cost; its indices are what is kept for the backward pass.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (N,) integers below N.
+        lmda: (N,), the share l of an image's own distribution.
+    """
+    flat = x.flatten(2)
+    values, index = flat.detach().sort(-1)
+    if x.requires_grad:  # the same values with a graph that holds nothing but the indices
+        values = flat.gather(-1, index)
+    target = torch.empty_like(values).scatter(-1, index, values[perm])
+    rest = (1 - lmda).to(x.dtype)[:, None, None]
+    return (flat + rest * (target - flat.detach())).reshape(x.shape)
+
+
+def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:
+    """Channel statistics drawn from normal distributions around themselves (DSU).
+
+        y = (x - m) / s * (s + e_s S(s)) + m + e_m S(m),
+        s = sqrt(u + eps),    S(q) = sqrt(unbiased variance of q over the batch + eps)
+
+    A batch of one has S = sqrt(eps). Everything is differentiated. Li et al., ICLR 2022, arXiv:2202.03958.
+
+    Args:
+        x: (N, C, *spatial).
+        noise_mean: e_m, (N, C), standard normal.
+        noise_std: e_s, (N, C), standard normal.
+        eps: Added to all variances.
+    """
+    return style_affine(x, partial(_dsu_rule, count=x.shape[2:].numel(), eps=eps), noise_mean, noise_std)
+
+
+def _dsu_rule(
+    mean: Tensor, var: Tensor, noise_mean: Tensor, noise_std: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    std = unbiased_std(var, count, eps)
+
+    def spread(q: Tensor) -> Tensor:
+        return unbiased_std(q.var(0, correction=0), len(q), eps)
+
+    scale = 1 + noise_std * spread(std) / std
+    return scale, mean + noise_mean * spread(mean) - mean * scale
 
 
 def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:

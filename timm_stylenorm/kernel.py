@@ -12,9 +12,7 @@ With gA = sum(g * x) and gB = sum(g), autograd through the small rule gives the 
 
 so that the feature map itself is the only large tensor kept for the backward pass.
 
-On a CPU, `torch.var_mean` on a map costs an order of magnitude more than a copy, so the moments, the map and the two
-reductions borrow the vectorised kernels of group norm and batch norm. Elsewhere, and while a graph is captured
-(`torch.compile`, `torch.export`, tracing), the plain formula is used.
+While a graph is captured (`torch.compile`, `torch.export`, tracing) the plain formula is used instead.
 """
 
 from __future__ import annotations
@@ -25,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Rule = Callable[..., tuple[Tensor, ...]]
+from . import maps
+from .maps import widen
 
-_GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so that eps must vanish beside any real var
+Rule = Callable[..., tuple[Tensor, ...]]
 
 
 def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
@@ -77,23 +76,13 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     Returns:
         y in the dtype and memory format of `x`.
     """
-    return style_affine(x, lambda mean, var, scale, shift: (scale, shift), scale, shift)
+    return _plain_restyle(x, scale, shift) if _use_plain(x) else _Restyle.apply(x, scale, shift)
 
 
 def _use_plain(x: Tensor) -> bool:
     """While a graph is captured or transformed, and on empty maps."""
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
     return captured or x.numel() == 0
-
-
-def _spatial(x: Tensor, small: Tensor) -> Tensor:
-    """(N, C) -> (N, C, 1, ..., 1), to broadcast against the map `x`."""
-    return small.reshape(*small.shape, *(1,) * (x.dim() - 2))
-
-
-def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32; anything else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -108,9 +97,13 @@ def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def _plain_restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return (widen(x) * maps.spatial(x, scale) + maps.spatial(x, shift)).to(x.dtype)
+
+
 def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
     scale, shift, *extras = _call(rule, *_plain_moments(x), tensors)
-    return (widen(x) * _spatial(x, scale) + _spatial(x, shift)).to(x.dtype), *extras
+    return _plain_restyle(x, scale, shift), *extras
 
 
 class _InstanceMoments(torch.autograd.Function):
@@ -118,7 +111,7 @@ class _InstanceMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var, _ = _moments(_dense(x))
+        mean, var, _ = maps.moments(maps.dense(x))
         ctx.save_for_backward(x, mean)
         return mean, var
 
@@ -132,22 +125,53 @@ class _InstanceMoments(torch.autograd.Function):
         return restyle(widen(x), slope, g_mean / count - slope * mean).to(x.dtype)
 
 
+class _Restyle(torch.autograd.Function):
+    """`restyle`; keeps the map only if scale or shift learn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        dense = maps.dense(x)
+        y = torch.empty_like(dense)
+        maps.affine(dense, scale, shift, out=y)
+        ctx.save_for_backward(scale, x if any(ctx.needs_input_grad[1:]) else None)
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        scale, x = ctx.saved_tensors
+        g_x = restyle(g, scale, torch.zeros_like(scale)) if ctx.needs_input_grad[0] else None
+        if x is None:
+            return g_x, None, None
+        if torch.is_grad_enabled():
+            axes = tuple(range(2, x.dim()))
+            return g_x, (widen(g) * widen(x)).sum(axes), widen(g).sum(axes)
+        return g_x, *maps.reductions(widen(g), maps.dense(x), torch.zeros_like(scale))
+
+
 class _StyleAffine(torch.autograd.Function):
     """`style_affine` that keeps `x`, its moments and the rule's tensors, and evaluates the rule again for gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
-        dense = _dense(x)
-        mean, var, y = _moments(dense)
+        dense = maps.dense(x)
+        mean, var, y = maps.moments(dense)
         scale, shift, *extras = _call(rule, mean, var, tensors)
-        _affine(dense, scale, shift, out=y)
+        maps.affine(dense, scale, shift, out=y)
         ctx.rule = rule
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, mean, var, *tensors)
+        ctx.constant = _is_constant(rule, mean, var, tensors) if any(ctx.needs_input_grad) else False
+        if ctx.constant:
+            ctx.save_for_backward(scale)
+        else:
+            ctx.save_for_backward(x, mean, var, *tensors)
         return y.to(x.dtype), *extras
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.constant:
+            (scale,) = ctx.saved_tensors
+            g_x = None if g is None else restyle(g, scale, torch.zeros_like(scale))
+            return g_x, None, *(None for _ in ctx.needs_input_grad[2:])
         x, mean, var, *tensors = ctx.saved_tensors
         needs_x, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
@@ -157,8 +181,8 @@ class _StyleAffine(torch.autograd.Function):
             mean, var = (m.detach().requires_grad_(needs_x) for m in (mean, var))
             scale, shift, *extras = _call(ctx.rule, mean, var, tuple(leaves))
         if g is not None:
-            dense, g = _dense(x), widen(g)
-            dot, total = _reductions(g, dense, mean.detach())
+            dense, g = maps.dense(x), widen(g)
+            dot, total = maps.reductions(g, dense, mean.detach())
             g_extras = (dot + mean.detach() * total, total, *g_extras)
         else:
             g_extras = (None, None, *g_extras)
@@ -171,9 +195,16 @@ class _StyleAffine(torch.autograd.Function):
         if g is None:
             return restyle(widen(x), slope, level).to(x.dtype), None, *g_tensors
         g_x = torch.empty_like(dense)
-        _affine(dense, slope, level, out=g_x)
-        g_x.addcmul_(g, _spatial(x, scale.detach()))
+        maps.affine(dense, slope, level, out=g_x)
+        g_x.addcmul_(g, maps.spatial(x, scale.detach()))
         return g_x.to(x.dtype), None, *g_tensors
+
+
+def _is_constant(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> bool:
+    """Whether nothing that the rule returns has a gradient: then the map need not be kept."""
+    with torch.enable_grad():
+        mean, var = (m.detach().requires_grad_() for m in (mean, var))
+        return not any(result.requires_grad for result in _call(rule, mean, var, tensors))
 
 
 def _small_grads(
@@ -200,76 +231,3 @@ def _differentiable_backward(
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
     g_x, *g_tensors = (next(found) if need else None for need in needs)
     return g_x, None, *g_tensors
-
-
-# The primitives below take dense maps and see them as `view`: one image of N*C channels, (1, N*C, L, 1), or, channels
-# last, as N images (N, C, L, 1). Small tensors have the shape (N, C).
-
-
-def _on_cpu(x: Tensor) -> bool:
-    """Whether to borrow the CPU's kernels."""
-    return x.device.type == 'cpu'
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-
-
-def _dense(x: Tensor) -> Tensor:
-    """The map wide, and contiguous unless it is channels last."""
-    x = widen(x)
-    return x if _is_channels_last(x) else x.contiguous()
-
-
-def _view(x: Tensor, channels_last: bool) -> Tensor:
-    n, c, count = *x.shape[:2], x.shape[2:].numel()
-    if channels_last:
-        return x.movedim(1, -1).contiguous().view(n, count, 1, c).movedim(-1, 1)
-    return x.contiguous().view(1, n * c, count, 1)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """mean and var, (N, C), and an uninitialised map like `x`."""
-    shape, count = x.shape[:2], x.shape[2:].numel()
-    if not _on_cpu(x):
-        var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
-        return mean, var, torch.empty_like(x)
-    if not _is_channels_last(x):
-        buffer, mean, rstd = torch.native_group_norm(
-            x, None, None, shape[0], shape[1], count, shape[1], _GROUP_NORM_EPS
-        )
-        var = rstd.pow(-2).sub_(_GROUP_NORM_EPS).clamp_(min=0)
-        return mean.view(shape), var.view(shape), buffer
-    stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _view(x, True).split(1)]
-    mean, var = (torch.stack(s) for s in zip(*stats, strict=True))
-    return mean, var, torch.empty_like(x)
-
-
-def _affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    """x * scale + shift, into `out`, a map like `x`."""
-    if not _on_cpu(x) or _is_channels_last(x):
-        torch.addcmul(_spatial(x, shift), x, _spatial(x, scale), out=out)
-        return
-    scale, shift = scale.reshape(-1), shift.reshape(-1)
-    zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
-    torch.ops.aten.native_batch_norm.out(  # evaluation mode is the fastest affine map that writes where it is told
-        _view(x, False), scale, shift, zero, one, False, 0.0, 0.0,
-        out=_view(out, False), save_mean=unused, save_invstd=unused,
-    )  # fmt: skip
-
-
-def _reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """sum(g * (x - mean)) and sum(g) over the positions, each (N, C)."""
-    if not _on_cpu(x):
-        axes = tuple(range(2, x.dim()))
-        return (g * (x - _spatial(x, mean))).sum(axes), g.sum(axes)
-    channels_last = _is_channels_last(x)
-    images = _view(g, channels_last).split(1), _view(x, channels_last).split(1)
-    centre = mean if channels_last else mean.reshape(1, -1)
-    one = torch.ones_like(centre[0])
-    sums = [
-        torch.ops.aten.native_batch_norm_backward(g_i, x_i, one, m_i, one, None, None, False, 0.0, [False, True, True])
-        for g_i, x_i, m_i in zip(*images, centre, strict=True)
-    ]
-    dot, total = (torch.stack(s).view_as(mean) for s in list(zip(*sums, strict=True))[1:])
-    return dot, total

@@ -59,6 +59,18 @@ METHODS: dict[str, Method] = {
         summary='instance normalisation, then gated restitution of the channels that the task needs',
         paper='Jin et al., CVPR 2020 and arXiv:2101.00588',
     ),
+    'mixstyle': Method(
+        layers.MixStyle,
+        sites=('stage1', 'stage2'),
+        summary='images of a batch mix their channel statistics with those of another image, in training',
+        paper='Zhou et al., ICLR 2021, arXiv:2104.02008',
+    ),
+    'efdmix': Method(
+        layers.EFDMix,
+        sites=('stage1', 'stage2'),
+        summary='images of a batch mix their sorted values with those of another image, in training',
+        paper='Zhang et al., CVPR 2022, arXiv:2203.07740',
+    ),
 }
 
 

@@ -4,22 +4,72 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 class StyleLayer(nn.Module):
-    """A module that restyles a feature map (N, C, *spatial) and may leave a loss behind.
+    """A module that restyles a feature map and may leave a loss behind. A subclass defines `restyle`.
+
+    Maps are (N, C, *spatial), or, with `channel_dim=-1`, (N, H, W, C) and tokens (N, L, C).
 
     Attributes:
         label: Method and site of an attached layer ('snr.stage1'); None for a layer that stands alone.
+        channel_dim: Where the channels are: 1 or -1.
+        prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
+        enabled: The layer is the identity while this is false.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
     """
 
     label: str | None = None
+    channel_dim: int = 1
+    prefix_tokens: int = 0
+    enabled: bool = True
     aux: Tensor | None = None
     logits: Tensor | None = None
+
+    def restyle(self, x: Tensor) -> Tensor:
+        """The layer's work on a map (N, C, *spatial)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
+        if self.channel_dim == 1:
+            return self.restyle(x)
+        prefix, x = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
+        y = self.restyle(x.movedim(self.channel_dim, 1)).movedim(1, self.channel_dim)
+        return torch.cat([prefix, y], 1) if self.prefix_tokens else y
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the losses behind: they belong to a graph, which cannot be copied."""
         return {**self.__dict__, 'aux': None, 'logits': None}
+
+
+class RandomStyleLayer(StyleLayer):
+    """A layer without parameters that acts in training, with probability `p` for each call.
+
+    The coin is read on the host: for p between 0 and 1 one graph break for each call under `torch.compile`, and no cost
+    where it comes up tails.
+
+    Raises:
+        ValueError: `p` outside [0, 1].
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f'{type(self).__name__}: p is a probability, expected 0 <= p <= 1, got {p}')
+        self.p = p
+
+    def fires(self, x: Tensor) -> bool:
+        """Whether to act on `x` now; a map of one position has no deviation and never changes."""
+        if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
+            return False
+        return self.p == 1 or torch.rand(()).item() < self.p
+
+
+def beta(alpha: float, n: int, like: Tensor) -> Tensor:
+    """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
+    return torch._sample_dirichlet(torch.full((n, 2), alpha, device=like.device))[:, 0]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..functional import permuted_adain
-from .base import StyleLayer
+from .base import RandomStyleLayer
 
 
-class PermutedAdaIN(StyleLayer):
+class PermutedAdaIN(RandomStyleLayer):
     """`functional.permuted_adain` with probability `p` for each call in training, the identity otherwise.
 
     x, y: (N, C, *spatial). Maps of a single position have no deviation and pass unchanged. The permutation is drawn
@@ -44,25 +44,19 @@ class PermutedAdaIN(StyleLayer):
         mode: str = 'permute',
         branch_free: bool = False,
     ) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f'PermutedAdaIN: p is a probability, expected 0 <= p <= 1, got {p}')
+        super().__init__(p)
         if mode not in ('permute', 'source_target'):
             raise ValueError(f"PermutedAdaIN: mode must be 'permute' or 'source_target', got {mode!r}")
-        self.p = p
         self.eps = eps
         self.mode = mode
         self.branch_free = branch_free
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
-            return x
+    def restyle(self, x: Tensor) -> Tensor:
         gate = None
-        if self.p < 1:
-            if self.branch_free:
-                gate = torch.rand((), device=x.device) < self.p
-            elif torch.rand(()).item() >= self.p:
-                return x
+        if self.branch_free and self.training and x.shape[2:].numel() > 1:
+            gate = torch.rand((), device=x.device) < self.p
+        elif not self.fires(x):
+            return x
         return permuted_adain(x, self._draw(x), self.eps, gate)
 
     def _draw(self, x: Tensor) -> Tensor:

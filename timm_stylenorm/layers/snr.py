@@ -83,7 +83,7 @@ class SNR(StyleLayer):
             nn.init.normal_(self.head.weight, std=0.01)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def restyle(self, x: Tensor) -> Tensor:
         parameters = (self.weight, self.bias, *self.fc1.parameters(), *self.fc2.parameters())
         if not self.training or self.head is None:
             return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)

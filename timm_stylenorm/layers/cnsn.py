@@ -1,0 +1,139 @@
+"""CrossNorm and SelfNorm: exchange channel statistics in training, recalibrate them always.
+
+Tang, Gao, Zhu, Zhang, Li, Metaxas, 'CrossNorm and SelfNorm for Generalization under Distribution Shifts', ICCV 2021,
+arXiv:2102.02811.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import adain, style_affine, unbiased_std
+from .base import RandomStyleLayer, StyleLayer
+from .norms import update_running
+
+
+class CrossNorm(RandomStyleLayer):
+    """Images exchange channel statistics: `functional.adain` of the batch and a permutation of it.
+
+    x, y: (N, C, *spatial). Differentiated through content and style. The identity in evaluation.
+
+    Args:
+        num_features: Not used; any layer can stand where a norm layer is built.
+        p: Probability that a call acts.
+        crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
+            restyles only a random box, 'both' does both. Boxes have the share Beta(1, 1) of each side's square,
+            drawn again until they cover more than a tenth of the map (at most 100 times).
+        channels: Exchange within an image, between its channels (the paper's 1-instance mode), not between images.
+        eps: Added to the unbiased variances.
+
+    Raises:
+        ValueError: `p` outside [0, 1] or an unknown `crop`; in forward, a crop of a map that has not two spatial axes.
+    """
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        p: float = 0.5,
+        crop: str = 'neither',
+        channels: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(p)
+        if crop not in ('neither', 'style', 'content', 'both'):
+            raise ValueError(f"CrossNorm: crop must be 'neither', 'style', 'content' or 'both', got {crop!r}")
+        self.crop, self.channels, self.eps = crop, channels, eps
+
+    def restyle(self, x: Tensor) -> Tensor:
+        if not self.fires(x):
+            return x
+        if self.crop != 'neither' and x.dim() != 4:
+            raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
+        axis = 1 if self.channels else 0
+        style = x.index_select(axis, torch.randperm(x.shape[axis], device=x.device))
+        if self.crop in ('style', 'both'):
+            rows, columns = _box(*x.shape[2:])
+            style = style[..., rows, columns]
+        if self.crop in ('neither', 'style'):
+            return adain(x, style, self.eps)
+        rows, columns = _box(*x.shape[2:])
+        y = x.clone()
+        y[..., rows, columns] = adain(x[..., rows, columns], style, self.eps)
+        return y
+
+    def extra_repr(self) -> str:
+        return f'p={self.p}, crop={self.crop!r}, channels={self.channels}'
+
+
+def _box(height: int, width: int, least: float = 0.1, tries: int = 100) -> tuple[slice, slice]:
+    """A random box that covers more than `least` of the map; the whole map if none is found."""
+    for _ in range(tries):
+        side = math.sqrt(1 - float(torch.rand(())))
+        y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        half_h, half_w = int(height * side) // 2, int(width * side) // 2
+        rows = slice(max(y - half_h, 0), min(y + half_h, height))
+        columns = slice(max(x - half_w, 0), min(x + half_w, width))
+        if (rows.stop - rows.start) * (columns.stop - columns.start) > least * height * width:
+            return rows, columns
+    return slice(None), slice(None)
+
+
+class SelfNorm(StyleLayer):
+    """Recalibration of each channel's statistics by small gates that see its mean and deviation.
+
+        y = g * x                            one = True:  the gate of the deviation only
+        y = g * (x - m) + f * m              two = True:  the mean has a gate of its own
+        g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
+
+    BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). Works for a batch of
+    one, which the authors' BatchNorm1d refuses.
+
+    Args:
+        num_features: C.
+        two: Whether the mean has its own gate.
+        eps: Added to the unbiased variance.
+    """
+
+    def __init__(self, num_features: int, two: bool = False, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps = eps
+        for name in ('g', 'f')[: 1 + two]:
+            self.add_module(f'{name}_fc', nn.Conv1d(num_features, num_features, 2, bias=False, groups=num_features))
+            self.add_module(f'{name}_bn', nn.BatchNorm1d(num_features))
+        self.gates = ('g', 'f')[: 1 + two]
+
+    def restyle(self, x: Tensor) -> Tensor:
+        norms: list[Any] = [self.get_submodule(f'{gate}_bn') for gate in self.gates]
+        tensors = []
+        for gate, bn in zip(self.gates, norms, strict=True):
+            tensors += [self.get_submodule(f'{gate}_fc').weight, bn.weight, bn.bias]
+            tensors += [] if self.training else [bn.running_mean, bn.running_var]
+        rule = partial(_selfnorm_rule, count=x.shape[2:].numel(), gates=len(norms), eps=self.eps, bn_eps=norms[0].eps)
+        if not self.training:
+            return style_affine(x, rule, *tensors)  # type: ignore[arg-type]
+        y, *moments = style_affine(x, rule, *tensors)  # type: ignore[arg-type]
+        for bn, mean, var in zip(norms, moments[::2], moments[1::2], strict=True):
+            update_running(bn, mean, var, len(x))
+        return y
+
+
+def _selfnorm_rule(
+    mean: Tensor, var: Tensor, *tensors: Tensor, count: int, gates: int, eps: float, bn_eps: float
+) -> tuple[Tensor, ...]:
+    std = unbiased_std(var, count, eps)
+    values, moments = [], []
+    each = len(tensors) // gates
+    for k in range(gates):
+        fc, weight, bias, *running = tensors[k * each : (k + 1) * each]
+        z = mean * fc[:, 0, 0] + std * fc[:, 0, 1]
+        b_mean, b_var = running or (z.mean(0), z.var(0, correction=0))
+        if not running:
+            moments += [b_mean.detach(), b_var.detach()]
+        values.append(((z - b_mean) * (b_var + bn_eps).rsqrt() * weight + bias).sigmoid())
+    shift = mean * (values[1] - values[0]) if gates == 2 else torch.zeros_like(mean)
+    return values[0], shift, *moments

@@ -1,0 +1,42 @@
+"""Uncertainty of feature statistics: in training, channel statistics are drawn around themselves.
+
+Li, Dai, Ge, Liu, Shan, Duan, 'Uncertainty Modeling for Out-of-Distribution Generalization', ICLR 2022,
+arXiv:2202.03958.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional import uncertain_style
+from .base import RandomStyleLayer
+
+
+class DSU(RandomStyleLayer):
+    """`functional.uncertain_style` with probability `p` for each call in training, the identity otherwise.
+
+    x, y: (N, C, *spatial). Differs from the authors' code, which gives NaN for a batch of one.
+
+    Args:
+        num_features: Not used; any layer can stand where a norm layer is built.
+        p: Probability that a call draws.
+        eps: Added to the variances, over positions and over the batch.
+        factor: Multiplies the draws.
+
+    Raises:
+        ValueError: `p` outside [0, 1].
+    """
+
+    def __init__(self, num_features: int | None = None, p: float = 0.5, eps: float = 1e-6, factor: float = 1.0) -> None:
+        super().__init__(p)
+        self.eps, self.factor = eps, factor
+
+    def restyle(self, x: Tensor) -> Tensor:
+        if not self.fires(x):
+            return x
+        noise_mean, noise_std = self.factor * torch.randn(2, *x.shape[:2], device=x.device)
+        return uncertain_style(x, noise_mean, noise_std, self.eps)
+
+    def extra_repr(self) -> str:
+        return f'p={self.p}, eps={self.eps}, factor={self.factor}'
