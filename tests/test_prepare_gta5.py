@@ -78,6 +78,36 @@ def test_colour_labels_become_train_ids(root):
             assert set(found[(rgb == colour).all(axis=2)].tolist()) == {train}, (name, label)
 
 
+def repaint(path: Path, colours: int = 256) -> None:
+    """Saves a palette label with a palette of its own: same colours, as far as they are enough, other indices."""
+    ids = np.asarray(Image.open(path))
+    Image.open(path).convert('RGB').quantize(colours).save(path)
+    assert not np.array_equal(np.asarray(Image.open(path)), ids)
+
+
+def save_palette_label(path: Path, ids: np.ndarray) -> None:
+    label = Image.fromarray(ids)
+    label.putpalette(_labels.gta5_palette())
+    label.save(path)
+
+
+def test_a_label_with_a_palette_of_its_own_goes_through_its_colours(root):
+    path = root / 'labels/00001.png'
+    alone_in_their_colour = np.setdiff1d(IDS, [_labels.LABEL_ID['polegroup'], _labels.LABEL_ID['license plate']])
+    save_palette_label(path, np.resize(alone_in_their_colour, SIZE))
+    assert run(root) == 0
+    before = train_ids(root, 1)
+    repaint(path)
+    assert run(root, '--overwrite') == 0
+    np.testing.assert_array_equal(train_ids(root, 1), before)
+
+
+def test_indices_count_where_two_ids_share_a_colour(root):
+    save_palette_label(root / 'labels/00001.png', np.full(SIZE, _labels.LABEL_ID['polegroup'], np.uint8))
+    assert run(root) == 0
+    assert np.unique(train_ids(root, 1)).tolist() == [255]  # by colour it would be a pole
+
+
 def test_two_processes_write_what_one_writes(root):
     assert run(root) == 0
     alone = [train_ids(root, number) for number in range(1, 5)]
@@ -106,6 +136,10 @@ def _plant_unknown_colour(root: Path) -> None:
     Image.fromarray(np.full((*SIZE, 3), (1, 2, 3), np.uint8)).save(root / 'labels/00002.png')
 
 
+def _plant_foreign_palette(root: Path) -> None:
+    repaint(root / 'labels/00002.png', colours=8)  # too few: colours are mixed
+
+
 def _plant_unknown_id(root: Path) -> None:
     Image.fromarray(np.full(SIZE, 77, np.uint8)).save(root / 'labels/00002.png')
 
@@ -124,6 +158,7 @@ FAULTS = [
     (_plant_truncated_label, 'unreadable', 'labels/00002.png'),
     (_plant_text_file, 'unreadable', 'labels/00002.png'),
     (_plant_unknown_colour, 'unknown colour', '(1, 2, 3)'),
+    (_plant_foreign_palette, 'unknown colour', 'is not a label colour'),
     (_plant_unknown_id, 'unknown id', '[77]'),
     (_plant_missing_image, 'missing image', 'images/00002.png'),
     (_plant_missing_label, 'missing label', 'labels/00002.png'),

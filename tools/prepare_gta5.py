@@ -47,9 +47,12 @@ def read_image(path: Path) -> Image.Image:
 
 
 def label_ids(path: Path) -> np.ndarray:
-    """The label ids (H, W) uint8 of a palette, grey or RGB label image; `BadPair` names the first unknown one."""
+    """The label ids (H, W) uint8 of a palette, grey or RGB label image; `BadPair` names the first unknown one.
+
+    The indices of a palette image are ids only as long as its palette is GTA5's; otherwise its colours count.
+    """
     image = read_image(path)
-    if image.mode in ('RGB', 'RGBA'):
+    if image.mode in ('RGB', 'RGBA') or (image.mode == 'P' and not _has_label_colours(image)):
         return _ids_of_colours(np.asarray(image.convert('RGB')), path)
     if image.mode not in ('P', 'L', '1') and not image.mode.startswith('I'):
         raise BadPair('unknown mode', f'{path}: expected palette, grey or RGB, got {image.mode}')
@@ -58,6 +61,13 @@ def label_ids(path: Path) -> np.ndarray:
     if unknown.size:
         raise BadPair('unknown id', f'{path}: label ids {unknown.tolist()[:8]}, expected 0..{len(LABELS) - 1}')
     return ids.astype(np.uint8)
+
+
+def _has_label_colours(image: Image.Image) -> bool:
+    """Whether each index that a palette image uses, and that is an id, has that id's colour."""
+    palette = image.getpalette('RGB') or []
+    used = [index for _, index in image.getcolors(256) or () if index < len(LABELS)]
+    return all(tuple(palette[3 * index : 3 * index + 3]) == LABELS[index][3] for index in used)
 
 
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
