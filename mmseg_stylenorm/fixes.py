@@ -1,19 +1,21 @@
 """The one thing of mmseg that style layers need otherwise: activation checkpointing without reentrance."""
 
 import functools
-import importlib
+import sys
 import types
 
-from torch.utils.checkpoint import checkpoint
+import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
+import torch.utils.checkpoint
 
 
 def checkpoint_without_reentry() -> None:
-    """Makes `with_cp=True` of mmseg's ResNets use `use_reentrant=False`; idempotent.
+    """Makes `with_cp=True` use `use_reentrant=False` in all modules of mmseg.models that are imported; idempotent.
 
     mmseg leaves the choice open, torch then takes the reentrant form: it runs the block without gradients, so a loss
     that a layer inside of it computes would silently train nothing.
     """
-    namespace = types.SimpleNamespace(checkpoint=functools.partial(checkpoint, use_reentrant=False))
-    for name in ('resnet', 'resnest'):  # ResNetV1c/V1d, ResNeXt inherit from the first
-        module = importlib.import_module(f'mmseg.models.backbones.{name}')
-        module.cp = namespace  # type: ignore[attr-defined]
+    without = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+    namespace = types.SimpleNamespace(checkpoint=without)
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mmseg.models.') and getattr(module, 'cp', None) is torch.utils.checkpoint:
+            module.cp = namespace  # type: ignore[attr-defined]

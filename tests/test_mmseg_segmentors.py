@@ -142,19 +142,42 @@ def test_mistakes_in_style_name_what_is_near(style, error, near):
         segmentor(style=style)
 
 
-@pytest.mark.parametrize('style', [dict(type='padain', p=1.0), SNR_WITH_LOSS], ids=['padain', 'snr'])
-def test_activation_checkpointing_changes_no_loss_and_no_gradient(style):
+UNET = {'type': 'UNet', 'base_channels': 4, 'num_stages': 3, 'strides': (1, 1, 1), 'enc_num_convs': (2, 2, 2)}
+UNET |= {'dec_num_convs': (2, 2), 'downsamples': (True, True), 'enc_dilations': (1, 1, 1), 'dec_dilations': (1, 1)}
+MIT = {'type': 'MixVisionTransformer', 'embed_dims': 8, 'num_heads': (1, 1, 1, 1), 'num_layers': (1, 1, 1, 1)}
+MIT |= {'drop_path_rate': 0.0}
+CHECKPOINTED = {
+    'ResNetV1c': (backbone(depth=50), 256, -1, 'stage1', 'convs'),
+    'UNet': ({**UNET, 'norm_cfg': NORM}, 4, -1, 'encoder.1.*.convs.1', 'convs'),
+    'MobileNetV2': (
+        {'type': 'MobileNetV2', 'widen_factor': 0.25, 'norm_cfg': NORM},
+        80,
+        -1,
+        'layer2.1.conv.2',
+        'convs',
+    ),
+    'MixVisionTransformer': (MIT, 8, -1, 'layers.1.1.0.attn.sr', 'layers.*.attn.sr'),
+}
+
+
+@pytest.mark.parametrize('name', CHECKPOINTED)
+@pytest.mark.parametrize('method', ['padain', 'snr'])
+def test_activation_checkpointing_changes_no_loss_and_no_gradient(name, method):
+    net, channels, index, snr_site, padain_site = CHECKPOINTED[name]
+    style = dict(type='padain', p=1.0, sites=padain_site)
+    if method == 'snr':
+        style = dict(type='snr', sites=snr_site, num_classes=5, dense=True)
     data = batch(4)
     results = []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        model = segmentor(backbone(depth=50, with_cp=with_cp), 256, style=style).train()
+        model = segmentor({**net, 'with_cp': with_cp}, channels, index, style=style).train()
         torch.manual_seed(1)
         losses, _, _ = step(model, data)
         results.append((losses, gradients(model)))
     for plain, checkpointed in zip(*results, strict=True):
-        for name, value in plain.items():
-            torch.testing.assert_close(checkpointed[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        for key, value in plain.items():
+            torch.testing.assert_close(checkpointed[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
 def test_frozen_stages_freeze_their_style_layers():
