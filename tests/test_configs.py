@@ -12,7 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmseg')
-import mmseg.datasets  # noqa: F401 (registers)
+import mmseg.datasets
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
@@ -68,6 +68,25 @@ def test_config_names_registered_data_sets_and_resumes_exactly(name):
         assert DATASETS.get(loader.dataset.type) is not None
     assert {'RNGStateHook', 'CheckpointGuardHook'} <= {hook.type for hook in cfg.custom_hooks}
     assert cfg.randomness.seed is not None
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_labels_that_a_config_trains_on_are_checked_and_in_the_default_folders(name):
+    init_default_scope('mmseg')
+    part = Config.fromfile(config_root() / name).train_dataloader.dataset
+    steps = [step.type for step in part.pipeline]
+    assert 'LoadTrainIds' in steps
+    assert 'LoadAnnotations' not in steps
+    dataset = DATASETS.build({**part, 'lazy_init': True})
+    assert dataset.data_prefix['seg_map_path'] == f'{part.data_root}/labels'
+
+
+def test_the_gta5_pipeline_is_mmsegs_for_cityscapes_with_checked_labels():
+    theirs = Config.fromfile(Path(mmseg.__file__).parent / '.mim/configs/_base_/datasets/cityscapes.py')
+    theirs = theirs.train_dataloader.dataset.pipeline
+    assert theirs[1].pop('type') == 'LoadAnnotations'
+    ours = Config.fromfile(config_root() / 'segmentation/deeplabv3plus_r50-d8_4xb2-40k_gtav2cityscapes-512x1024.py')
+    assert ours.train_dataloader.dataset.pipeline == [theirs[0], {'type': 'LoadTrainIds'}, *theirs[2:]]
 
 
 def test_three_lines_on_top_of_a_shipped_config_train_a_step(tmp_path):

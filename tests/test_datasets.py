@@ -102,6 +102,18 @@ def test_a_class_id_out_of_range_names_file_id_and_cure(root, wrong):
         dataset[1]
 
 
+def test_ids_of_a_16_bit_label_do_not_wrap_into_range(root):
+    path = root / 'labels/00001_labelTrainIds.png'
+    label = np.full((16, 24), 3, np.uint16)
+    Image.fromarray(label).save(path)
+    dataset = GTA5Dataset(data_root=str(root), pipeline=PIPELINE)
+    assert np.unique(dataset[1]['gt_seg_map']).tolist() == [3]
+    label[7, 7] = 256 + 3
+    Image.fromarray(label).save(path)
+    with pytest.raises(ValueError, match=rf'{path} holds class ids \[259\]'):
+        dataset[1]
+
+
 def test_the_range_of_ids_follows_num_classes(root):
     load = TRANSFORMS.build({'type': 'LoadTrainIds', 'num_classes': 2})
     with pytest.raises(ValueError, match=r'class ids \[2\]; expected train ids 0\.\.1'):

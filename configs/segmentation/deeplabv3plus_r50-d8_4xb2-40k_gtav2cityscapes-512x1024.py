@@ -4,11 +4,21 @@ _base_ = [
     'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     '../_base_/stylenorm_runtime.py',
 ]
+train_pipeline = [  # mmseg's for Cityscapes, but labels are checked
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadTrainIds'),
+    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(512, 1024), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     dataset=dict(
+        _delete_=True,  # drops the folders of Cityscapes
         type='GTA5Dataset',
         data_root='data/gta5',
-        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        pipeline=train_pipeline,
     )
 )
 randomness = dict(seed=0)

@@ -1,11 +1,27 @@
 """Loading that says which file is at fault."""
 
+import os
+
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 IGNORE = 255
 _CURE = 'tools/prepare_gta5.py or tools/prepare_cityscapes.py checks and converts labels'
+
+
+def ids_beyond_a_byte(path: str) -> list[int]:
+    """The ids above 255 of a local PNG of 16 bits, which mmseg's cast to uint8 would wrap; others have none."""
+    if not os.path.isfile(path):
+        return []
+    with open(path, 'rb') as file:
+        header = file.read(25)
+    if not (header.startswith(b'\x89PNG') and header[24:] == b'\x10'):  # the bit depth
+        return []
+    with Image.open(path) as image:
+        ids = np.unique(np.asarray(image))
+    return ids[ids > 255].tolist()
 
 
 @TRANSFORMS.register_module()
@@ -32,6 +48,7 @@ class LoadTrainIds(LoadAnnotations):
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
         try:
+            wide = ids_beyond_a_byte(path)
             super()._load_seg_map(results)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label {path} does not exist; {_CURE}') from error
@@ -40,12 +57,12 @@ class LoadTrainIds(LoadAnnotations):
         label = results['gt_seg_map']
         if label.ndim != 2:
             raise ValueError(f'label {path} has shape {label.shape}, expected (H, W) train ids; {_CURE}')
-        if not self._valid[label].all():
-            wrong = np.unique(label)
-            wrong = wrong[~self._valid[wrong]].tolist()
+        if wide or not self._valid[label].all():
+            ids = np.unique(label)
+            wrong = wide or ids[~self._valid[ids]].tolist()
             raise ValueError(
-                f'label {path} holds class ids {wrong}; expected train ids 0..{self.num_classes - 1}, or {IGNORE} for '
-                f'pixels to ignore; {_CURE}'
+                f'label {path} holds class ids {wrong[:8]}; expected train ids 0..{self.num_classes - 1}, or {IGNORE} '
+                f'for pixels to ignore; {_CURE}'
             )
 
     def __repr__(self) -> str:

@@ -3,16 +3,14 @@
 data_root = 'data/toy_streets'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
+    dict(type='LoadTrainIds'),
     dict(type='RandomResize', scale=(512, 256), ratio_range=(0.75, 1.5), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(160, 320), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
-game = dict(
-    type='GTA5Dataset', data_root=f'{data_root}/gta5', data_prefix=dict(img_path='images', seg_map_path='labels')
-)
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')]
+game = dict(type='GTA5Dataset', data_root=f'{data_root}/gta5')
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
