@@ -1,7 +1,9 @@
 """The glue to mmengine: host fixes, style losses, mixed precision on a CPU, and which checkpoints are refused."""
 
 import os
+import pickle
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import checkpoint as host
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from timm_stylenorm import add_style, engine
@@ -84,6 +87,23 @@ def test_amp_on_a_cpu_runs_in_bfloat16_and_trains():
     assert not torch.equal(before, net[0].weight)
 
 
+def test_amp_takes_a_config_made_for_a_gpu_to_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    wrapper = {'type': 'AmpOptimWrapper', 'loss_scale': 512.0, 'dtype': 'float16', 'accumulative_counts': 2}
+    cfg = Config({'optim_wrapper': {**wrapper, 'optimizer': {'type': 'SGD', 'lr': 0.1}}})
+    engine.enable_amp(cfg)
+    built = build_optim_wrapper(small(), cfg.optim_wrapper)
+    assert type(built) is engine.CPUAmpOptimWrapper
+    assert built._accumulative_counts == 2
+
+
+def test_amp_keeps_the_loss_scale_of_a_config_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config({'optim_wrapper': {'type': 'AmpOptimWrapper', 'loss_scale': 512.0}})
+    engine.enable_amp(cfg)
+    assert cfg.optim_wrapper == {'type': 'AmpOptimWrapper', 'loss_scale': 512.0}
+
+
 def test_amp_refuses_a_wrapper_it_does_not_know():
     with pytest.raises(ValueError, match='ApexOptimWrapper'):
         engine.enable_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
@@ -93,6 +113,18 @@ def test_checkpoint_with_code_is_refused_and_not_run(tmp_path):
     torch.save({'state_dict': {}, 'extra': TouchFile(tmp_path / 'ran')}, tmp_path / 'evil.pth')
     with pytest.raises(ValueError, match=r'refused to load .*evil\.pth.*mkdir.*If you trust'):
         load(tmp_path / 'evil.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('scheme', ['s3', 'open-mmlab'])
+def test_checkpoint_with_code_is_refused_from_stores_and_model_zoos(tmp_path, monkeypatch, scheme):
+    torch.save({'state_dict': {}, 'extra': TouchFile(tmp_path / 'ran')}, tmp_path / 'evil.pth')
+    store = types.SimpleNamespace(get=lambda name: (tmp_path / 'evil.pth').read_bytes())
+    monkeypatch.setattr(host, 'get_file_backend', lambda *args, **kwargs: store)
+    monkeypatch.setattr(host, 'get_external_models', lambda: {'evil': 'evil.pth'})
+    monkeypatch.setattr(host, '_get_mmengine_home', lambda: str(tmp_path))
+    with pytest.raises((ValueError, pickle.UnpicklingError), match='mkdir'):
+        load(f'{scheme}://evil')
     assert not (tmp_path / 'ran').exists()
 
 

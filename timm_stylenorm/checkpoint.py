@@ -1,7 +1,7 @@
 """Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
 
 mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
-not fit. `install_safe_loaders` replaces its local and http loaders through its own registry; `CheckpointGuardHook`
+not fit. `install_safe_loaders` replaces what its loaders of files, downloads and stores end in; `CheckpointGuardHook`
 compares names and shapes before anything is copied into the model.
 """
 
@@ -81,10 +81,22 @@ def load_url(url: str, model_dir: str | None = None, map_location: Any = None, p
         return torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True)
 
 
+def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
+    with _refusing(file if isinstance(file, str) else 'the checkpoint'):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
 def install_safe_loaders() -> None:
-    """Makes every checkpoint that mmengine reads go through this module; idempotent."""
+    """Makes every checkpoint that mmengine's `CheckpointLoader` reads go through this module; idempotent.
+
+    OpenMMLab's mmengine reads pavi://, s3:// and petrel:// by `torch.load` directly, whose default is safe as of
+    torch 2.6.
+    """
     host.CheckpointLoader.register_scheme('', load_local, force=True)
-    host.load_url = load_url  # all remote schemes (http, torchvision, open-mmlab) of that module end here
+    host.load_url = load_url  # the schemes http, torchvision, open-mmlab and mmcls of that module end here
+    if hasattr(host, '_safe_torch_load'):  # onedl: pavi, s3, petrel, and the files of open-mmlab
+        host._safe_torch_load = load_any
 
 
 def _fit(model: Mapping[str, Tensor], loaded: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:

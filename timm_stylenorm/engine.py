@@ -70,19 +70,22 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
 
 def enable_amp(cfg: Config) -> None:
-    """Turns a plain `OptimWrapper` into the mixed-precision one of this machine.
+    """Makes the config's optimizer wrapper the mixed-precision one of this machine.
 
     Raises:
         ValueError: the config has an optimizer wrapper of another kind.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
-        return
-    if kind != 'OptimWrapper':
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         raise ValueError(f"--amp replaces optim_wrapper.type='OptimWrapper'; this config has {kind!r}")
-    cfg.optim_wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper'
     if torch.cuda.is_available():
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    wrapper.type = 'CPUAmpOptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper only
+        wrapper.pop(key, None)
 
 
 def _rank_variables(launcher: str) -> None:
