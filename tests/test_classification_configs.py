@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 pytest.importorskip('mmengine')
 
@@ -66,6 +68,26 @@ def test_pacs_target_comes_from_the_environment(monkeypatch):
     cfg = load('resnet18_snr_1xb96-3k_pacs.py')
     assert cfg.train_dataloader.dataset.leave_out == ['photo']
     assert cfg.val_dataloader.dataset.domains == cfg.test_dataloader.dataset.domains == ['photo']
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if 'fashion-mnist' not in name])
+def test_the_readme_names_the_data_folder_of_a_config(name):
+    cfg = load(name)
+    roots = {loader.dataset.root for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)}
+    assert roots == {cfg.data_root}
+    assert re.search(rf'`{cfg.data_root}\b', (config_root().parent / 'README.md').read_text())
+
+
+def test_cifar100_is_downloaded_at_the_first_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, '_check_integrity', lambda self: bool(asked))
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, 'download', lambda self: asked.append(self.root))
+    cfg = load('resnet18_padain_1xb128-200e_cifar100.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        asked.clear()
+        with pytest.raises(FileNotFoundError, match='cifar-100-python'):  # the download was a pretence
+            DATASETS.build(loader.dataset)
+        assert asked == ['data/cifar100']
 
 
 def write_folders(root, parts):

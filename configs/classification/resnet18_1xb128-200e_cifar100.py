@@ -4,7 +4,7 @@
 # shortcut convolutions and widths are the same. Differs: 200 epochs, where the authors' loop ends after 199, and the
 # last checkpoint counts, where theirs keeps the one that is best on the test images.
 _base_ = '../_base_/classification_runtime.py'
-data_root = 'data'  # holds cifar-100-python/
+data_root = 'data/cifar100'  # torchvision downloads it there at the first run
 model = dict(
     type='StyleNormClassifier',
     model='resnet18',
@@ -23,6 +23,7 @@ train_dataloader = dict(
         type='TimmDataset',
         name='torch/cifar100',
         root=data_root,
+        download=True,
         split='train',
         transform=[
             dict(type='RandomCrop', size=32, padding=4),
@@ -36,7 +37,7 @@ val_dataloader = dict(
     num_workers=4,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='TimmDataset', name='torch/cifar100', root=data_root, split='val'),
+    dataset=dict(type='TimmDataset', name='torch/cifar100', root=data_root, download=True, split='val'),
 )
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(type='TopK', topk=(1, 5))

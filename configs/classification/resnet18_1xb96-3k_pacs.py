@@ -4,7 +4,7 @@
 # split keeps some of them for choosing a model; testing on all images of the target domain, the last checkpoint counts.
 # The unseen domain comes from the environment: PACS_TARGET=photo python tools/train.py ... (sketch by default).
 _base_ = '../_base_/classification_runtime.py'
-data_root = 'data/PACS'  # holds art_painting/, cartoon/, photo/, sketch/
+data_root = 'data/pacs'  # holds art_painting/, cartoon/, photo/, sketch/
 target = '{{$PACS_TARGET:sketch}}'
 model = dict(type='StyleNormClassifier', model='resnet18', num_classes=7, pretrained=True)
 
