@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin
+from timm_stylenorm.inject import check_heads
 
 
 def _plain(style: Any) -> Any:
@@ -44,6 +45,7 @@ class StyledSegmentor(StyleLossMixin):
         super().__init__(*args, **kwargs)
         if style is not None:
             add_style(self.backbone, _plain(style))
+            check_heads(self.backbone, self.num_classes, dense=True)  # type: ignore[has-type, attr-defined]
             self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -138,6 +139,23 @@ def test_a_runner_trains_with_mixup_and_logs_the_style_losses(tmp_path):
     assert log[0]['loss'] == pytest.approx(parts, rel=1e-4)
     assert log[-1]['accuracy/top2'] == 100
     assert (Path(cfg.work_dir) / 'iter_3.pth').exists()
+
+
+def test_the_runner_keeps_the_weights_that_training_starts_from(tmp_path):
+    """Also through `init_weights`, which the Runner calls before the first iteration."""
+    write_folders(tmp_path, ('train', 'val'))
+    start = timm.create_model('resnet18', num_classes=2)
+    torch.save(start.state_dict(), tmp_path / 'start.pth')
+    cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters=1)
+    cfg.model.update(model='resnet18', num_classes=2, init_checkpoint=str(tmp_path / 'start.pth'))
+    cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.0))
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.update(root=str(tmp_path), transform=dict(input_size=32, is_training='train' in str(loader)))
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='TopK', topk=(1, 2))
+    trained = Runner.from_cfg(cfg).train().net
+    for name, value in start.named_parameters():
+        assert torch.equal(trained.get_parameter(name), value), name
 
 
 def test_pacs_trains_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path):

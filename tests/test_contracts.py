@@ -15,8 +15,9 @@ import timm_stylenorm
 from timm_stylenorm.inject import _run_style
 from timm_stylenorm.methods import METHODS
 
-# Arguments that make a method act in every training forward, for tests that must see it act.
-ALWAYS = {name: dict(p=1.0) for name, row in METHODS.items() if 'p' in row.defaults}
+# Every row, acting in every training forward; and once more with its loss where it has one.
+STYLES = [dict(type=name, **(dict(p=1.0) if 'p' in row.defaults else {})) for name, row in METHODS.items()]
+STYLES += [dict(type=name, num_classes=4) for name, row in METHODS.items() if 'num_classes' in row.defaults]
 ARCHITECTURES = [
     'resnet18', 'resnet50', 'resnext50_32x4d', 'seresnet50', 'densenet121', 'efficientnet_b0', 'mobilenetv3_large_100',
     'regnety_008', 'convnext_tiny', 'vgg16_bn', 'hrnet_w18', 'resnetv2_50', 'dla34',
@@ -26,14 +27,18 @@ NO_SITE = {
 }  # its stages return one map for each resolution
 
 
-@pytest.fixture(params=METHODS)
-def method(request):
+@pytest.fixture(params=STYLES, ids=lambda style: style['type'] + '-with-loss' * ('num_classes' in style))
+def style(request):
     return request.param
 
 
-def build(method, arch='resnet18', **kwargs):
-    model = timm.create_model(arch, num_classes=4, **kwargs)
-    return timm_stylenorm.add_style(model, dict(type=method, **ALWAYS.get(method, {})))
+@pytest.fixture
+def method(style):
+    return style['type']
+
+
+def build(style, arch='resnet18'):
+    return timm_stylenorm.add_style(timm.create_model(arch, num_classes=4), style)
 
 
 def layers_of(model):
@@ -49,8 +54,8 @@ def train_step_gradients(model, x, seed=1):
     torch.manual_seed(seed)
     model.train().zero_grad()
     loss = model(x).float().square().mean()
-    style = timm_stylenorm.style_losses(model)
-    (loss + sum(style.values())).backward()
+    losses = timm_stylenorm.style_losses(model, torch.arange(len(x)) % 4)
+    (loss + sum(losses.values())).backward()
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
@@ -61,9 +66,8 @@ def assert_same(a, b, **tolerance):
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
-def test_trains_with_finite_gradients_or_names_the_missing_site(method, arch):
+def test_trains_with_finite_gradients_or_names_the_missing_site(style, method, arch):
     model = timm.create_model(arch, num_classes=4)
-    style = dict(type=method, **ALWAYS.get(method, {}))
     if (method, arch) in NO_SITE:
         keys = list(model.state_dict())
         with pytest.raises(ValueError, match='site'):
@@ -75,30 +79,30 @@ def test_trains_with_finite_gradients_or_names_the_missing_site(method, arch):
     assert all(g.isfinite().all() for g in gradients.values())
 
 
-def test_acts_in_training(method):
-    model, x = build(method).train(), images(4)
+def test_acts_in_training(style):
+    model, x = build(style).train(), images(4)
     torch.manual_seed(0)
     styled = model(x)
     timm_stylenorm.remove_style(model)
     assert not torch.allclose(styled, model(x))
 
 
-def test_base_keys_never_change(method):
+def test_base_keys_never_change(style, method):
     base = timm.create_model('resnet18', num_classes=4)
-    model = build(method)
-    style = {name for name, _ in timm_stylenorm.style_parameters(model)}
-    assert set(model.state_dict()) - set(base.state_dict()) == style
-    assert all(f'.style.{method}.' in name for name in style)
+    model = build(style)
+    ours = {name for name, _ in timm_stylenorm.style_parameters(model)}
+    assert set(model.state_dict()) - set(base.state_dict()) == ours
+    assert all(f'.style.{method}.' in name for name in ours)
     missing, unexpected = model.load_state_dict(base.state_dict(), strict=False)
-    assert set(missing) == style
+    assert set(missing) == ours
     assert not unexpected
     missing, unexpected = base.load_state_dict(model.state_dict(), strict=False)
     assert not missing
-    assert set(unexpected) == style
+    assert set(unexpected) == ours
 
 
-def test_a_copy_runs_its_own_layers(method):
-    model = build(method).train()
+def test_a_copy_runs_its_own_layers(style):
+    model = build(style).train()
     twin = copy.deepcopy(model)
     called = []
     for layer in layers_of(model):
@@ -110,8 +114,8 @@ def test_a_copy_runs_its_own_layers(method):
     assert len(called) == len(layers_of(model))
 
 
-def test_copies_and_pickles_after_a_training_forward(method):
-    model = build(method).train()
+def test_copies_and_pickles_after_a_training_forward(style):
+    model = build(style).train()
     model(images())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         x = images()
@@ -120,12 +124,12 @@ def test_copies_and_pickles_after_a_training_forward(method):
         model.train()
 
 
-def test_a_saved_model_loads_whole(method):
+def test_a_saved_model_loads_whole(style):
     buffer = io.BytesIO()
-    model = build(method).eval()
+    model = build(style).eval()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    twin = build(method).eval()
+    twin = build(style).eval()
     twin.load_state_dict(torch.load(buffer, weights_only=True))
     x = images()
     assert torch.equal(twin(x), model(x))
@@ -134,8 +138,8 @@ def test_a_saved_model_loads_whole(method):
 @pytest.mark.parametrize(
     'convert', [nn.SyncBatchNorm.convert_sync_batchnorm, timm_convert_sync_batchnorm, convert_sync_batchnorm]
 )
-def test_sync_batchnorm_conversion_keeps_the_layers(method, convert):
-    model = build(method)
+def test_sync_batchnorm_conversion_keeps_the_layers(style, convert):
+    model = build(style)
     count, keys = len(layers_of(model)), list(model.state_dict())
     converted = convert(model)
     assert any(isinstance(m, nn.SyncBatchNorm) for m in converted.modules())
@@ -144,8 +148,8 @@ def test_sync_batchnorm_conversion_keeps_the_layers(method, convert):
     assert sum(_run_style in m._forward_hooks.values() for m in converted.modules()) == count
 
 
-def test_channels_last_gives_the_same_gradients(method):
-    model, x = build(method), images()
+def test_channels_last_gives_the_same_gradients(style):
+    model, x = build(style), images()
     expected = train_step_gradients(model, x)
     model.to(memory_format=torch.channels_last)
     seen = []
@@ -157,8 +161,8 @@ def test_channels_last_gives_the_same_gradients(method):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(method, dtype):
-    model = build(method, 'resnet18').train()
+def test_autocast(style, dtype):
+    model = build(style).train()
     seen = []
     for layer in layers_of(model):
         layer.register_forward_hook(lambda m, a, y: seen.append((a[0].dtype, y.dtype)))
@@ -170,8 +174,8 @@ def test_autocast(method, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_checkpointing_gives_equal_gradients(method):
-    model, x = build(method), images()
+def test_checkpointing_gives_equal_gradients(style):
+    model, x = build(style), images()
     expected = train_step_gradients(model, x)
     model.set_grad_checkpointing(True)
     for module in model.modules():  # the first pass moved the running statistics only
@@ -179,9 +183,8 @@ def test_checkpointing_gives_equal_gradients(method):
     assert_same(train_step_gradients(model, x), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_compiles_without_a_graph_break(method):
-    model = timm.create_model('resnet18', num_classes=4)
-    timm_stylenorm.add_style(model, dict(type=method, **ALWAYS.get(method, {})))
+def test_compiles_without_a_graph_break(style):
+    model = build(style)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend='eager')
     x = images()
     torch.manual_seed(0)
@@ -191,15 +194,15 @@ def test_compiles_without_a_graph_break(method):
     torch.testing.assert_close(compiled.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-def test_exports_in_eval(method):
-    model, x = build(method).eval(), images()
+def test_exports_in_eval(style):
+    model, x = build(style).eval(), images()
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_exports_to_onnx_in_eval(method, tmp_path):
+def test_exports_to_onnx_in_eval(style, tmp_path):
     ort = pytest.importorskip('onnxruntime')
-    model, x = build(method).eval(), images()
+    model, x = build(style).eval(), images()
     path = tmp_path / 'model.onnx'
     torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False)
     (y,) = ort.InferenceSession(str(path)).run(None, {'x': x.numpy()})
@@ -208,8 +211,8 @@ def test_exports_to_onnx_in_eval(method, tmp_path):
 
 @pytest.mark.parametrize('shape', [(1, 7, 5, 5), (3, 7, 1, 1), (2, 1, 4, 4), (3, 7, 6, 1)])
 @pytest.mark.parametrize('fill', ['random', 'constant'])
-def test_layer_edges(method, shape, fill):
-    layer = METHODS[method].layer(shape[1], **ALWAYS.get(method, {})).train()
+def test_layer_edges(style, method, shape, fill):
+    layer = METHODS[method].layer(shape[1], **{k: v for k, v in style.items() if k != 'type'}).train()
     x = torch.randn(shape) if fill == 'random' else torch.full(shape, 2.5)
     x.requires_grad_()
     y = layer(x)
@@ -226,8 +229,8 @@ def test_features_only_carries_the_layers(method):
     assert [y.shape[1] for y in model(images())] == base.feature_info.channels()[1:]
 
 
-def test_reset_classifier_keeps_the_layers(method):
-    model = build(method)
+def test_reset_classifier_keeps_the_layers(style):
+    model = build(style)
     count = len(layers_of(model))
     model.reset_classifier(9)
     assert model(images()).shape == (2, 9)
@@ -245,8 +248,8 @@ def test_removal_gives_the_base_model_back(method):
     assert layers_of(timm_stylenorm.add_style(model, method)), 'and the method can be added again'
 
 
-def test_added_twice_is_refused(method):
-    model = build(method)
+def test_added_twice_is_refused(style, method):
+    model = build(style)
     count = len(layers_of(model))
     with pytest.raises(ValueError, match=f"'{method}' is already at"):
         timm_stylenorm.add_style(model, method)
@@ -262,8 +265,8 @@ def test_defaults_are_stated_in_the_signature(method):
         timm_stylenorm.add_style(timm.create_model('resnet18'), method, q=1)
 
 
-def test_follows_the_torch_seed_alone(method):
-    model, x = build(method).train(), images(4)
+def test_follows_the_torch_seed_alone(style):
+    model, x = build(style).train(), images(4)
     outputs = []
     for _ in range(2):
         torch.manual_seed(7)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.inject import check_heads
 from timm_stylenorm.layers import SNR, PermutedAdaIN
 
 
@@ -35,7 +36,10 @@ def test_methods_compose_in_order():
         (['snr', 'padian'], {}, ValueError, "'padian'"),
         (['snr'], {'reduction': 4}, TypeError, 'belong into its dicts'),
         (3, {}, TypeError, 'a name, a dict, or a list'),
-        ('snr', {'reduction': 0}, ValueError, 'reduction >= 1'),
+        ('snr', {'eps': -1}, ValueError, 'number eps > 0, got -1'),
+        ('padain', {'p': '0.1'}, ValueError, "got '0.1'"),
+        (dict(type=['snr']), {}, ValueError, "names its method under 'type'"),
+        ('snr', {'reduction': 0}, ValueError, 'number reduction > 0'),
     ],
 )
 def test_wrong_styles_are_named_and_change_nothing(style, kwargs, error, message):
@@ -71,6 +75,60 @@ def test_losses_are_taken_once_and_weighted():
     assert timm_stylenorm.style_losses(model, y) == {}
 
 
+def test_two_styled_networks_in_one_module_keep_all_losses():
+    pair = nn.ModuleList([timm_stylenorm.add_style(resnet(), 'snr', num_classes=4).train() for _ in range(2)])
+    for net in pair:
+        net(torch.randn(2, 3, 32, 32))
+    losses = timm_stylenorm.style_losses(pair, torch.tensor([0, 1]))
+    assert len(losses) == 8
+    assert 'snr.stage1#2' in losses
+    assert 'snr.stage3#2.ce' in losses
+
+
+def test_losses_that_nobody_took_are_not_handed_out_later():
+    model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=4)
+    x = torch.randn(2, 3, 32, 32)
+    model.train()(x)
+    model.eval()(x)
+    assert timm_stylenorm.style_losses(model, torch.tensor([0, 1])) == {}
+
+
+def test_class_heads_are_checked_against_the_model():
+    model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=5)
+    with pytest.raises(ValueError, match=r'num_classes=5, dense=False, and this model num_classes=4, dense=False'):
+        check_heads(model, 4, dense=False)
+    with pytest.raises(ValueError, match='dense=True'):
+        check_heads(model, 5, dense=True)
+    check_heads(model, 5, dense=False)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dense', [False, True])
+def test_snr_with_loss_in_half_precision(dtype, dense):
+    layer, x = SNR(8, num_classes=3, dense=dense).to(dtype).train(), torch.randn(2, 8, 4, 4, dtype=dtype)
+    assert layer(x.requires_grad_()).dtype == dtype
+    layer.aux.backward()
+    assert layer.head.weight.grad.isfinite().all()
+
+
+def test_a_styled_model_runs_on_the_meta_device():
+    with torch.device('meta'):
+        model = timm_stylenorm.add_style(resnet(), ['padain', 'snr'])
+        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_norm_layers_are_no_place_for_attached_methods():
+    model = resnet()
+    with pytest.raises(ValueError, match="'bn1' is a norm layer"):
+        timm_stylenorm.add_style(model, 'padain', sites='norms')
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_rows_without_positions_are_refused():
+    with pytest.raises(ValueError, match=r'expected a map .* got shape \(2, 5\)'):
+        PermutedAdaIN(p=1)(torch.randn(2, 5))
+
+
 def test_soft_targets_equal_hard_ones():
     model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=4).train()
     x, y = torch.randn(3, 3, 32, 32), torch.tensor([0, 3, 1])
@@ -89,10 +147,10 @@ def test_dense_losses_ignore_what_is_not_labelled():
     logits = layer.logits
     expected = 0.01 * F.cross_entropy(logits, labels[:, ::2, ::2], ignore_index=255)
     losses = timm_stylenorm.style_losses(layer, labels)
-    torch.testing.assert_close(losses['snr..ce'], expected)
+    torch.testing.assert_close(losses['snr.ce'], expected)
     layer(torch.randn(2, 6, 4, 4))
     nothing = timm_stylenorm.style_losses(layer, torch.full((2, 8, 8), 255))
-    assert nothing['snr..ce'] == 0
+    assert nothing['snr.ce'] == 0
 
 
 def test_image_labels_for_a_dense_loss_are_refused():
@@ -157,7 +215,7 @@ def test_padain_in_eval_is_the_input_itself_and_draws_nothing():
 
 
 def test_padain_halves_must_be_equal():
-    layer = PermutedAdaIN(p=1, mode='source_target').train()
+    layer = PermutedAdaIN(p=1e-9, mode='source_target').train()
     with pytest.raises(ValueError, match='in equal halves, got 3 images'):
         layer(torch.randn(3, 2, 4, 4))
     assert layer(torch.randn(1, 2, 4, 4)).isfinite().all()

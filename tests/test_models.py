@@ -82,6 +82,11 @@ def test_variants_on_demand():
         timm_stylenorm.register_variants('resnet50', methods=['sr'])
 
 
+def test_features_from_a_traced_graph_are_refused():
+    with pytest.raises(ValueError, match='feature_cls="fx" does not work'):
+        timm.create_model('resnet18_snr', features_only=True, feature_cls='fx')
+
+
 def test_the_module_lists_what_it_registered():
     assert set(models.__all__) == set(models.default_cfgs)
     assert fnmatch.filter(models.__all__, 'resnet50_*')

@@ -81,6 +81,9 @@ def test_a_place_named_twice_counts_once():
         ('hrnet_w18', 'stage2', 'returns several maps'),
         ('vit_tiny_patch16_224', 'stage1', 'seems to pass tokens'),
         ('vit_tiny_patch16_224', 'convs', 'has no convolution directly followed by a norm layer'),
+        ('vit_tiny_patch16_224', 'blocks.3', 'seems to pass tokens'),
+        ('swin_tiny_patch4_window7_224', 'layers.1.blocks.0', 'seems to pass tokens'),
+        ('resnet18', 'fc', 'seems to pass tokens'),
         ('resnet18', [], 'no site was named'),
     ],
 )
@@ -97,7 +100,7 @@ def test_unknown_channels_are_refused_before_any_change():
 
 
 def test_a_cut_feature_extractor_says_which_stage_is_gone():
-    with pytest.raises(ValueError, match=r"site 'stage3': .* may end before it"):
+    with pytest.raises(ValueError, match=r"site 'stage3': .* ends before it.*sites=\('stage1', 'stage2'\)"):
         timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2))
     model = timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2), style=dict(sites=('stage1',)))
     assert [label for label, _ in timm_stylenorm.style_layers(model)] == ['snr.stage1']

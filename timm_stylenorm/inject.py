@@ -7,6 +7,7 @@ runs its own layers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from .layers import StyleLayer
 from .methods import get_method
-from .sites import Site, find_sites
+from .sites import NORMS, Site, find_sites
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -43,7 +44,10 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
     for plan in plans:
         key = (id(_owner(plan.site.module)), plan.method)
         if key in taken:
-            raise ValueError(f'style method {plan.method!r} is already at {plan.site.name!r}; remove_style first')
+            raise ValueError(
+                f'style method {plan.method!r} is already at {plan.site.name!r}; name the plain model, or call '
+                'remove_style first'
+            )
         taken.add(key)
         if isinstance(vars(_owner(plan.site.module)).get('style'), str):
             continue  # see _attach
@@ -68,10 +72,10 @@ def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(style, str):
         return [{'type': style, **kwargs}]
     if isinstance(style, Mapping):
-        if 'type' not in style:
-            raise ValueError(f"a style dict names its method under 'type', got the keys {sorted(style)}")
+        if not isinstance(style.get('type'), str):
+            raise ValueError(f"a style dict names its method under 'type', got {dict(style)}")
         return [{**style, **kwargs}]
-    if not isinstance(style, Sequence):
+    if not isinstance(style, Sequence) or not all(isinstance(item, str | Mapping) for item in style):
         raise TypeError(f'style must be a name, a dict, or a list of them, got {style!r}')
     if kwargs:
         raise TypeError(f'with a list of methods, arguments belong into its dicts, got {sorted(kwargs)} beside it')
@@ -87,6 +91,11 @@ def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
     method.check_kwargs(name, spec)
     plans = []
     for site in find_sites(model, method.sites if sites is None else sites):
+        if isinstance(site.module, NORMS):
+            raise ValueError(
+                f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
+                "converters replace together with what is attached; use 'convs', stages, or names of blocks"
+            )
         if site.channels is None and method.needs_channels:
             raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
         layer = method.layer(site.channels, **spec)
@@ -146,7 +155,7 @@ def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
     """All style layers with their labels: 'snr.stage1'; for a layer that was not attached, its module name."""
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
-            yield module.label or f'{type(module).__name__.lower()}.{name}', module
+            yield module.label or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -166,21 +175,41 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         ignore_index: Label that counts nowhere.
 
     Returns:
-        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss.
+        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
+        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
     """
     losses: dict[str, Tensor] = {}
-    deepest: dict[type, tuple[str, StyleLayer]] = {}
+    deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
+    seen: Counter[str] = Counter()
     for label, layer in style_layers(model):
+        seen[label] += 1
+        if seen[label] > 1:
+            label = f'{label}#{seen[label]}'
         if layer.aux is not None:
             losses[label] = layer.aux
         if layer.logits is not None:
-            deepest[type(layer)] = (label, layer)
+            deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
     for label, layer in deepest.values():
         if target is not None:
             losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
     for _, layer in style_layers(model):
         layer.aux = layer.logits = None
     return losses
+
+
+def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
+    """For a host that knows its labels: that the class heads of the style layers fit them.
+
+    Raises:
+        ValueError: A head with another number of classes, or an image head where labels are maps, or the other way.
+    """
+    for label, layer in style_layers(model):
+        head: Any = getattr(layer, 'head', None)
+        if head is not None and (head.out_features != num_classes or layer.dense != dense):
+            raise ValueError(
+                f'{label}: its loss has num_classes={head.out_features}, dense={layer.dense}, and this model '
+                f'num_classes={num_classes}, dense={dense}: correct `style`'
+            )
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:

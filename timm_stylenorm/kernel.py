@@ -18,6 +18,7 @@ While a graph is captured (`torch.compile`, `torch.export`, tracing) the plain f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ def _use_plain(x: Tensor) -> bool:
 
 def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The rule on wide tensors and outside autocast, with scale and shift expanded to (N, C)."""
-    with torch.autocast(mean.device.type, enabled=False):
+    kind = mean.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         scale, shift, *extras = rule(mean, var, *(widen(t) for t in tensors))
     return scale.expand_as(mean), shift.expand_as(mean), *extras
 

@@ -1,7 +1,7 @@
 """Where style layers go: from a site's name to the modules of a model.
 
     convs             convolutions directly followed by a norm layer beside them; shortcut branches left out
-    norms             those norm layers
+    norms             those norm layers, for methods that replace them
     stem              the last feature level at stride 2 or less
     stage1 ... stageN the feature levels after the stem: a layer goes behind the last block of the stage
     anything else     a module's name, or a glob over the names ('layer[12].*.conv2')
@@ -18,15 +18,16 @@ from itertools import pairwise
 
 import timm.layers
 from timm.models._features import FeatureGetterNet
+from timm.models._features_fx import FeatureGraphNet
 from timm.models.regnet import RegStage
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .errors import unknown
 
-_NORMS = (
+NORMS = (
     _BatchNorm,
     _InstanceNorm,
     nn.GroupNorm,
@@ -63,6 +64,10 @@ def find_sites(model: nn.Module, names: str | Iterable[str]) -> list[Site]:
         ValueError: A name that is neither a site nor a module of this model, that means nothing here, or a place that
             cannot hold a layer. The message says what exists.
     """
+    if isinstance(model, fx.GraphModule | FeatureGraphNet):
+        raise ValueError(
+            'a traced graph has no modules to attach to: feature_cls="fx" does not work with style methods'
+        )
     found: dict[str, Site] = {}
     for name in [names] if isinstance(names, str) else names:
         for site in _find(model, name):
@@ -102,22 +107,19 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None) -> Sit
         module = model.get_submodule(path)
     except AttributeError:
         raise ValueError(
-            f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor may end before it)'
+            f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it); '
+            "name the sites that are left, as in sites=('stage1', 'stage2')"
         ) from None
-    if (
-        label != path
-        and any(module.children())
-        and not isinstance(module, _NORMS)
-        and not any(isinstance(m, _ConvNd) for m in module.modules())
-    ):
+    tokens = any(module.children()) and not any(isinstance(m, _ConvNd) for m in module.modules())
+    if isinstance(module, nn.Linear) or (tokens and not isinstance(module, NORMS)):
         raise ValueError(
-            f'site {label!r}: {path!r} has no convolution; {type(model).__name__} seems to pass tokens '
-            'there, and style layers take maps (N, C, H, W)'
+            f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
+            'pass tokens there, and style layers take maps (N, C, H, W)'
         )
     while isinstance(module, _SEQUENCES) and len(list(module.children())):
         child = list(module._modules)[-1]
         path, module = f'{path}.{child}', module._modules[child]  # type: ignore[assignment]
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         raise ValueError(
             f'site {label!r}: {path!r} is a norm layer ({type(module).__name__}), and SyncBatchNorm converters replace '
             'those together with what is attached to them; name a convolution or a block'
@@ -156,7 +158,7 @@ def _levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
 def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     """The same for models without `feature_info`."""
     children = dict(model.named_children())
-    stages = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children]
+    stages = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     if not stages and isinstance(children.get('stages'), nn.ModuleList | nn.Sequential):
         stages = [f'stages.{i}' for i in range(len(children['stages']))]  # type: ignore[arg-type]
     return {f'stage{i}': (path, None) for i, path in enumerate(stages, 1)}
@@ -178,7 +180,7 @@ def _conv_norm_pairs(model: nn.Module) -> Iterator[tuple[tuple[str, nn.Module], 
             while isinstance(child, nn.Sequential) and len(child):
                 last = list(child._modules)[-1]
                 name, child = f'{name}.{last}', child[-1]
-            if isinstance(child, _ConvNd) and isinstance(norm, _NORMS):
+            if isinstance(child, _ConvNd) and isinstance(norm, NORMS):
                 dot = f'{prefix}.' if prefix else ''
                 yield (dot + name, child), (dot + norm_name, norm)
 
@@ -188,6 +190,6 @@ def out_channels(module: nn.Module) -> int | None:
     for _, child in reversed(list(_main_path(module))):
         if isinstance(child, _ConvNd):
             return child.out_channels
-        if isinstance(child, _NORMS):
+        if isinstance(child, NORMS):
             return getattr(child, 'num_features', None) or getattr(child, 'num_channels', None)
     return None

@@ -12,7 +12,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..engine import StyleLossMixin
-from ..inject import add_style, style_losses
+from ..inject import add_style, check_heads, style_losses
 from .checkpoint import load_checkpoint
 
 
@@ -58,6 +58,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             use_small_stem(net)
         if style is not None:
             add_style(net, style)
+        check_heads(net, num_classes, dense=False)
         if init_checkpoint:
             load_checkpoint(net, init_checkpoint)
         if not isinstance(data_preprocessor, nn.Module):
@@ -69,6 +70,9 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         self.net = net
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
         self.soft_loss = SoftTargetCrossEntropy()
+
+    def init_weights(self) -> None:
+        """Nothing: timm has initialised the net or loaded its weights, and the Runner's call would undo that."""
 
     def forward(
         self, inputs: Tensor, targets: Tensor | None = None, mode: str = 'tensor', domain: list[str] | None = None

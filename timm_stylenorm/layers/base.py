@@ -34,6 +34,9 @@ class StyleLayer(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        self.aux = self.logits = None
+        if x.dim() < 3:
+            raise ValueError(f'{type(self).__name__}: expected a map (N, C, *spatial), got shape {tuple(x.shape)}')
         if not self.enabled:
             return x
         if self.channel_dim == 1:
@@ -45,6 +48,13 @@ class StyleLayer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the losses behind: they belong to a graph, which cannot be copied."""
         return {**self.__dict__, 'aux': None, 'logits': None}
+
+
+def check(layer: StyleLayer, **values: float) -> None:
+    """Raise a ValueError for an argument that is not a positive number."""
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f'{type(layer).__name__}: expected a number {name} > 0, got {value!r}')
 
 
 class RandomStyleLayer(StyleLayer):
@@ -59,15 +69,15 @@ class RandomStyleLayer(StyleLayer):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f'{type(self).__name__}: p is a probability, expected 0 <= p <= 1, got {p}')
+        if not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise ValueError(f'{type(self).__name__}: p is a probability, expected 0 <= p <= 1, got {p!r}')
         self.p = p
 
     def fires(self, x: Tensor) -> bool:
         """Whether to act on `x` now; a map of one position has no deviation and never changes."""
         if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
             return False
-        return self.p == 1 or torch.rand(()).item() < self.p
+        return self.p == 1 or torch.rand((), device='cpu').item() < self.p
 
 
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:

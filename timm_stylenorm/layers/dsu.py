@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional import uncertain_style
-from .base import RandomStyleLayer
+from .base import RandomStyleLayer, check
 
 
 class DSU(RandomStyleLayer):
@@ -30,6 +30,7 @@ class DSU(RandomStyleLayer):
 
     def __init__(self, num_features: int | None = None, p: float = 0.5, eps: float = 1e-6, factor: float = 1.0) -> None:
         super().__init__(p)
+        check(self, eps=eps)
         self.eps, self.factor = eps, factor
 
     def restyle(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..functional import efdmix, mixstyle
-from .base import RandomStyleLayer, beta
+from .base import RandomStyleLayer, beta, check
 
 
 def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = None) -> Tensor:
@@ -40,8 +40,7 @@ class _Mixing(RandomStyleLayer):
         self, num_features: int | None = None, p: float = 0.5, alpha: float = 0.1, mix: str = 'random'
     ) -> None:
         super().__init__(p)
-        if alpha <= 0:
-            raise ValueError(f'{type(self).__name__}: expected alpha > 0, got {alpha}')
+        check(self, alpha=alpha)
         if mix not in ('random', 'crossdomain'):
             raise ValueError(f"{type(self).__name__}: mix must be 'random' or 'crossdomain', got {mix!r}")
         self.alpha, self.mix = alpha, mix
@@ -85,6 +84,7 @@ class MixStyle(_Mixing):
         eps: float = 1e-6,
     ) -> None:
         super().__init__(num_features, p, alpha, mix)
+        check(self, eps=eps)
         self.eps = eps
 
     def mixed(self, x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def _bin_rule(
 
 def _bin_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
     moments = batch_moments(mean, var)
-    affine = _bin_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type]
+    affine = _bin_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
     return *affine, *(m.detach() for m in moments)
 
 
@@ -142,10 +142,10 @@ class IBN(StyleLayer):
         if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm sees the batch of all processes
             first, rest = x.split([half, x.shape[1] - half], 1)
             return torch.cat([style_affine(first, self._instance_rule, *self.IN.parameters()), bn(rest)], 1)
-        parameters = (*self.IN.parameters(), *bn.parameters())
+        parameters: list[Any] = [*self.IN.parameters(), *bn.parameters()]
         rule = partial(_ibn_rule, eps=self.eps)
         if not bn.training:
-            return style_affine(x, rule, *parameters, bn.running_mean, bn.running_var)
+            return style_affine(x, rule, *parameters, *(bn.running_mean, bn.running_var))  # type: ignore[arg-type]
         y, mean, var = style_affine(x, partial(_ibn_batch_rule, eps=self.eps), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y

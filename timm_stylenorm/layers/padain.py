@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional import permuted_adain
-from .base import RandomStyleLayer
+from .base import RandomStyleLayer, check
 
 
 class PermutedAdaIN(RandomStyleLayer):
@@ -47,11 +47,16 @@ class PermutedAdaIN(RandomStyleLayer):
         super().__init__(p)
         if mode not in ('permute', 'source_target'):
             raise ValueError(f"PermutedAdaIN: mode must be 'permute' or 'source_target', got {mode!r}")
+        check(self, eps=eps)
         self.eps = eps
         self.mode = mode
         self.branch_free = branch_free
 
     def restyle(self, x: Tensor) -> Tensor:
+        if self.mode == 'source_target' and self.training and len(x) % 2 and len(x) > 1:
+            raise ValueError(
+                f"PermutedAdaIN: mode 'source_target' takes [source; target] in equal halves, got {len(x)} images"
+            )
         gate = None
         if self.branch_free and self.training and x.shape[2:].numel() > 1:
             gate = torch.rand((), device=x.device) < self.p
@@ -62,10 +67,6 @@ class PermutedAdaIN(RandomStyleLayer):
     def _draw(self, x: Tensor) -> Tensor:
         if self.mode == 'permute':
             return torch.randperm(len(x), device=x.device)
-        if len(x) % 2 and len(x) > 1:
-            raise ValueError(
-                f"PermutedAdaIN: mode 'source_target' takes [source; target] in equal halves, got {len(x)} images"
-            )
         return torch.arange(len(x) // 2, len(x) // 2 * 2, device=x.device)
 
     def extra_repr(self) -> str:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import dual_causality_loss, restyle, style_affine
-from .base import StyleLayer
+from ..functional import dual_causality_loss, restyle, style_affine, widen
+from .base import StyleLayer, check
 
 
 class SNR(StyleLayer):
@@ -44,7 +44,7 @@ class SNR(StyleLayer):
         ce_weight: Weight of the cross entropy, 0.01 in the authors' code.
 
     Raises:
-        ValueError: `num_features` or `reduction` below 1, or `num_classes` below 0.
+        ValueError: `num_features`, `reduction` or `eps` not positive, or `num_classes` below 0.
     """
 
     def __init__(
@@ -58,14 +58,10 @@ class SNR(StyleLayer):
         ce_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        if num_features < 1 or reduction < 1 or num_classes < 0:
-            raise ValueError(
-                'SNR: expected num_features >= 1, reduction >= 1 and num_classes >= 0, '
-                f'got {num_features}, {reduction} and {num_classes}'
-            )
+        check(self, num_features=num_features, reduction=reduction, eps=eps, num_classes=num_classes + 1)
         self.reduction, self.eps, self.dense = reduction, eps, dense
         self.loss_weight, self.ce_weight = loss_weight, ce_weight
-        hidden = max(num_features // reduction, 1)
+        hidden = max(int(num_features // reduction), 1)
         self.weight = nn.Parameter(torch.empty(num_features))
         self.bias = nn.Parameter(torch.empty(num_features))
         self.fc1 = nn.Conv2d(num_features, hidden, 1)
@@ -89,12 +85,12 @@ class SNR(StyleLayer):
             return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)
         y, *branches = style_affine(x, partial(_snr_rule_with_branches, eps=self.eps, dense=self.dense), *parameters)
         if self.dense:
-            weight = self.head.weight.reshape(*self.head.weight.shape, *(1,) * (x.dim() - 2))
+            weight = self.head.weight.reshape(*self.head.weight.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
             maps = restyle(x, *branches[:2]), y, restyle(x, *branches[2:])
             convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
-            logits = [convolve(f, weight, self.head.bias) for f in maps]
+            logits = [convolve(f, weight, self.head.bias.to(x.dtype)) for f in maps]
         else:
-            logits = [F.linear(f, self.head.weight, self.head.bias) for f in branches]
+            logits = [F.linear(f, widen(self.head.weight), widen(self.head.bias)) for f in branches]
         self.logits = logits[1]
         self.aux = self.loss_weight * dual_causality_loss(*logits)
         return y
