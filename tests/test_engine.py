@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 import types
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from timm_stylenorm import add_style, engine
 from timm_stylenorm.paths import config_root, find_config, list_configs
 
-sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
 SHIPPED = 'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 
 
@@ -195,16 +193,6 @@ def test_configs_are_found_by_path_by_name_and_not_by_mistake(tmp_path, monkeypa
     assert find_config(Path(names[0]).stem) == str(config_root() / names[0])
     with pytest.raises(FileNotFoundError, match='did you mean'):
         find_config(names[0].replace('_', '-'))
-
-
-def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
-    pytest.importorskip('mmseg')
-    import train
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'data').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'data/toy_streets.*does not exist.*prepare_toy_streets'):
-        train.main(['quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'])
 
 
 def test_a_launcher_without_ranks_says_how_to_start(monkeypatch):

@@ -14,11 +14,22 @@ from mmengine.config import Config, DictAction
 from timm_stylenorm.engine import apply_host_fixes, prepare_cpu_distributed
 from timm_stylenorm.paths import find_config
 
+EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+SOURCES = {  # part of a data folder's name: how to get it
+    'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
+    'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
+    'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
+    'fashion-mnist': 'apt-get install dataset-fashion-mnist',
+    'imagenet': 'put train/CLASS/*.JPEG and val/CLASS/*.JPEG there',
+    'pacs': 'put DOMAIN/CLASS/*.jpg there',
+}
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments of both tools."""
-    own = argparse.ArgumentParser(description=description)
-    own.add_argument('config', help='path, or name below configs/ such as quickstart/resnet18_snr_toy-streets.py')
+    raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
+    own = argparse.ArgumentParser(description=description, epilog=f'For example {EXAMPLE}', formatter_class=raw)
+    own.add_argument('config', help='path, or name below configs/')
     own.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')
     own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -47,7 +58,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def check_data(loader: dict | None, config: str) -> None:
-    """Stops early when a folder of a data loader is not there.
+    """Stops early when a folder of a data loader, or the archive in its place, is not there.
 
     Raises:
         FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
@@ -60,7 +71,7 @@ def check_data(loader: dict | None, config: str) -> None:
         if part.get('download'):
             continue
         for folder in [root, *(os.path.join(root or '', p) for p in prefixes)]:
-            if folder and not os.path.isdir(folder):
+            if folder and not os.path.exists(folder):
                 raise FileNotFoundError(_lacking(folder, config))
 
 
@@ -70,7 +81,6 @@ def _lacking(folder: str, config: str) -> str:
     near = difflib.get_close_matches(os.path.basename(folder.rstrip('/')), siblings, n=1)
     there = f' ({parent} holds: {", ".join(siblings) or "nothing"})' if os.path.isdir(parent) else ''
     hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else '.'
-    how = (
-        'python tools/prepare_toy_streets.py data/toy_streets' if 'toy_streets' in folder else 'see README, "Real data"'
-    )
+    known = [how for name, how in SOURCES.items() if name in folder]
+    how = known[0] if known else 'see "Data" in the README'
     return f'{config} reads its data from {folder!r}, which does not exist{there}{hint} To get it: {how}.'

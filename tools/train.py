@@ -1,4 +1,4 @@
-"""Trains any config, segmentation or classification: python tools/train.py segmentation/NAME.py [--resume] [--amp]."""
+"""Trains any config, segmentation or classification: python tools/train.py CONFIG [--resume] [--amp]."""
 
 import argparse
 
@@ -11,9 +11,8 @@ from timm_stylenorm.engine import enable_amp
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = parser(__doc__)
-    own.add_argument(
-        '--resume', nargs='?', const='auto', help='the newest checkpoint of the work dir, or the one given'
-    )
+    own.add_argument('--resume', action='store_true', help='go on from the newest checkpoint of the work dir, if any')
+    own.add_argument('--resume-from', metavar='PATH', help='go on from this checkpoint')
     own.add_argument('--amp', action='store_true', help='mixed precision: fp16 on a GPU, bfloat16 on a CPU')
     own.add_argument('--seed', type=int, help='for exact repetition and resume')
     return own.parse_args(argv)
@@ -29,9 +28,8 @@ def main(argv: list[str] | None = None) -> None:
         enable_amp(cfg)
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.resume or args.resume_from:
+        cfg.resume, cfg.load_from = True, args.resume_from
     Runner.from_cfg(cfg).train()
 
 
