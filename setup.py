@@ -1,6 +1,7 @@
 """stylenorm: style normalisation for timm and mmsegmentation."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -14,6 +15,7 @@ class BuildWithConfigs(build_py):
     """Ship configs and tools where mmengine and mim look for them: `<package>/.mim`."""
 
     def run(self):
+        shutil.rmtree(Path(self.build_lib, 'mmseg_stylenorm', '.mim'), ignore_errors=True)  # of an older build
         super().run()
         for name in SHIPPED:
             target = Path(self.build_lib, 'mmseg_stylenorm', '.mim', name)
@@ -34,12 +36,12 @@ MMSEG = [
     'matplotlib',
     'tqdm',
 ]
-TEST = ['pytest>=8', 'pytest-timeout', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts']
+TEST = ['pytest>=8', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts']
 
 setup(
     name='stylenorm',
     version=re.search(r"__version__ = '(.+)'", (ROOT / 'timm_stylenorm' / '__init__.py').read_text()).group(1),
-    description='Style normalisation methods for every timm classifier and every mmsegmentation segmentor, by name',
+    description='Style normalisation methods for timm classifiers and mmsegmentation segmentors, by name',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -47,12 +49,12 @@ setup(
     packages=find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']),
     package_data={'timm_stylenorm': ['py.typed'], 'mmseg_stylenorm': ['py.typed']},
     cmdclass={'build_py': BuildWithConfigs},
-    install_requires=['torch>=2.4', 'torchvision>=0.19', 'timm>=1.0.24'],
+    install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.24'],
     extras_require={
         'mmseg': MMSEG,
         'cityscapes': ['cityscapesscripts'],
         'test': MMSEG + TEST,
-        'dev': MMSEG + TEST + ['ruff>=0.6', 'mypy>=1.10', 'pre-commit'],
+        'dev': MMSEG + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

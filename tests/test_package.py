@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +99,11 @@ def test_the_environment_names_what_a_bug_report_needs(capsys):
 
 @pytest.mark.slow
 def test_the_wheel_works_without_the_source_tree(tmp_path):
+    source = tmp_path / 'source'  # building leaves files behind
+    ignore = shutil.ignore_patterns('.*', 'build', 'data', 'work_dirs', '*.egg-info')
+    shutil.copytree(ROOT, source, ignore=ignore)
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
-    subprocess.run([*pip, 'wheel', '--no-deps', '--wheel-dir', tmp_path, ROOT], check=True)
+    subprocess.run([*pip, 'wheel', '--no-deps', '--wheel-dir', tmp_path, source], check=True)
     (wheel,) = tmp_path.glob('*.whl')
     site = tmp_path / 'site'
     subprocess.run([*pip, 'install', '--no-deps', '--target', site, wheel], check=True)
