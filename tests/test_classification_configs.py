@@ -19,6 +19,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, MODELS
 from mmengine.runner import Runner
 from PIL import Image
 
+import timm_stylenorm
 from timm_stylenorm.paths import config_root
 
 CONFIGS = sorted(path.name for path in (config_root() / 'classification').glob('*.py'))
@@ -232,6 +233,13 @@ def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, be
     assert len(json.loads((tmp_path / 'out.json').read_text())['runs']) == 2
     monkeypatch.setattr(benchmark.Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
     assert benchmark.main(call) == table
+
+
+@pytest.mark.parametrize('method', timm_stylenorm.list_methods())
+def test_the_benchmark_has_a_config_for_every_method(benchmark, method):
+    assert method in benchmark.parse_args([]).methods
+    model = MODELS.build(benchmark.method_config(method).model)
+    assert {label.split('.')[0] for label, _ in timm_stylenorm.style_layers(model)} == {method}
 
 
 def test_the_benchmark_takes_arguments_of_a_method(benchmark):

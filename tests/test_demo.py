@@ -9,6 +9,11 @@ import pytest
 pytest.importorskip('mmseg')
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
 import demo
+import train
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+
+from timm_stylenorm import list_methods, style_layers
 
 
 def results(seeds):
@@ -22,6 +27,66 @@ def results(seeds):
 def test_table_gives_mean_and_sample_deviation_over_seeds():
     assert '| snr | 40.0 | 20.0 | 9 |' in demo.table(results([0]), ['baseline', 'snr'])
     assert '| snr | 41.0 ± 1.0 | 22.0 ± 2.0 | 9 ± 0 |' in demo.table(results([0, 1, 2]), ['baseline', 'snr'])
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    """Arguments of a demo that does everything but train and evaluate; `trained` lists the calls of train.py."""
+    args = demo.parse_args(['--out', str(tmp_path), '--iters', '2'])
+    args.trained = []
+    monkeypatch.setattr(demo, 'call', lambda *command: args.trained.append(command))
+    monkeypatch.setattr(demo, 'evaluate', lambda *_: {'seen': 40.0, 'unseen': 20.0})
+    return args
+
+
+def test_a_finished_run_counts_as_long_as_its_config_says_the_same(arguments, monkeypatch, tmp_path):
+    first = demo.run_method('snr', 0, arguments)
+    assert demo.run_method('snr', 0, arguments) == first
+    assert len(arguments.trained) == 1
+    load = demo.load
+
+    def edited(*given):
+        cfg = load(*given)
+        cfg.optim_wrapper.optimizer.lr *= 2
+        return cfg
+
+    (tmp_path / 'snr-seed0/last_checkpoint').touch()
+    monkeypatch.setattr(demo, 'load', edited)
+    assert demo.run_method('snr', 0, arguments)['content'] != first['content']
+    assert len(arguments.trained) == 2
+    assert not (tmp_path / 'snr-seed0/last_checkpoint').exists()
+
+
+def test_a_run_moved_with_its_folder_still_counts(arguments, tmp_path):
+    first = demo.run_method('baseline', 0, arguments)
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'baseline-seed0').rename(tmp_path / 'new/baseline-seed0')
+    arguments.out = tmp_path / 'new'
+    assert demo.run_method('baseline', 0, arguments) == first
+
+
+def test_a_result_is_written_whole_or_not_at_all(arguments, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(demo.os, 'replace', killed)
+        with pytest.raises(KeyboardInterrupt):
+            demo.write_whole(tmp_path / 'result.json', {'seen': 40.0})
+    assert not (tmp_path / 'result.json').exists()
+    demo.write_whole(tmp_path / 'result.json', {'seen': 40.0})
+    assert json.loads((tmp_path / 'result.json').read_text()) == {'seen': 40.0}
+
+
+@pytest.mark.parametrize('method', list_methods())
+def test_every_method_has_a_demo(method, arguments, tmp_path):
+    init_default_scope('mmseg')
+    args = demo.parse_args(['--methods', method])
+    cfg = demo.load(method, tmp_path, args)
+    assert {label.split('.')[0] for label, _ in style_layers(MODELS.build(cfg.model))} == {method}
+    demo.run_method(method, 0, arguments)
+    [command] = arguments.trained
+    assert train.parse_args(command[1:]).config == demo.config_of(method)
 
 
 @pytest.mark.slow

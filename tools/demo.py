@@ -3,11 +3,13 @@
     python tools/demo.py [--seeds 0 1 2] [--methods baseline padain snr] [--iters 240] [--out work_dirs/demo]
 
 Draws the data, trains every method with the same seeds, measures mIoU on the held-out part of the game domain (seen)
-and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. Finished
-runs are skipped, interrupted ones resume. The data stand in for GTA5 and Cityscapes; they say nothing about those.
+and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. A method
+without a quickstart config runs with its defaults. Finished runs are skipped and interrupted ones resume, while their
+config stays the same. The data stand in for GTA5 and Cityscapes; they say nothing about those.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,8 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
+
 from _cli import load_config, parser
 from _demo_picture import draw
+
+from timm_stylenorm import list_methods
+from timm_stylenorm.paths import list_configs
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py'
@@ -31,7 +38,7 @@ PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentati
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=METHODS)
+    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=['baseline', *list_methods()])
     own.add_argument('--seeds', nargs='+', type=int, default=[0])
     own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
     own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))
@@ -40,18 +47,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def config_of(method: str) -> str:
-    """Name of the quickstart config of a method."""
-    return CONFIG.format('' if method == 'baseline' else f'_{method}')
+    """Name of the quickstart config of a method; the baseline's where it has none."""
+    own = CONFIG.format(f'_{method}')
+    return own if own in list_configs() else CONFIG.format('')
 
 
-def options(args: argparse.Namespace) -> list[str]:
-    """What the command line changes in the configs, as --cfg-options."""
+def options(method: str, args: argparse.Namespace) -> list[str]:
+    """What the command line changes in the config of a method, as --cfg-options."""
     changed = [
         f'train_dataloader.dataset.data_root={args.data}/gta5',
         f'val_dataloader.dataset.data_root={args.data}/cityscapes',
         f'test_dataloader.dataset.data_root={args.data}/cityscapes',
         f'seen_dataset.data_root={args.data}/gta5',
     ]
+    if method != 'baseline' and config_of(method) == config_of('baseline'):
+        changed += ['model.type=StyleNormEncoderDecoder', f'model.style.type={method}']
     if args.iters:
         warmup = min(20, 1 + args.iters // 4)
         changed += [f'train_cfg.max_iters={args.iters}', f'train_cfg.val_interval={args.iters}']
@@ -62,7 +72,7 @@ def options(args: argparse.Namespace) -> list[str]:
 
 def load(method: str, run: Path, args: argparse.Namespace) -> Any:
     """The config of a method as the demo runs it."""
-    line = [config_of(method), '--work-dir', str(run), '--cfg-options', *options(args)]
+    line = [config_of(method), '--work-dir', str(run), '--cfg-options', *options(method, args)]
     return load_config(parser('').parse_args(line))
 
 
@@ -90,26 +100,34 @@ def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, floa
     return scores
 
 
+def write_whole(file: Path, content: dict[str, Any]) -> None:
+    """Writes JSON through a temporary file: no interrupted run leaves half of it."""
+    part = file.with_suffix('.part')
+    part.write_text(json.dumps(content, indent=2))
+    os.replace(part, file)
+
+
 def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains and measures one method with one seed, unless that was done before."""
     run = args.out / f'{method}-seed{seed}'
-    asked = {'method': method, 'seed': seed, 'options': options(args), 'config': config_of(method)}
-    done = run / 'result.json'
-    if done.is_file() and (result := json.loads(done.read_text()))['options'] == asked['options']:
+    said = {key: value for key, value in load(method, run, args).to_dict().items() if key != 'work_dir'}
+    content = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    asked = {'method': method, 'seed': seed, 'options': options(method, args)}
+    asked |= {'config': config_of(method), 'content': content}
+    done, order = run / 'result.json', run / 'asked.json'
+    if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
         print(f'{method}, seed {seed}: done before, see {done}')
         return result
-    order = run / 'asked.json'
     if run.is_dir() and (not order.is_file() or json.loads(order.read_text()) != asked):
-        shutil.rmtree(run)  # begun with other options: nothing to resume from
+        shutil.rmtree(run)  # begun with another config: nothing to resume from
     run.mkdir(parents=True, exist_ok=True)
-    order.write_text(json.dumps(asked))
+    write_whole(order, asked)
     begun = time.time()
-    extra = ['--seed', str(seed), '--resume', '--cfg-options', *options(args)]
+    extra = ['--seed', str(seed), '--resume', '--cfg-options', *asked['options']]
     call('train.py', config_of(method), '--work-dir', str(run), *extra)
     trained = time.time() - begun
     result = {**asked, **evaluate(method, run, args), 'seconds': trained}
-    text = json.dumps(result, indent=2)
-    done.write_text(text)
+    write_whole(done, result)
     return result
 
 
@@ -146,7 +164,6 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     args = parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # several threads on a busy machine otherwise spin for nothing
     call('prepare_toy_streets.py', str(args.data))
     results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
     text = table(results, args.methods)
