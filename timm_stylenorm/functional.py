@@ -21,6 +21,7 @@ __all__ = [
     'efdmix',
     'entropy',
     'instance_moments',
+    'instance_norm_rule',
     'mixstyle',
     'permuted_adain',
     'restyle',
@@ -32,6 +33,12 @@ __all__ = [
 def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
     """sqrt(u + eps) from the biased variance over `count` positions; a single position has variance 0."""
     return (var * (count / max(count - 1, 1)) + eps).sqrt()
+
+
+def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (N, C), of instance norm with an affine map (C,): weight * (x - m) / sqrt(v + eps) + bias."""
+    scale = weight * (var + eps).rsqrt()
+    return scale, bias - mean * scale
 
 
 def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:

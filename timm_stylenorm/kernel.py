@@ -157,12 +157,15 @@ class _StyleAffine(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
         dense = maps.dense(x)
         mean, var, y = maps.moments(dense)
-        scale, shift, *extras = _call(rule, mean, var, tensors)
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)):  # a small graph, only to see what depends on what
+            m, v = (moment.detach().requires_grad_(ctx.needs_input_grad[0]) for moment in (mean, var))
+            results = _call(rule, m, v, tensors)
+        ctx.constant = not any(result.requires_grad for result in results)
+        scale, shift, *extras = (result.detach() for result in results)
         maps.affine(dense, scale, shift, out=y)
         ctx.rule = rule
         ctx.set_materialize_grads(False)
-        ctx.constant = _is_constant(rule, mean, var, tensors) if any(ctx.needs_input_grad) else False
-        if ctx.constant:
+        if ctx.constant:  # the map need not be kept
             ctx.save_for_backward(scale)
         else:
             ctx.save_for_backward(x, mean, var, *tensors)
@@ -200,13 +203,6 @@ class _StyleAffine(torch.autograd.Function):
         maps.affine(dense, slope, level, out=g_x)
         g_x.addcmul_(g, maps.spatial(x, scale.detach()))
         return g_x.to(x.dtype), None, *g_tensors
-
-
-def _is_constant(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> bool:
-    """Whether nothing that the rule returns has a gradient: then the map need not be kept."""
-    with torch.enable_grad():
-        mean, var = (m.detach().requires_grad_() for m in (mean, var))
-        return not any(result.requires_grad for result in _call(rule, mean, var, tensors))
 
 
 def _small_grads(

@@ -27,8 +27,9 @@ class CrossNorm(RandomStyleLayer):
         num_features: Not used; any layer can stand where a norm layer is built.
         p: Probability that a call acts.
         crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
-            restyles only a random box, 'both' does both. Boxes have the share Beta(1, 1) of each side's square,
-            drawn again until they cover more than a tenth of the map (at most 100 times).
+            restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the map's
+            proportions and a random centre, and is cut at the border; it is drawn again until it covers more than a
+            tenth of the map, at most 100 times.
         channels: Exchange within an image, between its channels (the paper's 1-instance mode), not between images.
         eps: Added to the unbiased variances.
 
@@ -86,8 +87,8 @@ def _box(height: int, width: int, least: float = 0.1, tries: int = 100) -> tuple
 class SelfNorm(StyleLayer):
     """Recalibration of each channel's statistics by small gates that see its mean and deviation.
 
-        y = g * x                            one = True:  the gate of the deviation only
-        y = g * (x - m) + f * m              two = True:  the mean has a gate of its own
+        y = g * x                            two=False: one gate for mean and deviation
+        y = g * (x - m) + f * m              two=True:  the mean has a gate of its own
         g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
 
     BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). Works for a batch of

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import restyle, style_affine, widen
+from ..functional import instance_norm_rule, restyle, style_affine, widen
 from .base import StyleLayer
 
 _FLOOR = 1e-12  # of the L2 norm
@@ -52,15 +52,10 @@ class DomainNorm2d(StyleLayer):
             return _InThenL2.apply(x, self.weight, self.bias, self.eps)
         if self.l2:
             x = F.normalize(widen(x), dim=1, eps=_FLOOR).to(x.dtype)
-        return style_affine(x, partial(_affine_in_rule, eps=self.eps), self.weight, self.bias)
+        return style_affine(x, partial(instance_norm_rule, eps=self.eps), self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, l2={self.l2}, order={self.order!r}, eps={self.eps}'
-
-
-def _affine_in_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    scale = weight * (var + eps).rsqrt()
-    return scale, bias - mean * scale
 
 
 def _in_rule(mean: Tensor, var: Tensor, *, eps: float) -> tuple[Tensor, ...]:

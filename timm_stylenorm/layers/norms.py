@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import style_affine
+from ..functional import instance_norm_rule, style_affine
 from .base import StyleLayer
 
 
@@ -141,7 +141,8 @@ class IBN(StyleLayer):
         bn: Any = self.BN
         if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm sees the batch of all processes
             first, rest = x.split([half, x.shape[1] - half], 1)
-            return torch.cat([style_affine(first, self._instance_rule, *self.IN.parameters()), bn(rest)], 1)
+            instance = partial(instance_norm_rule, eps=self.eps)
+            return torch.cat([style_affine(first, instance, *self.IN.parameters()), bn(rest)], 1)
         parameters: list[Any] = [*self.IN.parameters(), *bn.parameters()]
         rule = partial(_ibn_rule, eps=self.eps)
         if not bn.training:
@@ -149,10 +150,6 @@ class IBN(StyleLayer):
         y, mean, var = style_affine(x, partial(_ibn_batch_rule, eps=self.eps), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y
-
-    def _instance_rule(self, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        scale = weight * (var + self.eps).rsqrt()
-        return scale, bias - mean * scale
 
     def extra_repr(self) -> str:
         return f'ratio={self.ratio}'
@@ -165,8 +162,7 @@ def _ibn_rule(
     half = len(in_w)
     mean = torch.cat([mean[:, :half], b_mean.expand(len(mean), -1)], 1)
     var = torch.cat([var[:, :half], b_var.expand(len(var), -1)], 1)
-    scale = torch.cat([in_w, bn_w]) * (var + eps).rsqrt()
-    return scale, torch.cat([in_b, bn_b]) - mean * scale
+    return instance_norm_rule(mean, var, torch.cat([in_w, bn_w]), torch.cat([in_b, bn_b]), eps=eps)
 
 
 def _ibn_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import dual_causality_loss, restyle, style_affine, widen
+from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine, widen
 from .base import StyleLayer, check
 
 
@@ -105,8 +105,8 @@ def _normalisation_and_gate(
     """F~ as scale and shift, and the gate a; each (N, C)."""
     w1, b1, w2, b2 = gate
     hidden = F.linear(mean - bias, w1.flatten(1), b1).relu()
-    scale = weight * (var + eps).rsqrt()
-    return scale, bias - mean * scale, F.linear(hidden, w2.flatten(1), b2).sigmoid()
+    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
+    return scale, shift, F.linear(hidden, w2.flatten(1), b2).sigmoid()
 
 
 def _snr_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, Tensor]:
