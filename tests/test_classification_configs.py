@@ -1,6 +1,6 @@
 """Every classification config builds and trains; the whole chain runs on a few generated images."""
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
@@ -202,12 +202,9 @@ def test_the_samplers_of_all_configs_exist():
 
 
 @pytest.fixture
-def benchmark():
-    path = config_root().parent / 'tools' / 'benchmark_fashion_mnist.py'
-    spec = importlib.util.spec_from_file_location('benchmark_fashion_mnist', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(config_root().parent / 'tools'))
+    return importlib.import_module('benchmark_fashion_mnist')
 
 
 def write_fashion(root, count=8):

@@ -10,7 +10,6 @@ can be added later; after a change of the code, delete that folder. A method may
 
 import argparse
 import ast
-import hashlib
 import json
 import platform
 import re
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import mmengine
 import timm
 import torch
+from _runs import fingerprint, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
@@ -114,8 +114,7 @@ def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
 def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
     """Accuracy of one run by test set, trained now or read from an earlier call with the same config."""
     said = {key: cfg.to_dict()[key] for key in WHAT_COUNTS}
-    fingerprint = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    file = folder / f'{file_name(method, seed)}_{fingerprint}.json'
+    file = folder / f'{file_name(method, seed)}_{fingerprint(said)}.json'
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
         return json.loads(file.read_text())
@@ -130,7 +129,7 @@ def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> d
     }  # accuracy/<domain>/top1
     result = dict(method=method, seed=seed, train_seconds=round(seconds, 1), accuracy=metrics)
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=2))
+    write_whole(file, result)
     return result
 
 
@@ -199,7 +198,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
     versions['mmengine'] = mmengine.__version__
     args.out.parent.mkdir(parents=True, exist_ok=True)
     summary = dict(versions=versions, seeds=args.seeds, table=table, runs=results)
-    args.out.with_suffix('.json').write_text(json.dumps(summary, indent=2) + '\n')
+    write_whole(args.out.with_suffix('.json'), summary)
     sets = DATASETS.build(next(iter(configs.values())).test_dataloader.dataset).datasets
     plot(table, {part.domain: part[0]['inputs'] for part in sets}, args.out.with_suffix('.png'))
     print(markdown(table))

@@ -9,7 +9,6 @@ config stays the same. The data stand in for GTA5 and Cityscapes; they say nothi
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,6 +24,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads 
 
 from _cli import load_config, parser
 from _demo_picture import draw
+from _runs import fingerprint, write_whole
 
 from timm_stylenorm import list_methods
 from timm_stylenorm.paths import list_configs
@@ -100,20 +100,12 @@ def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, floa
     return scores
 
 
-def write_whole(file: Path, content: dict[str, Any]) -> None:
-    """Writes JSON through a temporary file: no interrupted run leaves half of it."""
-    part = file.with_suffix('.part')
-    part.write_text(json.dumps(content, indent=2))
-    os.replace(part, file)
-
-
 def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains and measures one method with one seed, unless that was done before."""
     run = args.out / f'{method}-seed{seed}'
     said = {key: value for key, value in load(method, run, args).to_dict().items() if key != 'work_dir'}
-    content = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
     asked = {'method': method, 'seed': seed, 'options': options(method, args)}
-    asked |= {'config': config_of(method), 'content': content}
+    asked |= {'config': config_of(method), 'content': fingerprint(said)}
     done, order = run / 'result.json', run / 'asked.json'
     if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
         print(f'{method}, seed {seed}: done before, see {done}')
@@ -167,7 +159,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     call('prepare_toy_streets.py', str(args.data))
     results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
     text = table(results, args.methods)
-    (args.out / 'results.json').write_text(json.dumps({'versions': versions(), 'results': results}, indent=2))
+    write_whole(args.out / 'results.json', {'versions': versions(), 'results': results})
     (args.out / 'results.md').write_text(text + '\n')
     draw(args.out, args.data, args.methods, args.seeds[0])
     print(f'\n{text}\n\nmIoU in percent. Picture: {args.out / "demo.png"}; numbers: {args.out / "results.json"}')
