@@ -3,6 +3,7 @@
 Import this module only where mmengine is installed; `timm_stylenorm` itself does not.
 """
 
+import atexit
 import contextlib
 import importlib.metadata
 import os
@@ -118,6 +119,12 @@ def _sync_bn_to_bn(node: Any) -> int:
     return sum(map(_sync_bn_to_bn, node)) if isinstance(node, list | tuple) else 0
 
 
+def _leave_group() -> None:
+    """At exit: gloo's threads must end before the interpreter does, else the process may abort after its work."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     """Lets several processes train without a GPU; does nothing with a GPU or without a launcher.
 
@@ -132,6 +139,7 @@ def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     _rank_variables(launcher)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+        atexit.register(_leave_group)
     os.environ.setdefault('LOCAL_RANK', os.environ['RANK'])
     wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
