@@ -5,15 +5,19 @@ Li, Wang, Shi, Liu, Hou, 'Revisiting Batch Normalization for Practical Domain Ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import BatchInstanceNorm2d
+from .layers import BatchInstanceNorm2d, SelfNorm
+
+Statistics = list[dict[str, Tensor]]
 
 
 def _images(batch: Any) -> Any:
@@ -29,6 +33,19 @@ def batch_norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
 
 
+def get_statistics(model: nn.Module) -> Statistics:
+    """Copies of the running statistics of all batch norms, in the order of `batch_norms`."""
+    return [{key: value.clone() for key, value in norm.named_buffers(recurse=False)} for norm in batch_norms(model)]
+
+
+@torch.no_grad()
+def set_statistics(model: nn.Module, statistics: Statistics) -> None:
+    """Put back what `get_statistics` returned for this model."""
+    for norm, buffers in zip(batch_norms(model), statistics, strict=True):
+        for key, value in buffers.items():
+            getattr(norm, key).copy_(value)
+
+
 @torch.no_grad()
 def adabn(
     model: nn.Module,
@@ -36,19 +53,24 @@ def adabn(
     momentum: float | None = None,
     max_batches: int | None = None,
     forward: Callable[[Any], Any] | None = None,
+    sync: bool = False,
 ) -> nn.Module:
     """Replace the running statistics of all batch norms by those of the given images, in place.
 
-    Unlike `torch.optim.swa_utils.update_bn`, everything but the batch norms stays in evaluation mode (dropout, style
-    layers that act in training), the statistics can be adapted in part, and a failure puts the old ones back.
+    Full adaptation (`momentum=None`) gives the moments of all images together, by the paper's algorithm: the variance
+    has the part between the batches, which `torch.optim.swa_utils.update_bn` leaves out, so that batches of one image
+    do too. Still a norm sees what the norms before it make of the batch, so more images in a batch are nearer to
+    evaluation. Everything but the norms stays in evaluation mode (dropout, style layers that act in training), a norm
+    that no image reaches keeps its statistics, and after a failure all have the old ones.
 
     Args:
         model: Its parameters do not change, nor do the modes of its modules.
         batches: Target images: tensors (N, C, H, W), tuples that begin with one, or dicts with `inputs`.
-        momentum: None forgets the old statistics and averages over all batches with equal weight. A number in (0, 1]
-            keeps the old ones and moves them by this share at each batch.
+        momentum: None forgets the old statistics; each image counts the same. A number in (0, 1] keeps the old ones
+            and moves them by this share at each batch.
         max_batches: Stop after so many.
         forward: Called with each batch instead of `model(images)`, for models with another signature.
+        sync: Pool over the processes of torch.distributed, each of which gives its share of the images.
 
     Returns:
         The same model.
@@ -62,30 +84,100 @@ def adabn(
     if momentum is not None and not 0 < momentum <= 1:
         raise ValueError(f'adabn: expected 0 < momentum <= 1 or None, got {momentum}')
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    before = get_statistics(model)
+    pools = [_Pool(norm, momentum) for norm in norms]
+    try:
+        with _only_norms_train(model, norms, momentum):
+            for batch in islice(batches, max_batches):
+                images = _images(batch)
+                for pool in pools:
+                    pool.begin()
+                _ = forward(batch) if forward else model(images.to(device) if isinstance(images, Tensor) else images)
+                for pool in pools:
+                    pool.end(len(images))
+        _write(pools, before, sync and dist.is_initialized())
+    except BaseException:
+        set_statistics(model, before)
+        raise
+    return model
+
+
+@contextmanager
+def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None) -> Iterator[None]:
+    """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
     modes = [(m, m.training) for m in model.modules()]
-    before = [(n.momentum, {k: b.clone() for k, b in n.named_buffers(recurse=False)}) for n in norms]
-    count, done = 0, False
+    momenta = [norm.momentum for norm in norms]
+    alone = [norm for norm in norms if type(norm).forward is nn.SyncBatchNorm.forward]
     try:
         model.eval()
+        for module in [*norms, *(m for m in model.modules() if isinstance(m, SelfNorm))]:
+            module.training = True  # not train(): SelfNorm, unlike its norms, is what looks at the mode
         for norm in norms:
-            norm.training = True
             norm.momentum = momentum
-            if momentum is None:
-                norm.running_mean.zero_()
-                norm.running_var.fill_(1)
-                norm.num_batches_tracked.zero_()
-        for batch in islice(batches, max_batches):
-            images = _images(batch)
-            _ = forward(batch) if forward else model(images.to(device) if isinstance(images, Tensor) else images)
-            count += 1
-        if count == 0:
-            raise ValueError('adabn: there was no batch to estimate statistics from')
-        done = True
+        for norm in alone:  # processes may have different numbers of batches, and SyncBatchNorm would wait for all
+            norm.forward = _BatchNorm.forward.__get__(norm)
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for norm, (old, buffers) in zip(norms, before, strict=True):
+        for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
-            for key, value in buffers.items() if not done else ():
-                getattr(norm, key).copy_(value)
-    return model
+        for norm in alone:
+            del norm.forward
+
+
+class _Pool:
+    """The moments of one norm over all batches so far. A norm that is called twice for a batch counts their mean."""
+
+    def __init__(self, norm: Any, momentum: float | None) -> None:
+        self.norm, self.full = norm, momentum is None
+        self.mean, self.var = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        self.weight = 0.0
+        self.calls = 0
+
+    def begin(self) -> None:
+        """Before a batch; the norm averages plainly from here on, unless the old statistics are to be moved."""
+        if self.full:
+            self.norm.running_mean.zero_()
+            self.norm.running_var.zero_()
+        self.norm.num_batches_tracked.zero_()
+
+    def end(self, images: int) -> None:
+        """After a batch of so many images: Chan's update of mean and variance."""
+        if not self.norm.num_batches_tracked:
+            return
+        self.calls += 1
+        mean, var = self.norm.running_mean, self.norm.running_var
+        if not self.full:
+            self.weight, self.mean, self.var = 1.0, mean.clone(), var.clone()
+            return
+        self.weight += images
+        share, delta = images / self.weight, mean - self.mean
+        self.mean = self.mean + delta * share
+        self.var = self.var + (var - self.var + delta.square() * (1 - share)) * share
+
+
+def _write(pools: list[_Pool], before: Statistics, sync: bool) -> None:
+    """Give the norms their pooled statistics; what no image reached gets the old ones."""
+    like = pools[0].mean
+    weights = torch.tensor([[p.weight, p.calls] for p in pools], dtype=torch.float32, device=like.device)
+    if sync:
+        totals = weights.clone()
+        dist.all_reduce(totals)
+        sizes = torch.tensor([len(p.mean) for p in pools], device=like.device)
+        share = (weights[:, 0] / totals[:, 0].clamp(min=1)).repeat_interleave(sizes)
+        own, mean = torch.cat([p.mean for p in pools]), torch.cat([p.mean for p in pools]) * share
+        dist.all_reduce(mean)
+        var = torch.cat([p.var for p in pools])
+        var = (var + (own - mean).square() if pools[0].full else var) * share
+        dist.all_reduce(var)
+        for pool, m, v in zip(pools, mean.split(sizes.tolist()), var.split(sizes.tolist()), strict=True):
+            pool.mean, pool.var = m, v
+        weights = totals
+    if not weights.any():
+        raise ValueError('adabn: there was no batch to estimate statistics from')
+    for pool, old, (weight, calls) in zip(pools, before, weights.tolist(), strict=True):
+        norm = pool.norm
+        norm.running_mean.copy_(pool.mean if weight else old['running_mean'])
+        norm.running_var.copy_(pool.var if weight else old['running_var'])
+        norm.num_batches_tracked.fill_(calls if weight else old['num_batches_tracked'])

@@ -17,6 +17,7 @@ from .maps import widen
 
 __all__ = [
     'adain',
+    'covariance',
     'dual_causality_loss',
     'efdmix',
     'entropy',
@@ -27,6 +28,7 @@ __all__ = [
     'restyle',
     'style_affine',
     'uncertain_style',
+    'whitening_loss',
 ]
 
 
@@ -218,3 +220,37 @@ def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Te
     """
     h_in, h_useful, h_useless = entropy(normalised), entropy(restituted), entropy(contaminated)
     return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Covariances of the channels of every image, z z^T / (n - 1) + 1e-5 I, for a normalised map.
+
+    Args:
+        z: (N, C, *spatial), mean 0 and variance 1 in every channel.
+
+    Returns:
+        (N, C, C), float32 (float64 for float64 maps).
+    """
+    flat = widen(z).flatten(2)
+    product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
+    return product + 1e-5 * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+
+
+def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Mean absolute covariance of chosen pairs of channels, beyond what a margin tolerates.
+
+        L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
+
+    Choi et al., CVPR 2021, arXiv:2103.15597, Eq. (8) (IRW) and (14) (ISW); the margin as in the authors' file
+    network/instance_whitening.py.
+
+    Args:
+        z: Normalised map, (N, C, *spatial).
+        mask: (C, C) of 0 and 1, strictly upper triangular.
+        margin: What the sum may reach without loss.
+
+    Returns:
+        A scalar.
+    """
+    total = (covariance(z) * mask).abs().sum((1, 2)) - margin
+    return (total.clamp(min=0) / mask.sum().clamp(min=1)).mean()

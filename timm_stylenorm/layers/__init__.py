@@ -1,13 +1,16 @@
 """Style layers: modules that restyle a feature map and know nothing of models."""
 
 from .base import StyleLayer
+from .bin import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .cnsn import CrossNorm, SelfNorm
 from .domainnorm import DomainNorm2d
 from .dsu import DSU
+from .ibn import IBN
 from .mixing import EFDMix, MixStyle
-from .norms import IBN, BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
+from .norms import InstanceNorm, NormLayer
 from .padain import PermutedAdaIN
 from .snr import SNR
+from .whitening import InstanceWhitening, SelectiveWhitening
 
 __all__ = [
     'DSU',
@@ -19,8 +22,12 @@ __all__ = [
     'CrossNorm',
     'DomainNorm2d',
     'EFDMix',
+    'InstanceNorm',
+    'InstanceWhitening',
     'MixStyle',
+    'NormLayer',
     'PermutedAdaIN',
+    'SelectiveWhitening',
     'SelfNorm',
     'StyleLayer',
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,15 +18,19 @@ class StyleLayer(nn.Module):
         label: Method and site of an attached layer ('snr.stage1'); None for a layer that stands alone.
         channel_dim: Where the channels are: 1 or -1.
         prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
-        enabled: The layer is the identity while this is false.
+        enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
+        replaced: Whether the layer stands in the place of a norm layer.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
     """
+
+    attaches = True  # whether it may follow any module; see NormLayer
 
     label: str | None = None
     channel_dim: int = 1
     prefix_tokens: int = 0
     enabled: bool = True
+    replaced: bool = False
     aux: Tensor | None = None
     logits: Tensor | None = None
 
@@ -33,11 +38,15 @@ class StyleLayer(nn.Module):
         """The layer's work on a map (N, C, *spatial)."""
         raise NotImplementedError
 
+    @classmethod
+    def together(cls, layers: Sequence[Any]) -> None:
+        """Called once with all layers that one style method adds to a model, where they have something to share."""
+
     def forward(self, x: Tensor) -> Tensor:
         self.aux = self.logits = None
         if x.dim() < 3:
             raise ValueError(f'{type(self).__name__}: expected a map (N, C, *spatial), got shape {tuple(x.shape)}')
-        if not self.enabled:
+        if not self.enabled and not self.replaced:
             return x
         if self.channel_dim == 1:
             return self.restyle(x)

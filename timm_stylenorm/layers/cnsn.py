@@ -7,6 +7,7 @@ arXiv:2102.02811.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import adain, style_affine, unbiased_std
-from .base import RandomStyleLayer, StyleLayer
+from .base import RandomStyleLayer, StyleLayer, check
 from .norms import update_running
 
 
@@ -25,7 +26,9 @@ class CrossNorm(RandomStyleLayer):
 
     Args:
         num_features: Not used; any layer can stand where a norm layer is built.
-        p: Probability that a call acts.
+        p: Probability that a call acts, if the layer stands alone.
+        active: Of the layers that `add_style` puts into a model, so many act on average in a forward pass that
+            exchanges, and such a pass has the probability `p`; 0: each acts with probability `p`.
         crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
             restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the map's
             proportions and a random centre, and is cut at the border; it is drawn again until it covers more than a
@@ -34,13 +37,14 @@ class CrossNorm(RandomStyleLayer):
         eps: Added to the unbiased variances.
 
     Raises:
-        ValueError: `p` outside [0, 1] or an unknown `crop`; in forward, a crop of a map that has not two spatial axes.
+        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0; in forward, a crop of a map that has not two spatial axes.
     """
 
     def __init__(
         self,
         num_features: int | None = None,
         p: float = 0.5,
+        active: int = 2,
         crop: str = 'neither',
         channels: bool = False,
         eps: float = 1e-5,
@@ -48,7 +52,13 @@ class CrossNorm(RandomStyleLayer):
         super().__init__(p)
         if crop not in ('neither', 'style', 'content', 'both'):
             raise ValueError(f"CrossNorm: crop must be 'neither', 'style', 'content' or 'both', got {crop!r}")
-        self.crop, self.channels, self.eps = crop, channels, eps
+        check(self, eps=eps, active=active + 1)
+        self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
+
+    @classmethod
+    def together(cls, layers: Sequence[CrossNorm]) -> None:
+        for layer in layers:
+            layer.p *= min(layer.active / len(layers), 1) if layer.active else 1
 
     def restyle(self, x: Tensor) -> Tensor:
         if not self.fires(x):
@@ -102,6 +112,7 @@ class SelfNorm(StyleLayer):
 
     def __init__(self, num_features: int, two: bool = False, eps: float = 1e-12) -> None:
         super().__init__()
+        check(self, num_features=num_features, eps=eps)
         self.eps = eps
         for name in ('g', 'f')[: 1 + two]:
             self.add_module(f'{name}_fc', nn.Conv1d(num_features, num_features, 2, bias=False, groups=num_features))

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, restyle, style_affine, widen
-from .base import StyleLayer
+from .base import check
+from .norms import NormLayer
 
 _FLOOR = 1e-12  # of the L2 norm
 
 
-class DomainNorm2d(StyleLayer):
+class DomainNorm2d(NormLayer):
     """y = weight * z / max(||z||_2 over the channels, 1e-12) + bias,    z = (x - m) / sqrt(v + eps)
 
     x, y: (N, C, H, W); m, v: instance mean and biased variance, in training and evaluation alike, as the class in the
@@ -34,13 +35,14 @@ class DomainNorm2d(StyleLayer):
         eps: Added to the variance.
 
     Raises:
-        ValueError: An unknown order.
+        ValueError: An unknown order; `num_features` or `eps` not positive.
     """
 
     def __init__(self, num_features: int, l2: bool = True, order: str = 'in_first', eps: float = 1e-5) -> None:
         super().__init__()
         if order not in ('in_first', 'l2_first'):
             raise ValueError(f"DomainNorm2d: order must be 'in_first' or 'l2_first', got {order!r}")
+        check(self, num_features=num_features, eps=eps)
         self.num_features, self.l2, self.order, self.eps = num_features, l2, order, eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))

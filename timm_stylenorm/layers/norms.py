@@ -1,22 +1,87 @@
-"""Norm layers that replace batch norm: Batch-Instance Normalization and IBN.
-
-Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks', NeurIPS 2018, arXiv:1805.07925.
-Pan, Luo, Shi, Tang, 'Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net', ECCV 2018,
-arXiv:1807.09441.
+"""What layers that replace a norm layer share, and instance norm as such a layer.
 
 They are plain modules, since every SyncBatchNorm converter turns subclasses of batch norm into plain SyncBatchNorm.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
-from .base import StyleLayer
+from .base import StyleLayer, check
+
+
+class NormLayer(StyleLayer):
+    """A style layer that can take the place of a batch norm layer, and load its state.
+
+    Where it has taken the place it never becomes the identity: a network cannot do without its norms. With
+    `enabled=False` `BatchInstanceNorm2d` is batch norm; the others go on, since nothing is left to go back to.
+
+    Attributes:
+        drop: timm's fused dropout of the replaced layer, or None.
+        act: timm's fused activation of the replaced layer, or None.
+    """
+
+    attaches = False
+    drop: nn.Module | None
+    act: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module('drop', None)
+        self.register_module('act', None)
+
+    @classmethod
+    def from_norm(cls, norm: Any, **kwargs: Any) -> Self:
+        """The layer that replaces a batch norm layer.
+
+        Args:
+            norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm`, timm's BatchNormAct2d or a frozen batch norm; stays as it is.
+                Its weights, statistics, mode, device and dtype are taken over, as far as the new layer has them.
+            **kwargs: Arguments of the layer; `eps` and `momentum` are those of `norm` by default.
+        """
+        own = inspect.signature(cls).parameters
+        inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
+        layer = cls(norm.num_features, **{**inherited, **kwargs})
+        layer.load_state_dict(norm.state_dict(), strict=False)
+        like = next((t for t in norm.state_dict().values() if t.is_floating_point()), None)
+        if like is not None:
+            layer.to(like.device, like.dtype)
+        parameters = list(norm.parameters(recurse=False))
+        layer.requires_grad_(not parameters or any(p.requires_grad for p in parameters))
+        for name in ('drop', 'act'):
+            follower = getattr(norm, name, None)
+            if isinstance(follower, nn.Module):
+                setattr(layer, name, follower)
+        layer.replaced = True
+        return layer.train(norm.training)
+
+    def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The layer's entries for the state of a batch norm: without the statistics, where the layer keeps none."""
+        return {k: v for k, v in state.items() if hasattr(self, k)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        for module in (self.drop, self.act):
+            if module is not None and not isinstance(module, nn.Identity):
+                y = module(y)
+        return y
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        names = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+        plain = {k: state_dict[prefix + k] for k in names if prefix + k in state_dict}
+        ours = self.from_plain(plain)
+        if ours.keys() != plain.keys():
+            for key in plain:
+                del state_dict[prefix + key]
+            state_dict.update({prefix + key: value for key, value in ours.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,138 +100,30 @@ def update_running(bn: Any, mean: Tensor, var: Tensor, count: int) -> None:
         bn.running_var.lerp_(unbiased, factor)
 
 
-class BatchInstanceNorm2d(StyleLayer):
-    """Batch-Instance Normalization: a gate for each channel between batch norm and instance norm.
+class InstanceNorm(NormLayer):
+    """Instance norm with an affine map, in training and evaluation alike; what IBN-b puts into a network.
 
-        y = weight * (gate * BN(x) + (1 - gate) * IN(x)) + bias
-
-    BN uses batch moments in training and running ones in evaluation, IN instance moments always; both biased, with the
-    same eps. x, y: (N, C, H, W); the 1d and 3d classes differ in nothing but the shape they expect. The gate starts at
-    1 (batch norm). Train it in a parameter group of its own, ten times the learning rate, no weight decay, clamped to
-    [0, 1] after every step: `timm_stylenorm.gates`.
-
-    Differs from the authors' code in counting `num_batches_tracked`, and in working for other than 4 dimensions.
+    y = weight * (x - m) / sqrt(v + eps) + bias; m, v: instance mean and biased variance. x, y: (N, C, *spatial).
 
     Args:
         num_features: C.
-        eps: Added to the variances.
-        momentum: Of the running statistics; None for a plain average.
-    """
-
-    dim = 4
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__()
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.gate = nn.Parameter(torch.ones(num_features))
-        self.register_buffer('running_mean', torch.zeros(num_features))
-        self.register_buffer('running_var', torch.ones(num_features))
-        self.register_buffer('num_batches_tracked', torch.tensor(0))
-
-    def restyle(self, x: Tensor) -> Tensor:
-        if x.dim() != self.dim:
-            raise ValueError(f'{type(self).__name__}: expected {self.dim} dimensions, got shape {tuple(x.shape)}')
-        parameters = (self.weight, self.bias, self.gate)
-        if not self.training:
-            rule = partial(_bin_rule, eps=self.eps)
-            return style_affine(x, rule, *parameters, self.running_mean, self.running_var)
-        y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=self.eps), *parameters)
-        update_running(self, mean, var, x.numel() // x.shape[1])
-        return y
-
-    def extra_repr(self) -> str:
-        return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'
-
-
-class BatchInstanceNorm1d(BatchInstanceNorm2d):
-    """`BatchInstanceNorm2d` for (N, C, L)."""
-
-    dim = 3
-
-
-class BatchInstanceNorm3d(BatchInstanceNorm2d):
-    """`BatchInstanceNorm2d` for (N, C, D, H, W)."""
-
-    dim = 5
-
-
-def _bin_rule(
-    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
-) -> tuple[Tensor, Tensor]:
-    batch = weight * gate * (b_var + eps).rsqrt()
-    instance = weight * (1 - gate) * (var + eps).rsqrt()
-    return batch + instance, bias - batch * b_mean - instance * mean
-
-
-def _bin_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
-    moments = batch_moments(mean, var)
-    affine = _bin_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
-    return *affine, *(m.detach() for m in moments)
-
-
-class IBN(StyleLayer):
-    """IBN-a: instance norm with affine parameters on the first channels, batch norm on the rest.
-
-    x, y: (N, C, *spatial). Keys are the authors': `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code in
-    taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised.
-
-    Args:
-        num_features: C.
-        ratio: Share of the channels with instance norm, within (0, 1).
-        eps: Added to the variances.
-        momentum: Of BN's running statistics.
+        eps: Added to the variance.
 
     Raises:
-        ValueError: A ratio that leaves one of the two without a channel.
+        ValueError: `num_features` or `eps` not positive.
     """
 
-    def __init__(self, num_features: int, ratio: float = 0.5, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    attaches = True
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        half = int(num_features * ratio)
-        if not 0 < half < num_features:
-            raise ValueError(
-                f'IBN: ratio {ratio} of {num_features} channels leaves {half} for instance norm and '
-                f'{num_features - half} for batch norm; both need one'
-            )
-        self.ratio, self.eps = ratio, eps
-        self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
-        self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
+        check(self, num_features=num_features, eps=eps)
+        self.num_features, self.eps = num_features, eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
 
     def restyle(self, x: Tensor) -> Tensor:
-        half: int = self.IN.num_features
-        bn: Any = self.BN
-        if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm sees the batch of all processes
-            first, rest = x.split([half, x.shape[1] - half], 1)
-            instance = partial(instance_norm_rule, eps=self.eps)
-            return torch.cat([style_affine(first, instance, *self.IN.parameters()), bn(rest)], 1)
-        parameters: list[Any] = [*self.IN.parameters(), *bn.parameters()]
-        rule = partial(_ibn_rule, eps=self.eps)
-        if not bn.training:
-            return style_affine(x, rule, *parameters, *(bn.running_mean, bn.running_var))  # type: ignore[arg-type]
-        y, mean, var = style_affine(x, partial(_ibn_batch_rule, eps=self.eps), *parameters)
-        update_running(bn, mean, var, x.numel() // x.shape[1])
-        return y
+        return style_affine(x, partial(instance_norm_rule, eps=self.eps), self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f'ratio={self.ratio}'
-
-
-def _ibn_rule(
-    mean: Tensor, var: Tensor, in_w: Tensor, in_b: Tensor, bn_w: Tensor, bn_b: Tensor, b_mean: Tensor, b_var: Tensor,
-    *, eps: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    half = len(in_w)
-    mean = torch.cat([mean[:, :half], b_mean.expand(len(mean), -1)], 1)
-    var = torch.cat([var[:, :half], b_var.expand(len(var), -1)], 1)
-    return instance_norm_rule(mean, var, torch.cat([in_w, bn_w]), torch.cat([in_b, bn_b]), eps=eps)
-
-
-def _ibn_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
-    half = len(parameters[0])
-    moments = batch_moments(mean[:, half:], var[:, half:])
-    affine = _ibn_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
-    return *affine, *(m.detach() for m in moments)
+        return f'{self.num_features}, eps={self.eps}'

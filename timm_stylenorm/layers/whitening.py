@@ -1,0 +1,135 @@
+"""Instance whitening: instance norm with a loss on the covariances between channels, as in RobustNet.
+
+Choi, Jung, Yun, Kim, Kim, Choo, 'RobustNet: Improving Domain Generalization in Urban-Scene Segmentation via Instance
+Selective Whitening', CVPR 2021, arXiv:2103.15597.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import covariance, instance_norm_rule, style_affine, whitening_loss
+from .base import check
+from .kmeans import split_by_variance
+from .norms import NormLayer
+
+
+class InstanceWhitening(NormLayer):
+    """Instance norm without an affine map and, in training, the instance relaxed whitening loss (IRW).
+
+    y = (x - m) / sqrt(v + eps); m, v: instance mean and biased variance, in training and evaluation alike.
+    x, y: (N, C, *spatial). The loss `functional.whitening_loss` of y over all pairs of channels, times `loss_weight`,
+    is left in `aux`; the layers that `add_style` puts into a model share the weight, as the authors average over layers.
+
+    Args:
+        num_features: C.
+        loss_weight: Of the loss.
+        relax: The loss tolerates the covariances up to a sum of 1 / relax of the number of pairs; 0: none.
+        eps: Added to the variance.
+
+    Raises:
+        ValueError: `num_features` or `eps` not positive, `loss_weight` or `relax` negative.
+    """
+
+    attaches = True
+    share = 1.0
+
+    def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 2.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        if not min(loss_weight, relax) >= 0:
+            raise ValueError(f'{type(self).__name__}: expected loss_weight, relax >= 0, got {loss_weight!r}, {relax!r}')
+        check(self, num_features=num_features, eps=eps)
+        self.num_features, self.loss_weight, self.relax, self.eps = num_features, loss_weight, relax, eps
+
+    @classmethod
+    def together(cls, layers: Sequence[InstanceWhitening]) -> None:
+        for layer in layers:
+            layer.share = 1 / len(layers)
+
+    def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def pairs(self, x: Tensor) -> Tensor | None:
+        """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
+        return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
+
+    def restyle(self, x: Tensor) -> Tensor:
+        one, zero = x.new_ones(self.num_features), x.new_zeros(self.num_features)
+        y: Tensor = style_affine(x, partial(instance_norm_rule, eps=self.eps), one, zero)
+        if self.training and self.enabled:
+            mask = self.pairs(x)
+            if mask is not None:
+                margin = mask.sum() // self.relax if self.relax else 0.0
+                self.aux = self.loss_weight * self.share * whitening_loss(y, mask, margin)
+        return y
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, loss_weight={self.loss_weight}, relax={self.relax}, eps={self.eps}'
+
+
+class SelectiveWhitening(InstanceWhitening):
+    """Instance selective whitening (ISW): the loss looks only at covariances that react to a change of style.
+
+    It starts without pairs, and so without a loss. Which pairs react is estimated on images and photometric
+    transformations of them, in evaluation mode, some epochs into the training: `timm_stylenorm.whitening.select_pairs`, or
+    `ISWHook` for mmengine. The choice is part of the state dict.
+
+    Args:
+        num_features: C.
+        loss_weight: Of the loss.
+        clusters: The variances of the covariances are clustered into so many (k-means); all but the lowest are chosen.
+        eps: Added to the variance.
+
+    Raises:
+        ValueError: `num_features` or `eps` not positive, `loss_weight` negative, or fewer than 2 clusters.
+    """
+
+    mask: Tensor
+    chosen = 0  # pairs; kept on the host, so that a forward pass need not ask the device
+
+    def __init__(self, num_features: int, loss_weight: float = 0.6, clusters: int = 3, eps: float = 1e-5) -> None:
+        super().__init__(num_features, loss_weight, 0.0, eps)
+        check(self, clusters=clusters - 1)
+        self.clusters = clusters
+        self.register_buffer('mask', torch.zeros(num_features, num_features, dtype=torch.bool))
+        self.variance: Tensor | None = None  # sum over batches while it is estimated
+        self.batches = 0
+
+    def pairs(self, x: Tensor) -> Tensor | None:
+        return self.mask.to(torch.promote_types(x.dtype, torch.float32)) if self.chosen else None
+
+    @torch.no_grad()
+    def observe(self, y: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            y: The layer's output, (2N, C, *spatial), for images and their transformations.
+        """
+        variance = covariance(y).triu(1).var(0)
+        self.variance = variance if self.variance is None else self.variance + variance
+        self.batches += 1
+
+    def select(self) -> int:
+        """Choose the pairs from what was observed; returns how many.
+
+        Raises:
+            RuntimeError: Nothing was observed.
+        """
+        if self.variance is None:
+            raise RuntimeError('SelectiveWhitening.select: no batch was observed')
+        self.mask.copy_(split_by_variance(self.variance / self.batches, self.clusters))
+        self.variance, self.batches = None, 0
+        self.chosen = int(self.mask.sum())
+        return self.chosen
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.chosen = int(self.mask.sum())
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, loss_weight={self.loss_weight}, clusters={self.clusters}, eps={self.eps}'
