@@ -1,0 +1,28 @@
+"""Checkpoints of others: their keys to ours and back, with a report of every key.
+
+    conversion = convert(read_state_dict('resnet50_ibn_a.pth'))
+    print(conversion.report)
+    model = verify(conversion)  # or timm.create_model(...).load_state_dict(conversion.state_dict)
+
+`SOURCES` is the table of whose checkpoints can be read and written.
+"""
+
+from .conversion import Conversion, Report, convert, export
+from .files import Checkpoint, read_checkpoint, read_state_dict, write_state_dict
+from .prefixes import detect
+from .sources import SOURCES
+from .verify import verify
+
+__all__ = [
+    'SOURCES',
+    'Checkpoint',
+    'Conversion',
+    'Report',
+    'convert',
+    'detect',
+    'export',
+    'read_checkpoint',
+    'read_state_dict',
+    'verify',
+    'write_state_dict',
+]

@@ -1,0 +1,192 @@
+"""From the authors' keys to ours and back, with a report of every key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import unknown
+from . import describe
+from .prefixes import resolve, strip
+from .rules import Layout, Rule
+from .sources import Source, get_source, host, supplement
+
+TARGETS = ('timm', 'mmseg')
+_NO_MMSEG_HEAD = "mmseg's backbones have no image classifier"
+
+
+@dataclass
+class Report:
+    """What became of every key.
+
+    Attributes:
+        source: The row of the table.
+        target: 'timm', 'mmseg', or, for an export, 'authors'.
+        prefix: What all keys began with, and lost.
+        mapped: Old key -> new key.
+        dropped: Old key -> why it is not in the result.
+        added: New key -> why it is there without an old one.
+        left: Key of the model that was verified against -> why it keeps its initialisation.
+        notes: Whatever else there is to say.
+    """
+
+    source: str
+    target: str
+    prefix: str = ''
+    mapped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    added: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line of counts."""
+        renamed = sum(self._renamed(old, new) for old, new in self.mapped.items())
+        return (
+            f'{self.source} -> {self.target}: {len(self.mapped)} keys mapped, {renamed} of them renamed; '
+            f'{len(self.dropped)} dropped, {len(self.added)} added, {len(self.left)} left at init'
+        )
+
+    def lines(self, every: bool = True) -> Iterator[str]:
+        """A line for each key; without `every`, keys that kept their name (but for the prefix) are left out."""
+        if self.prefix:
+            yield f'prefix   {self.prefix} was taken off'
+        yield from (f'note     {note}' for note in self.notes)
+        for old, new in self.mapped.items():
+            if every or self._renamed(old, new):
+                yield f'mapped   {old} -> {new}'
+        for word, keys in (('dropped', self.dropped), ('added', self.added), ('left', self.left)):
+            yield from (f'{word:8} {key}: {why}' for key, why in keys.items())
+
+    def _renamed(self, old: str, new: str) -> bool:
+        return old.removeprefix(self.prefix) != new
+
+    def __str__(self) -> str:
+        return '\n'.join([self.summary(), *self.lines()])
+
+
+@dataclass
+class Conversion:
+    """A state dict with other keys.
+
+    Attributes:
+        state_dict: The tensors; they share memory with those that were given.
+        report: What became of every key.
+        style: What `add_style` takes to make the layers that the tensors fit; None for none, and for an export.
+        model: timm's name for network and method ('resnet18_snr'), where it can be told.
+    """
+
+    state_dict: dict[str, Tensor]
+    report: Report
+    style: dict[str, Any] | None = None
+    model: str | None = None
+
+
+def convert(
+    state: Mapping[str, Tensor], source: str | None = None, target: str = 'timm', drop_classifier: bool = False
+) -> Conversion:
+    """Rename the keys of others to ours.
+
+    Args:
+        state: The authors' state dict; a prefix that all keys share is taken off.
+        source: A row of `SOURCES`; by default found out. A source that is named may leave keys over, which are dropped.
+        target: 'timm', or 'mmseg' for a bare backbone of mmsegmentation.
+        drop_classifier: Leave the image classifier out, for a model with other classes.
+
+    Raises:
+        ValueError: Unknown source or target, keys of no source, two keys that mean the same, or a network that the
+            target does not have.
+    """
+    if target not in TARGETS:
+        raise ValueError(unknown('target', target, TARGETS))
+    name, inner, prefix = resolve(state, source)
+    if target == 'mmseg':
+        _refuse_mmseg(inner)
+    row, report = get_source(name)[1], Report(name, target, prefix)
+    no_head = _NO_MMSEG_HEAD if target == 'mmseg' else 'the classifier, as asked' if drop_classifier else ''
+    result: dict[str, Tensor] = {}
+    layout = Layout.of(inner, target)
+    for key, value in inner.items():
+        rule, new = row.find(key, layout) or (Rule(None, None, f'no key of {name}'), '')
+        if not new or (rule.head and no_head):
+            report.dropped[prefix + key] = no_head if new else rule.why
+            continue
+        if new in result:
+            raise ValueError(f'{prefix + key!r} and another key of the checkpoint both mean {new!r}')
+        report.mapped[prefix + key] = new
+        result[new] = rule.reshape(value)
+    report.dropped |= {key: f'not below {prefix!r}' for key in state if not key.startswith(prefix)}
+    for key, (value, why) in supplement(result).items():
+        result[key] = value
+        report.added[key] = why
+    return _described(result, report, row)
+
+
+def export(state: Mapping[str, Tensor], source: str) -> Conversion:
+    """Rename our keys to the authors': the inverse of `convert`.
+
+    Args:
+        state: State dict of a timm model or of an mmseg backbone with the style method of the source, or of a whole
+            segmentor, of which the backbone is taken.
+        source: Whose keys to write, a row of `SOURCES`.
+
+    Raises:
+        ValueError: Unknown source, or a weight that the authors' network has no place for.
+    """
+    name, row = get_source(source)
+    inner, prefix = strip(state, lambda keys: len(row.fitting(keys, back=True)))
+    report, layout = Report(name, 'authors', prefix), Layout.of(inner, host(inner))
+    found: list[tuple[int, str, Tensor]] = []
+    for key, value in inner.items():
+        match = row.find(key, layout, back=True)
+        if match is None:
+            raise ValueError(
+                f'cannot export to {name}: its network has no place for {prefix + key!r} '
+                f'({len(row.fitting(inner, back=True))} of {len(inner)} keys have one)'
+            )
+        rule, new = match
+        if not new or (rule.unless_zero and not value.any()):
+            report.dropped[prefix + key] = rule.why
+            continue
+        report.mapped[prefix + key] = new
+        found.append((rule.rank, new, rule.reshape(value, back=True)))
+    report.dropped |= {key: f'not below {prefix!r}' for key in state if not key.startswith(prefix)}
+    result = {key: value for _, key, value in found}
+    for key, value in row.unused(result).items():
+        rule, _ = row.find(key, layout) or (Rule(None, None), '')
+        found.append((rule.rank, key, value))
+        report.added[key] = f'{rule.why}: ones and zeros'
+    if row.lacks:
+        report.notes.append(f'the file lacks {row.lacks}')
+    found.sort(key=lambda entry: entry[0])  # stable: within a rank the order stays
+    return Conversion({key: value for _, key, value in found}, report)
+
+
+def _refuse_mmseg(keys: Iterable[str]) -> None:
+    kinds = {'features.denseblock': 'DenseNet', '.se.fc': 'SE-ResNet'}
+    for mark, kind in kinds.items():
+        if any(mark in key for key in keys):
+            raise ValueError(
+                f"mmseg has no backbone {kind}: convert to 'timm', and use the result in mmseg's TIMMBackbone"
+            )
+
+
+def _described(state: dict[str, Tensor], report: Report, row: Source) -> Conversion:
+    style = describe.style(state, row.method)
+    name = describe.architecture(state)
+    if name is not None and style is not None:
+        name = f'{name}_{style["type"]}'
+    parts = Counter(describe.instance_parts(state).values())
+    report.notes += [f'instance norm on {part} of {c} channels in {n} layers' for (part, c), n in parts.items()]
+    classes = describe.num_classes(state)
+    report.notes.append(
+        f'this is {name or "a network without a name in timm"}'
+        + (f' with {classes} classes' if classes else '')
+        + (f'; style={style}' if style else '')
+    )
+    report.notes += [row.hint] if row.hint else []
+    return Conversion(state, report, style, name)

@@ -1,0 +1,99 @@
+"""What network a state dict belongs to, told from names and shapes of its tensors (with our names)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+_DENSE_DEPTHS: dict[tuple[int, ...], int] = {
+    (6, 12, 24, 16): 121,
+    (6, 12, 36, 24): 161,
+    (6, 12, 32, 32): 169,
+    (6, 12, 48, 32): 201,
+}
+
+
+def architecture(state: Mapping[str, Tensor]) -> str | None:
+    """timm's name of the plain network ('resnet50', 'seresnet101', 'densenet121'); None if it is none of these."""
+    counts = tuple(_blocks(state, rf'layer{s}\.(\d+)\.') for s in range(1, 5))
+    dense = tuple(_blocks(state, rf'features\.denseblock{s}\.denselayer(\d+)\.', first=1) for s in range(1, 5))
+    if dense in _DENSE_DEPTHS:
+        return f'densenet{_DENSE_DEPTHS[dense]}'
+    depth = _DEPTHS.get((counts, 'layer1.0.conv3.weight' in state))
+    if depth is None:
+        return None
+    se = 'se' if 'layer1.0.se.fc1.weight' in state else ''
+    conv = state.get('layer1.0.conv2.weight')
+    if conv is None or conv.dim() != 4:
+        return None
+    width, inputs = conv.shape[:2]  # inputs of one group
+    if width != inputs:
+        return f'{se}resnext{depth}_{width // inputs}x{inputs}d'
+    return f'wide_resnet{depth}_2' if width == 128 else f'{se}resnet{depth}'
+
+
+def num_classes(state: Mapping[str, Tensor]) -> int | None:
+    """Classes of the image classifier; None without one."""
+    for key in ('fc.weight', 'classifier.weight'):
+        if key in state:
+            return len(state[key])
+    return None
+
+
+def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | None:
+    """The style dict for `add_style` whose layers the tensors fit: method and arguments that are not the default."""
+    if method == 'snr':
+        return _snr(state)
+    if method == 'ibn':
+        if any(re.search(r'\.style\.ibn_b\.', key) for key in state):
+            return {'type': 'ibn_b'}
+        ratio = _ratio(state)
+        return {'type': 'ibn_a'} | ({} if ratio in (None, 0.5) else {'ratio': ratio})
+    return None if method is None else {'type': method}
+
+
+def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """IBN-a layers: name -> channels with instance norm, channels in all."""
+    parts = {}
+    for key, value in state.items():
+        path, found, _ = key.partition('.IN.weight')
+        if found and f'{path}.BN.weight' in state:
+            parts[path] = len(value), len(value) + len(state[f'{path}.BN.weight'])
+    return parts
+
+
+def _ratio(state: Mapping[str, Tensor]) -> float | None:
+    """The ratio that gives every layer its channels; the authors' densenets count those of batch norm."""
+    parts = instance_parts(state).values()
+    dense = any(key.startswith('features.denseblock') for key in state)
+    for ratio in (0.5, *(i / 100 for i in range(1, 100))):
+        if all(part == (c - int(c * (1 - ratio)) if dense else int(c * ratio)) for part, c in parts):
+            return ratio
+    return None
+
+
+def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    found: dict[str, Any] = {'type': 'snr'}
+    for key, value in state.items():
+        if key.endswith('.style.snr.fc1.weight'):
+            hidden, c = value.shape[:2]
+            if hidden != max(c // 16, 1):
+                found['reduction'] = c // hidden
+        if key.endswith('.style.snr.head.weight'):
+            found['num_classes'] = len(value)
+    return found
+
+
+def _blocks(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:
+    found = [int(match[1]) for key in state if (match := re.match(pattern, key))]
+    return max(found, default=first - 1) + 1 - first

@@ -1,0 +1,119 @@
+"""Templates of keys, read in both directions: `IN{s}.{p}` is `layer{s}.{last}.style.snr.{p}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from torch import Tensor
+
+# What a field of a template stands for.
+FIELDS = {
+    's': '[1-4]',  # stage
+    'b': r'\d+',  # block
+    'k': r'\d',  # layer within a block
+    'p': 'weight|bias',
+    'n': 'weight|bias|running_mean|running_var|num_batches_tracked',
+    'r': 'running_mean|running_var|num_batches_tracked',
+    'x': '.+',  # any module
+    'last': r'\d+',  # the last block of stage s
+    'act': 'act2|act3|relu',  # the activation behind a block's residual sum
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the keys of a network tell about it.
+
+    Attributes:
+        blocks: Stage -> index of its last block.
+        act: Name of the activation behind the residual sum.
+    """
+
+    blocks: Mapping[str, str]
+    act: str
+
+    @classmethod
+    def of(cls, keys: Iterable[str], target: str = 'timm') -> Layout:
+        """Read from keys of either side; `target` is whose names the activations have."""
+        blocks: dict[str, int] = {}
+        bottleneck = False
+        for key in keys:
+            found = re.match(r'layer([1-4])\.(\d+)\.(.*)', key)
+            if found:
+                blocks[found[1]] = max(blocks.get(found[1], 0), int(found[2]))
+                bottleneck |= found[3] == 'conv3.weight'
+        act = 'relu' if target == 'mmseg' else 'act3' if bottleneck else 'act2'
+        return cls({s: str(b) for s, b in blocks.items()}, act)
+
+    def fields(self, stage: str | None) -> dict[str, str]:
+        """Values of the fields that depend on the network."""
+        last = self.blocks.get(stage or '')
+        return {'act': self.act} | ({} if last is None else {'last': last})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of key.
+
+    Attributes:
+        theirs: Template of the authors' key; None where they have no such key.
+        ours: Template of ours; None where we have none.
+        why: Why there is none.
+        dims: Dimensions of the authors' tensor and of ours, where those differ by trailing axes of length 1.
+        head: Whether it belongs to the image classifier.
+        rank: Keys of a higher rank come later in the authors' files.
+        unless_zero: Whether an export leaves zeros out, for the reason `why`.
+    """
+
+    theirs: str | None
+    ours: str | None
+    why: str = ''
+    dims: tuple[int, int] | None = None
+    head: bool = False
+    rank: int = 0
+    unless_zero: bool = False
+
+    def rename(self, key: str, layout: Layout, back: bool = False) -> str | None:
+        """The key on the other side, '' where it has none, or None if this is another kind of key."""
+        here, there = (self.ours, self.theirs) if back else (self.theirs, self.ours)
+        found = None if here is None else _pattern(here).fullmatch(key)
+        if found is None:
+            return None
+        fields = found.groupdict()
+        known = layout.fields(fields.get('s'))
+        if any(fields[name] != value for name, value in known.items() if name in fields):
+            return None
+        return '' if there is None else there.format(**(known | fields))
+
+    def reshape(self, value: Tensor, back: bool = False) -> Tensor:
+        """The tensor as the other side has it; unchanged if it does not have the expected dimensions."""
+        if self.dims is None or value.dim() != self.dims[1 if back else 0]:
+            return value
+        if back:
+            return value.flatten(self.dims[0] - 1)
+        return value.reshape(*value.shape, *(1,) * (self.dims[1] - self.dims[0]))
+
+
+def same(*templates: str, head: bool = False) -> list[Rule]:
+    """Keys that both sides have."""
+    return [Rule(template, template, head=head) for template in templates]
+
+
+def drop(theirs: str, why: str, rank: int = 0) -> Rule:
+    """Keys of the authors that we have no use for."""
+    return Rule(theirs, None, why, rank=rank)
+
+
+def behind(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
+    """The same rules, where the authors' keys have a prefix."""
+    for rule in rules:
+        yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r'{(\w+)}', template)
+    return re.compile(''.join(f'(?P<{p}>{FIELDS[p]})' if i % 2 else re.escape(p) for i, p in enumerate(parts)))

@@ -1,0 +1,200 @@
+"""The table of whose checkpoints can be read and written.
+
+Adding one is adding a row. Where a source is told apart by more than its rules, `marker` names keys that it must have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import unknown
+from .rules import Layout, Rule, behind, drop, same
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row.
+
+    Attributes:
+        title: Whose checkpoints these are.
+        rules: Kinds of keys; the first that fits counts.
+        marker: Regular expressions; a checkpoint of this source has a key for each.
+        method: The style method that the keys bring with them; None for none.
+        lacks: What an export cannot give; '' for nothing.
+        dead_stages: Stages whose SNR modules the authors create and never run.
+        any_network: Its rules take any key, so that without its marks it knows none.
+        hint: What the weights need besides fitting keys.
+    """
+
+    title: str
+    rules: tuple[Rule, ...]
+    marker: tuple[str, ...]
+    method: str | None = None
+    lacks: str = ''
+    dead_stages: tuple[str, ...] = ()
+    any_network: bool = False
+    hint: str = ''
+
+    def find(self, key: str, layout: Layout, back: bool = False) -> tuple[Rule, str] | None:
+        """The rule for a key, and the key on the other side ('' for none)."""
+        for rule in self.rules:
+            name = rule.rename(key, layout, back)
+            if name is not None:
+                return rule, name
+        return None
+
+    def fitting(self, keys: Iterable[str], back: bool = False) -> list[str]:
+        """Those of the keys that this source knows."""
+        keys = list(keys)
+        if self.any_network and not self.marked(keys):
+            return []
+        layout = Layout.of(keys, host(keys) if back else 'timm')
+        return [key for key in keys if self.find(key, layout, back)]
+
+    def marked(self, keys: Iterable[str]) -> bool:
+        """Whether the keys have what tells this source from others."""
+        keys = list(keys)
+        return all(any(re.fullmatch(marker, key) for key in keys) for marker in self.marker)
+
+    def unused(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Neutral values for modules that the authors' network has and never runs; `state` has the authors' keys."""
+        found: dict[str, Tensor] = {}
+        narrow = state.get('style_reid_laye1.fc1.weight')
+        for stage in self.dead_stages:
+            norms = [v for k, v in state.items() if re.fullmatch(rf'layer{stage}\.\d+\.bn\d\.weight', k)]
+            if narrow is not None and norms:
+                like, c = norms[-1], len(norms[-1])
+                hidden = max(c * narrow.shape[0] // narrow.shape[1], 1)
+                gate = f'style_reid_laye{stage}'
+                found |= {f'IN{stage}.weight': like.new_ones(c), f'IN{stage}.bias': like.new_zeros(c)}
+                found |= {
+                    f'{gate}.fc1.weight': like.new_zeros(hidden, c, 1, 1),
+                    f'{gate}.fc1.bias': like.new_zeros(hidden),
+                }
+                found |= {f'{gate}.fc2.weight': like.new_zeros(c, hidden, 1, 1), f'{gate}.fc2.bias': like.new_zeros(c)}
+        return found
+
+
+def host(keys: Iterable[str]) -> str:
+    """Whose names our keys have: 'mmseg' (torchvision's too) or 'timm'."""
+    return 'mmseg' if any('.relu.style.' in key for key in keys) else 'timm'
+
+
+RESNET = [
+    *same('conv1.weight', 'bn1.{n}', 'layer{s}.{b}.conv{k}.weight', 'layer{s}.{b}.bn{k}.{n}'),
+    *same('layer{s}.{b}.downsample.0.weight', 'layer{s}.{b}.downsample.1.{n}'),
+]
+CLASSIFIER = same('fc.{p}', head=True)
+NO_CLASSIFIER = Rule(None, 'fc.{p}', 'the authors have no image classifier there', head=True)
+_LAYER = 'features.denseblock{s}.denselayer{b}'
+DENSENET = [
+    *same('features.conv0.weight', 'features.norm{k}.{n}', 'features.transition{s}.conv.weight'),
+    *same('features.transition{s}.norm.{n}', f'{_LAYER}.conv{{k}}.weight', f'{_LAYER}.norm{{k}}.{{n}}'),
+    Rule(f'{_LAYER}.conv.{{k}}.weight', f'{_LAYER}.conv{{k}}.weight'),  # before torch 0.4
+    Rule(f'{_LAYER}.norm.{{k}}.{{n}}', f'{_LAYER}.norm{{k}}.{{n}}'),
+    *same('classifier.{p}', head=True),
+]
+_NO_BIAS = "zeros, and the authors' layer has no bias"
+SE = [
+    Rule('layer{s}.{b}.se.fc.0.weight', 'layer{s}.{b}.se.fc1.weight', dims=(2, 4)),
+    Rule('layer{s}.{b}.se.fc.2.weight', 'layer{s}.{b}.se.fc2.weight', dims=(2, 4)),
+    Rule('layer{s}.{b}.se.fc.0.bias', 'layer{s}.{b}.se.fc1.bias', _NO_BIAS, unless_zero=True),
+    Rule('layer{s}.{b}.se.fc.2.bias', 'layer{s}.{b}.se.fc2.bias', _NO_BIAS, unless_zero=True),
+]
+_NO_STATISTICS = 'instance norm keeps no statistics; releases of torch before 0.4 wrote some that nothing reads'
+IBN = [
+    *same('layer{s}.{b}.bn{k}.IN.{p}', 'layer{s}.{b}.bn{k}.BN.{n}'),
+    *same(f'{_LAYER}.norm{{k}}.IN.{{p}}', f'{_LAYER}.norm{{k}}.BN.{{n}}'),
+    Rule(f'{_LAYER}.norm.{{k}}.IN.{{p}}', f'{_LAYER}.norm{{k}}.IN.{{p}}'),
+    Rule(f'{_LAYER}.norm.{{k}}.BN.{{n}}', f'{_LAYER}.norm{{k}}.BN.{{n}}'),
+    Rule('layer{s}.{b}.IN.{p}', 'layer{s}.{b}.{act}.style.ibn_b.{p}'),
+    drop('{x}.IN.{r}', _NO_STATISTICS),
+]
+_UNUSED = 'the authors create it for stage 4 and never run it'
+SNR_HEADS = [Rule('fc{s}.{p}', 'layer{s}.{last}.style.snr.head.{p}', rank=1)]
+SNR = [
+    drop('IN4.{p}', _UNUSED, rank=2),
+    drop('style_reid_laye4.fc{k}.{p}', _UNUSED, rank=3),
+    drop('IN{s}.{r}', _NO_STATISTICS, rank=2),
+    Rule('IN{s}.{p}', 'layer{s}.{last}.style.snr.{p}', rank=2),
+    Rule('style_reid_laye{s}.fc{k}.{p}', 'layer{s}.{last}.style.snr.fc{k}.{p}', rank=3),
+]
+_DEEPLAB = "DeepLabV2's sum of dilated convolutions has no counterpart among mmseg's decode heads"
+_SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
+_STEM = r'conv1\.weight|features\.conv0\.weight'
+
+# The most particular comes first: the first that knows every key, and has its marks, is taken.
+SOURCES: dict[str, Source] = {
+    'ibn-net': Source(
+        'IBN-Net (resnet, resnext, se_resnet and densenet; ibn_a and ibn_b)',
+        (*RESNET, *CLASSIFIER, *DENSENET, *SE, *IBN),
+        (_STEM, r'.*\.IN\.weight'),
+        method='ibn',
+    ),
+    'snr': Source(
+        'SNR, classification (resnet18, with or without the heads of its dual causality loss)',
+        (*RESNET, *CLASSIFIER, *SNR_HEADS, *SNR),
+        (_STEM, *_SNR_KEYS),
+        method='snr',
+        dead_stages=('4',),
+    ),
+    'snr-deeplab': Source(
+        'SNR, segmentation (DeepLabV2 with resnet101)',
+        (*RESNET, *(drop(f'layer{i}.{{x}}', _DEEPLAB, rank=1) for i in (5, 6)), NO_CLASSIFIER, *SNR),
+        (_STEM, *_SNR_KEYS, r'layer[56]\.conv2d_list\.0\.weight'),
+        method='snr',
+        lacks="layer5 and layer6, the classifiers, which are no part of a backbone: strict loading in the authors' "
+        'code will ask for them',
+    ),
+    'bin': Source(
+        "Batch-Instance Normalization (any network of the authors' code)",
+        tuple(same('{x}.gate', '{x}.{n}')),
+        (r'.*\.gate', r'.*\.running_mean'),
+        method='bin',
+        any_network=True,
+        hint='the authors have CIFAR networks of their own; keys of `gate` and of batch norm are those of our layer',
+    ),
+    'fada': Source(
+        'pAdaIN in FADA: the feature extractor (resnet101)',
+        (*behind('backbone.', RESNET), NO_CLASSIFIER),
+        (r'backbone\.conv1\.weight',),
+        lacks='the classifier of the segmentation, which FADA keeps apart',
+        hint="the network has dilation 1 and 2 in the first blocks of stages 3 and 4: mmseg's contract_dilation=True",
+    ),
+    'torchvision': Source(
+        'torchvision and everything with its names (resnet, resnext, wide_resnet, densenet), pAdaIN among it',
+        (*RESNET, *CLASSIFIER, *DENSENET),
+        (_STEM,),
+    ),
+}
+ALIASES = {'padain': 'torchvision', 'ibn': 'ibn-net', 'ibnnet': 'ibn-net'}
+
+
+def get_source(name: str) -> tuple[str, Source]:
+    """A row by its name or an alias.
+
+    Raises:
+        ValueError: No such source; names the nearest.
+    """
+    name = ALIASES.get(name, name)
+    if name not in SOURCES:
+        raise ValueError(unknown('source of checkpoints', name, [*SOURCES, *ALIASES]))
+    return name, SOURCES[name]
+
+
+def supplement(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, str]]:
+    """What our layers have and old files lack: key -> value and why, for keys of ours."""
+    found = {}
+    for key, value in state.items():
+        path, _, last = key.rpartition('.')
+        counter = f'{path}.num_batches_tracked'
+        if last == 'running_mean' and counter not in state:
+            found[counter] = torch.tensor(0), 'the file is from before torch 0.4.1, which began to count: 0'
+        if re.search(r'\.se\.fc[12]\.weight$', key) and f'{path}.bias' not in state:
+            found[f'{path}.bias'] = value.new_zeros(value.shape[0]), "the authors' layer has no bias: zeros"
+    return found

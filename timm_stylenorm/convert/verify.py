@@ -1,0 +1,90 @@
+"""Checking a conversion against the model it is for."""
+
+from __future__ import annotations
+
+import timm
+from torch import Tensor, nn
+
+from ..inject import style_parameters
+from . import describe
+from .conversion import Conversion
+
+_HEADS = ('fc.', 'classifier.', 'head.')
+
+
+def verify(conversion: Conversion, model: nn.Module | str | None = None, num_classes: int | None = None) -> nn.Module:
+    """Load a conversion into a model; what keeps its initialisation goes into `conversion.report.left`.
+
+    Args:
+        conversion: The result of `convert`.
+        model: A module; or timm's name of one ('resnet50_ibn_a'), which is built to the style's arguments and the
+            classes of the conversion; by default `conversion.model`.
+        num_classes: Classes of a model that is built, if not those of the conversion.
+
+    Returns:
+        The model, with the weights.
+
+    Raises:
+        ValueError: No model, or a key that does not fit it in name or shape, or lacks.
+    """
+    state = conversion.state_dict
+    if not isinstance(model, nn.Module):
+        model = _build(conversion, model, num_classes)
+    own = model.state_dict()
+    if any(key.startswith(('stem.0.', 'conv1.0.')) for key in own) and 'conv1.weight' in state:
+        raise ValueError(
+            f'{type(model).__name__} has a stem of three convolutions (ResNetV1c, ResNet-C, ResNet-D), the checkpoint '
+            'one 7x7 convolution: use the plain ResNet'
+        )
+    differ = [
+        f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    unknown: list[str] = []
+    missing: list[str] = []
+    if not differ:
+        loaded = model.load_state_dict(state, strict=False)
+        unknown, missing = list(loaded.unexpected_keys), list(loaded.missing_keys)
+    left = {key: why for key in missing if (why := _may_lack(key, model, state)) is not None}
+    missing = [key for key in missing if key not in left]
+    if differ or unknown or missing:
+        raise ValueError(
+            _misfit(conversion, model, {'of another shape': differ, 'unknown': unknown, 'missing': missing})
+        )
+    conversion.report.left.update(left)
+    return model
+
+
+def _build(conversion: Conversion, name: str | None, num_classes: int | None) -> nn.Module:
+    name = name or conversion.model
+    if name is None:
+        raise ValueError('timm has no name for this network: say which model to verify against')
+    if num_classes is None:
+        num_classes = describe.num_classes(conversion.state_dict)
+    options: dict = {} if num_classes is None else {'num_classes': num_classes}
+    style = dict(conversion.style or {})
+    method = style.pop('type', None)
+    if style and name.endswith(f'_{method}'):
+        options['style'] = style
+    return timm.create_model(name, **options)
+
+
+def _may_lack(key: str, model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Why a checkpoint may lack a key; None if it may not."""
+    if key.startswith(_HEADS) and not any(k.startswith(_HEADS) for k in state):
+        return 'the classifier, which the checkpoint does not have'
+    beside = any(k.startswith(f'{key.rpartition(".")[0]}.') for k in state)  # as the gate of a batch norm
+    if key in {name for name, _ in style_parameters(model)} and (beside or '.style.' in key):
+        return 'of a style layer, which the checkpoint does not have'
+    return 'a counter' if key.endswith('num_batches_tracked') else None
+
+
+def _misfit(conversion: Conversion, model: nn.Module, wrong: dict[str, list[str]]) -> str:
+    parts = [f'{len(v)} {k}: {", ".join(v[:3])}{", ..." if len(v) > 3 else ""}' for k, v in wrong.items() if v]
+    message = f'the checkpoint does not fit {type(model).__name__}. {"; ".join(parts)}.'
+    if all(text.startswith(_HEADS) for text in wrong['of another shape']) and wrong['of another shape']:
+        return f'{message} Only the number of classes differs: leave the classifier out (drop_classifier).'
+    if conversion.model is not None:
+        return f'{message} Its tensors are those of {conversion.model}, style={conversion.style}.'
+    return message
