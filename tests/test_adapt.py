@@ -7,8 +7,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import timm_stylenorm
-from timm_stylenorm.adapt import adabn
-from timm_stylenorm.layers import BatchInstanceNorm2d
+from timm_stylenorm.adapt import adabn, batch_norms, get_statistics, set_statistics
+from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, SelfNorm
 
 
 def net():
@@ -19,15 +19,32 @@ def batches(count=3, n=4):
     return [torch.randn(n, 3, 8, 8) * 2 + 1 for _ in range(count)]
 
 
-def test_full_adaptation_equals_torchs_update_bn():
-    model, images = net().eval(), batches()
+def test_one_batch_gives_what_torchs_update_bn_gives():
+    model, images = net().eval(), batches(1)
     expected = net()
     expected.load_state_dict(model.state_dict())
     update_bn(images, expected)
-    adabn(model, images)
+    assert adabn(model, images) is model
     assert not model.training
     for name, buffer in expected.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), buffer)
+
+
+@pytest.mark.parametrize('size', [1, 3, 12])
+def test_full_adaptation_gives_the_moments_of_all_images_however_they_are_batched(size):
+    images = torch.randn(12, 3, 8, 8) * 2 + 5 * torch.randn(12, 3, 1, 1)  # as different as images of a domain are
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    adabn(model, images.split(size))
+    torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
+    torch.testing.assert_close(model[0].running_var, images.var((0, 2, 3)), rtol=0.02, atol=0)
+    assert model[0].num_batches_tracked == 12 // size
+
+
+def test_each_image_counts_the_same_where_batches_differ_in_size():
+    images = torch.randn(5, 3, 8, 8) + torch.arange(5.0).view(5, 1, 1, 1)
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    adabn(model, [images[:4], images[4:]])
+    torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
 
 
 def test_partial_adaptation_moves_by_the_momentum():
@@ -57,6 +74,83 @@ def test_batch_instance_norm_adapts_too():
     images = torch.randn(8, 3, 4, 4) + 5
     adabn(model, [{'inputs': images}])
     torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
+
+
+def test_a_norm_that_is_called_twice_counts_both_calls():
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(norm, nn.Identity(), norm)
+    images = torch.randn(8, 3, 4, 4) + 4
+    adabn(model, [images])
+    torch.testing.assert_close(norm.running_mean, images.mean((0, 2, 3)) / 2, atol=1e-5, rtol=0)  # the second sees 0
+
+
+def test_a_norm_that_no_image_reaches_keeps_its_statistics():
+    model = net()
+    model.auxiliary = nn.BatchNorm2d(7)
+    model.auxiliary.running_mean.fill_(3)
+    adabn(model, batches(), forward=lambda batch: model[:3](batch))
+    assert (model.auxiliary.running_mean == 3).all()
+    assert model.auxiliary.num_batches_tracked == 0
+    assert model[1].num_batches_tracked == 3
+    assert (model[4].running_mean == 0).all()
+
+
+@pytest.mark.parametrize('momentum', [None, 0.1])
+def test_the_norms_inside_selfnorm_and_ibn_adapt(momentum):
+    model = nn.Sequential(IBN(4), SelfNorm(4)).eval()
+    images = torch.randn(8, 4, 4, 4) * 3 + 5
+    adabn(model, [images], momentum)
+    for norm in batch_norms(model):
+        assert norm.num_batches_tracked == 1
+        assert (norm.running_var != 1).all()
+    assert not any(m.training for m in model.modules())
+
+
+def test_synchronised_norms_need_neither_a_gpu_nor_other_processes():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net())
+    images = batches(1)
+    plain = net()
+    plain.load_state_dict(model.state_dict())
+    adabn(model, images)
+    adabn(plain, images)
+    assert type(model[1]) is nn.SyncBatchNorm
+    assert 'forward' not in vars(model[1])
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_statistics_can_be_kept_and_put_back():
+    model = net()
+    source = {k: v.clone() for k, v in model.state_dict().items()}
+    statistics = get_statistics(model)
+    adabn(model, batches())
+    assert not torch.equal(model[1].running_mean, source['1.running_mean'])
+    set_statistics(model, statistics)
+    assert all(torch.equal(v, source[k]) for k, v in model.state_dict().items())
+
+
+def test_adaptation_undoes_a_shift_of_colours():
+    """Each class has its own contrast between channels; the target domain has other gains and offsets."""
+    labels = torch.arange(400) % 3
+    patterns = torch.tensor([[1.0, 0.0, -1.0], [-1.0, 1.0, 0.0], [0.0, -1.0, 1.0]])
+    images = patterns[labels][:, :, None, None] + 0.5 * torch.randn(400, 3, 4, 4)
+    shifted = images * torch.tensor([0.3, 2.0, 1.0]).view(3, 1, 1) + torch.tensor([2.0, -1.0, 0.5]).view(3, 1, 1)
+    model = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for part in torch.arange(400).split(50) * 4:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[part]), labels[part]).backward()
+        optimizer.step()
+
+    def accuracy(x):
+        return (model.eval()(x).argmax(1) == labels).float().mean().item()
+
+    assert accuracy(images) > 0.95
+    assert accuracy(shifted) < 0.7
+    adabn(model, shifted.split(50))
+    assert accuracy(shifted) > 0.95
 
 
 def test_max_batches_and_forward():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -107,23 +108,34 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
     """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
     modes = [(m, m.training) for m in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    alone = [norm for norm in norms if type(norm).forward is nn.SyncBatchNorm.forward]
+    torchs = [norm for norm in norms if isinstance(norm, _BatchNorm)]
     try:
         model.eval()
         for module in [*norms, *(m for m in model.modules() if isinstance(m, SelfNorm))]:
             module.training = True  # not train(): SelfNorm, unlike its norms, is what looks at the mode
         for norm in norms:
             norm.momentum = momentum
-        for norm in alone:  # processes may have different numbers of batches, and SyncBatchNorm would wait for all
-            norm.forward = _BatchNorm.forward.__get__(norm)
+        for norm in torchs:
+            norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
         yield
     finally:
         for module, mode in modes:
             module.training = mode
         for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
-        for norm in alone:
+        for norm in torchs:
             del norm.forward
+
+
+def _forward(norm: Any, x: Tensor) -> Tensor:
+    """A batch norm's forward pass for any number of processes and values.
+
+    Processes may have different numbers of batches, and SyncBatchNorm would wait for all; a single value (a pooled map
+    of one image), which torch refuses, has variance 0.
+    """
+    kind = type(norm)
+    forward = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
+    return forward(norm, x) if x.numel() > x.shape[1] else forward(norm, torch.cat([x, x]))[:1]
 
 
 class _Pool:
@@ -180,4 +192,5 @@ def _write(pools: list[_Pool], before: Statistics, sync: bool) -> None:
         norm = pool.norm
         norm.running_mean.copy_(pool.mean if weight else old['running_mean'])
         norm.running_var.copy_(pool.var if weight else old['running_var'])
-        norm.num_batches_tracked.fill_(calls if weight else old['num_batches_tracked'])
+        known = 0 if pool.full and weight else old['num_batches_tracked']
+        norm.num_batches_tracked.copy_(known + torch.tensor(int(calls)))

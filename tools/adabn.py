@@ -1,0 +1,110 @@
+"""Adapts a checkpoint to the images that a config tests on: python tools/adabn.py CONFIG CHECKPOINT [--test].
+
+Estimates the batch norm statistics anew on the config's test images, without their labels (AdaBN), and writes a
+checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader.dataset.data_root=FOLDER.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from _cli import check_data, load_config, parser
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import Runner
+
+from timm_stylenorm.checkpoint import load_local
+from timm_stylenorm.hooks import BATCH_SIZE, adapt_model, target_loader
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = parser(__doc__)
+    own.add_argument('checkpoint', help='.pth file')
+    own.add_argument('--out', help='file to write (default: beside the checkpoint, NAME_adabn.pth)')
+    own.add_argument('--force', action='store_true', help='overwrite --out')
+    own.add_argument('--momentum', type=float, help='keep the old statistics and move them by this share a batch')
+    own.add_argument('--batch-size', type=int, default=BATCH_SIZE, help='images of a batch (default: %(default)s)')
+    own.add_argument('--max-batches', type=int, help='stop after so many batches')
+    own.add_argument('--mode', choices=['tensor', 'predict'], default='tensor', help='predict: sliding windows, too')
+    own.add_argument('--test', action='store_true', help='measure before and after')
+    return own.parse_args(argv)
+
+
+def target_file(args: argparse.Namespace) -> Path:
+    """Where the adapted checkpoint goes.
+
+    Raises:
+        FileExistsError: it is there already, and --force was not given.
+        FileNotFoundError: its folder does not exist.
+    """
+    source = Path(args.checkpoint)
+    out = Path(args.out) if args.out else source.with_name(f'{source.stem}_adabn.pth')
+    if out.exists() and not args.force:
+        raise FileExistsError(f'{out} exists; choose another --out, or overwrite it with --force')
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f'--out {out}: no folder {str(out.parent)!r}')
+    return out
+
+
+def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
+    """A Runner of its own for each purpose; mmengine's loggers are global by name."""
+    cfg = Config(cfg.to_dict())
+    cfg.load_from, cfg.resume = checkpoint, False
+    cfg.experiment_name = f'{what}_{time.time_ns()}'
+    return Runner.from_cfg(cfg)
+
+
+def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """The checkpoint with the adapted weights; what belongs to training is left out."""
+    runner = runner_of(cfg, args.checkpoint, 'adabn')
+    runner.load_or_resume()
+    loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
+    options = {'momentum': args.momentum, 'max_batches': args.max_batches, 'mode': args.mode}
+    model = adapt_model(runner.model, loader, **options)
+    old = load_local(args.checkpoint, map_location='cpu')
+    meta = {**(old.get('meta') or {}), 'adabn': {**options, 'config': args.config, 'batch_size': args.batch_size}}
+    return {'meta': meta, 'state_dict': {key: value.cpu() for key, value in model.state_dict().items()}}
+
+
+def write(content: dict[str, Any], out: Path) -> None:
+    """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
+    part = out.with_name(f'{out.name}.part')
+    torch.save(content, part)
+    os.replace(part, out)
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Entry point; returns the metrics 'before' and 'after' with --test."""
+    args = parse_args(argv)
+    out = target_file(args)
+    cfg = load_config(args)
+    check_data(cfg.get('test_dataloader'), args.config)
+    results = {}
+    if args.test:
+        results['before'] = runner_of(cfg, args.checkpoint, 'before').test()
+    content = adapted(cfg, args)
+    if is_main_process():
+        write(content, out)
+        print(f'wrote {out}')
+    barrier()
+    if args.test:
+        results['after'] = runner_of(cfg, str(out), 'after').test()
+        if is_main_process():
+            print(summary(results))
+    return results
+
+
+def summary(results: dict[str, dict[str, float]]) -> str:
+    """The metrics side by side."""
+    rows = [f'{"":24}{"before":>10}{"after":>10}']
+    for name, value in results['before'].items():
+        rows.append(f'{name:24}{value:10.2f}{results["after"][name]:10.2f}')
+    return '\n'.join(rows)
+
+
+if __name__ == '__main__':
+    main()
