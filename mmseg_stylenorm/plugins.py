@@ -1,29 +1,38 @@
-"""Style layers as plugins of mmseg's bottleneck blocks.
+"""Style layers as plugins of mmseg's bottleneck blocks, one for every method that may follow any module.
 
     plugins=[dict(cfg=dict(type='SNR', reduction=16), stages=(True, True, True, False), position='after_conv3')]
+    plugins=[dict(cfg=dict(type='MixStyle', p=0.5), stages=(True, True, False, False), position='after_conv3')]
 
-A plugin sits inside every block of its stages, where `style=` puts one layer after each stage. Its losses are collected
-by the StyleNorm segmentors; with mmseg's own `EncoderDecoder` the layer restyles, but its losses are not trained.
+`type` is the name of the layer. A plugin sits inside every block of its stages, where `style=` puts one layer after
+each stage, and mmseg gives all plugins of one position the same input and takes the output of the last. Losses are
+collected by the StyleNorm segmentors; with mmseg's own `EncoderDecoder` the layer restyles, but its losses are not
+trained. For the dual causality loss of SNR give `num_classes` and `dense=True`.
 """
 
 from typing import Any
 
 from mmengine.registry import MODELS
 
-from timm_stylenorm import layers
+from timm_stylenorm.layers import StyleLayer
+from timm_stylenorm.methods import METHODS
+
+PLUGINS: dict[str, type[StyleLayer]] = {}
 
 
-@MODELS.register_module()
-class SNR(layers.SNR):
-    """`SNR` under the argument name that mmcv's plugins get.
+def _plugin(method: str) -> type[StyleLayer]:
+    """The layer of a method, under the argument name `in_channels` that mmcv gives to plugins."""
+    row = METHODS[method]
 
-    Args:
-        in_channels: channels of the map.
-        **kwargs: of `timm_stylenorm.layers.SNR`. For the dual causality loss of a segmentor give `num_classes` and
-            `dense=True`.
-    """
+    def build(self: Any, in_channels: int, **kwargs: Any) -> None:
+        row.check_kwargs(method, kwargs)
+        row.layer.__init__(self, in_channels, **kwargs)  # type: ignore[misc]
 
-    _abbr_ = 'snr'
+    content = {'__init__': build, '__module__': __name__, '__doc__': f'{row.summary}; {row.paper}.', '_abbr_': method}
+    return type(row.layer.__name__, (row.layer,), content)
 
-    def __init__(self, in_channels: int, **kwargs: Any) -> None:
-        super().__init__(in_channels, **kwargs)
+
+for _name, _row in METHODS.items():
+    if not hasattr(_row.layer, 'from_norm') and _row.layer.__name__ not in PLUGINS:
+        PLUGINS[_row.layer.__name__] = _plugin(_name)
+        MODELS.register_module(module=PLUGINS[_row.layer.__name__])
+globals().update(PLUGINS)  # where pickle looks for them
