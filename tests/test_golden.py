@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from golden_data import assert_matches, fill, load, load_keys, sample
 
 import timm_stylenorm
+from timm_stylenorm.convert import convert
 from timm_stylenorm.functional import adain, dual_causality_loss, entropy, instance_moments, permuted_adain
 from timm_stylenorm.layers import SNR, PermutedAdaIN
 
@@ -174,18 +175,10 @@ def test_padain_resnet18_matches(monkeypatch):
         assert_matches(model.get_buffer(key.removeprefix('train_after.')), d[key])
 
 
-def snr_key(key):
-    """The authors' key as ours; None for the modules of stage 4, which their forward never uses."""
-    part, _, rest = key.partition('.')
-    blocks = {'1': 'layer1.1', '2': 'layer2.1', '3': 'layer3.1'}
-    if part.startswith(('IN', 'style_reid_laye')):
-        return f'{blocks[part[-1]]}.style.snr.{rest}' if part[-1] in blocks else None
-    return key
-
-
 def test_snr_resnet18_matches():
     d, keys = load('net_snr_resnet18'), load_keys('net_snr_resnet18')
     model = timm.create_model('resnet18_snr', num_classes=7)
+    snr_key = convert({k: torch.empty(s) for k, s, _ in keys['state_dict']}).report.mapped.get
     load_filled(model, keys, snr_key, int(d['fill_salt']))
     names = ['layer1', 'layer2', 'layer3', 'layer4']
     seen = record_stages(model, names)

@@ -135,7 +135,8 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
         source: Whose keys to write, a row of `SOURCES`.
 
     Raises:
-        ValueError: Unknown source, or a weight that the authors' network has no place for.
+        ValueError: Unknown source, a weight that the authors' network has no place for, or a model without the
+            layers of the source.
     """
     name, row = get_source(source)
     inner, prefix = strip(state, lambda keys: len(row.fitting(keys, back=True)))
@@ -155,7 +156,17 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
         report.mapped[prefix + key] = new
         found.append((rule.rank, new, rule.reshape(value, back=True)))
     report.dropped |= {key: f'not below {prefix!r}' for key in state if not key.startswith(prefix)}
+    return _completed(found, row, report, layout)
+
+
+def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report, layout: Layout) -> Conversion:
+    """An export with the modules that nothing runs, in the authors' order."""
     result = {key: value for _, key, value in found}
+    if not row.marked(result):
+        raise ValueError(
+            f'cannot export to {report.source}: the model has no weights for {" or ".join(row.marker)}; it is of '
+            'another method'
+        )
     for key, value in row.unused(result).items():
         rule, _ = row.find(key, layout) or (Rule(None, None), '')
         found.append((rule.rank, key, value))
@@ -186,7 +197,7 @@ def _described(state: dict[str, Tensor], report: Report, row: Source) -> Convers
     report.notes.append(
         f'this is {name or "a network without a name in timm"}'
         + (f' with {classes} classes' if classes else '')
-        + (f'; style={style}' if style else '')
+        + (f'; style={style}' if style and len(style) > 1 else '')
     )
     report.notes += [row.hint] if row.hint else []
     return Conversion(state, report, style, name)

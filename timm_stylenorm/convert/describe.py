@@ -55,10 +55,7 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | N
     if method == 'snr':
         return _snr(state)
     if method == 'ibn':
-        if any(re.search(r'\.style\.ibn_b\.', key) for key in state):
-            return {'type': 'ibn_b'}
-        ratio = _ratio(state)
-        return {'type': 'ibn_a'} | ({} if ratio in (None, 0.5) else {'ratio': ratio})
+        return _ibn_b(state) or _ibn_a(state)
     return None if method is None else {'type': method}
 
 
@@ -72,14 +69,29 @@ def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return parts
 
 
-def _ratio(state: Mapping[str, Tensor]) -> float | None:
-    """The ratio that gives every layer its channels; the authors' densenets count those of batch norm."""
-    parts = instance_parts(state).values()
-    dense = any(key.startswith('features.denseblock') for key in state)
+def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The authors' resnets have instance norm on the first int(C * ratio) channels; their densenets have batch norm on
+    the first int(C * (1 - ratio))."""
+    parts = instance_parts(state)
+    first = not any(path.startswith('features.') for path in parts)
+    usual = {m[1] for key in state if (m := re.match(r'(layer[1-3]\.\d+\.bn1)\.', key))}
+    found: dict[str, Any] = {'type': 'ibn_a'} | ({} if first else {'instance_first': False})
+    if parts.keys() != usual:
+        found['sites'] = list(parts)
     for ratio in (0.5, *(i / 100 for i in range(1, 100))):
-        if all(part == (c - int(c * (1 - ratio)) if dense else int(c * ratio)) for part, c in parts):
-            return ratio
-    return None
+        if all(part == (int(c * ratio) if first else c - int(c * (1 - ratio))) for part, c in parts.values()):
+            return found | ({} if ratio == 0.5 else {'ratio': ratio})
+    return found
+
+
+def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """None if no instance norm follows a residual sum."""
+    sums = dict.fromkeys(m[1] for key in state if (m := re.match(r'layer(\d)\.\d+\.\w+\.style\.ibn_b\.', key)))
+    sites = [] if 'bn1.running_mean' in state else ['stem.norm']
+    sites += [f'stage{s}.sum' for s in sums]
+    if not sums:
+        return None
+    return {'type': 'ibn_b'} | ({} if sites == ['stem.norm', 'stage1.sum', 'stage2.sum'] else {'sites': sites})
 
 
 def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -26,14 +26,15 @@ def resolve(state: State, source: str | None) -> tuple[str, dict[str, Tensor], s
     """The source's name, the state dict without its prefix, and the prefix.
 
     Raises:
-        ValueError: No source knows all keys, or, for a source that is named, half of them.
+        ValueError: No source knows all keys, or, for a source that is named, half of them or its marks.
     """
     _check(state)
     if source is not None:
         name, row = get_source(source)
         inner, prefix = strip(state, lambda keys: len(row.fitting(keys)))
-        if 2 * len(row.fitting(inner)) < len(inner):
-            raise ValueError(f'this is no checkpoint of {name}. {_counts(state)}')
+        if 2 * len(row.fitting(inner)) < len(inner) or not row.marked(inner):
+            lacking = '' if row.marked(inner) else f': it lacks {" or ".join(row.marker)}'
+            raise ValueError(f'this is no checkpoint of {name}{lacking}. {_counts(state)}')
         return name, inner, prefix
     for prefix in _prefixes(state):
         inner = _below(state, prefix)

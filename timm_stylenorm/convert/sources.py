@@ -146,10 +146,12 @@ SOURCES: dict[str, Source] = {
     'snr-deeplab': Source(
         'SNR, segmentation (DeepLabV2 with resnet101)',
         (*RESNET, *(drop(f'layer{i}.{{x}}', _DEEPLAB, rank=1) for i in (5, 6)), NO_CLASSIFIER, *SNR),
-        (_STEM, *_SNR_KEYS, r'layer[56]\.conv2d_list\.0\.weight'),
+        (_STEM, *_SNR_KEYS),
         method='snr',
         lacks="layer5 and layer6, the classifiers, which are no part of a backbone: strict loading in the authors' "
         'code will ask for them',
+        hint="the network has its stride on the first 1x1 convolution, as mmseg's style='caffe', dilation 2 and 4 in "
+        'all blocks of stages 3 and 4, and ceil_mode=True in its pooling (mmseg: backbone.maxpool.ceil_mode = True)',
     ),
     'bin': Source(
         "Batch-Instance Normalization (any network of the authors' code)",

@@ -25,35 +25,40 @@ def verify(conversion: Conversion, model: nn.Module | str | None = None, num_cla
         The model, with the weights.
 
     Raises:
-        ValueError: No model, or a key that does not fit it in name or shape, or lacks.
+        ValueError: No model, or a key that does not fit it in name or shape, or lacks. A model that was given is
+            unchanged then.
     """
-    state = conversion.state_dict
+    label = type(model).__name__ if isinstance(model, nn.Module) else model or conversion.model
     if not isinstance(model, nn.Module):
         model = _build(conversion, model, num_classes)
-    own = model.state_dict()
-    if any(key.startswith(('stem.0.', 'conv1.0.')) for key in own) and 'conv1.weight' in state:
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    if 'conv1.weight' in conversion.state_dict and any(key.startswith(('stem.0.', 'conv1.0.')) for key in before):
         raise ValueError(
-            f'{type(model).__name__} has a stem of three convolutions (ResNetV1c, ResNet-C, ResNet-D), the checkpoint '
-            'one 7x7 convolution: use the plain ResNet'
+            f'{label} has a stem of three convolutions (ResNetV1c, ResNet-C, ResNet-D), the checkpoint one 7x7 '
+            'convolution: use the plain ResNet'
         )
+    wrong, left = _load(conversion.state_dict, model)
+    if any(wrong.values()):
+        model.load_state_dict(before)
+        raise ValueError(_misfit(conversion, f'{label}', wrong))
+    conversion.report.left.update(left)
+    return model
+
+
+def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What does not fit, by kind, and what stays as it is, with the reason."""
+    own = model.state_dict()
     differ = [
         f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
         for key, value in state.items()
         if key in own and value.shape != own[key].shape
     ]
-    unknown: list[str] = []
-    missing: list[str] = []
-    if not differ:
-        loaded = model.load_state_dict(state, strict=False)
-        unknown, missing = list(loaded.unexpected_keys), list(loaded.missing_keys)
-    left = {key: why for key in missing if (why := _may_lack(key, model, state)) is not None}
-    missing = [key for key in missing if key not in left]
-    if differ or unknown or missing:
-        raise ValueError(
-            _misfit(conversion, model, {'of another shape': differ, 'unknown': unknown, 'missing': missing})
-        )
-    conversion.report.left.update(left)
-    return model
+    if differ:
+        return {'of another shape': differ}, {}
+    loaded = model.load_state_dict(state, strict=False)
+    left = {key: why for key in loaded.missing_keys if (why := _may_lack(key, model, state)) is not None}
+    missing = [key for key in loaded.missing_keys if key not in left]
+    return {'unknown': list(loaded.unexpected_keys), 'missing': missing}, left
 
 
 def _build(conversion: Conversion, name: str | None, num_classes: int | None) -> nn.Module:
@@ -80,10 +85,10 @@ def _may_lack(key: str, model: nn.Module, state: dict[str, Tensor]) -> str | Non
     return 'a counter' if key.endswith('num_batches_tracked') else None
 
 
-def _misfit(conversion: Conversion, model: nn.Module, wrong: dict[str, list[str]]) -> str:
+def _misfit(conversion: Conversion, label: str, wrong: dict[str, list[str]]) -> str:
     parts = [f'{len(v)} {k}: {", ".join(v[:3])}{", ..." if len(v) > 3 else ""}' for k, v in wrong.items() if v]
-    message = f'the checkpoint does not fit {type(model).__name__}. {"; ".join(parts)}.'
-    if all(text.startswith(_HEADS) for text in wrong['of another shape']) and wrong['of another shape']:
+    message = f'the checkpoint does not fit {label}. {"; ".join(parts)}.'
+    if all(text.startswith(_HEADS) for text in wrong.get('of another shape', ['other'])):
         return f'{message} Only the number of classes differs: leave the classifier out (drop_classifier).'
     if conversion.model is not None:
         return f'{message} Its tensors are those of {conversion.model}, style={conversion.style}.'
