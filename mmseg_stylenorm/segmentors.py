@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin
-from timm_stylenorm.inject import check_heads
+from timm_stylenorm.losses import check_heads
 
 
 def _plain(style: Any) -> Any:

@@ -21,9 +21,24 @@ from mmseg.structures import SegDataSample
 
 import mmseg_stylenorm
 from timm_stylenorm import engine, style_layers
+from timm_stylenorm.methods import METHODS
 from timm_stylenorm.paths import config_root, list_configs
 
+OWN_SCHEDULE = ('bin', 'isw')  # methods whose configs also have hooks or parameter groups
+
+
+def method_of(name):
+    """The method in a config's name; None of a baseline."""
+    return next((method for method in METHODS if f'_{method}_' in name), None)
+
+
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
+DATA = [name for name in SEGMENTATION if method_of(name) in (None, *OWN_SCHEDULE)]  # the others change the style only
+PATTERNS = [
+    'segmentation/deeplabv3plus_r50-d8{}_4xb2-40k_gtav2cityscapes-512x1024.py',
+    'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py',
+    'classification/resnet18{}_1xb64-500_fashion-mnist.py',
+]
 QUICK = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
 THREE_LINES = """
 _base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py']
@@ -55,12 +70,29 @@ def one_step(cfg):
 def test_config_builds_and_trains_a_step(name):
     cfg = Config.fromfile(config_root() / name)
     model, losses = one_step(cfg)
-    expected = {'padain', 'snr'} & set(name.split('/')[1].split('_'))
-    assert {label.split('.')[0] for label, _ in style_layers(model)} == expected
-    assert any(key.startswith('style.snr') for key in losses) == ('snr' in expected)
+    method = method_of(name)
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} if method else set())
+    assert any(key.startswith('style.') for key in losses) == (method in ('snr', 'irw'))
 
 
-@pytest.mark.parametrize('name', SEGMENTATION)
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_every_method_has_a_config_of_each_kind(pattern, method):
+    assert pattern.format(f'_{method}') in list_configs()
+
+
+@pytest.mark.parametrize('name', [name for name in list_configs() if method_of(name) not in (None, *OWN_SCHEDULE)])
+def test_a_method_config_changes_only_the_style_of_its_baseline(name):
+    baseline = Config.fromfile(config_root() / name.replace(f'_{method_of(name)}_', '_'))
+    styled = Config.fromfile(config_root() / name)
+    assert styled.model.pop('style').type == method_of(name)
+    if 'classification' not in name:
+        assert styled.model.pop('type') == 'StyleNormEncoderDecoder'
+        baseline.model.pop('type')
+    assert styled.to_dict() == baseline.to_dict()
+
+
+@pytest.mark.parametrize('name', DATA)
 def test_config_names_registered_data_sets_and_resumes_exactly(name):
     init_default_scope('mmseg')
     cfg = Config.fromfile(config_root() / name)
@@ -70,7 +102,7 @@ def test_config_names_registered_data_sets_and_resumes_exactly(name):
     assert cfg.randomness.seed is not None
 
 
-@pytest.mark.parametrize('name', SEGMENTATION)
+@pytest.mark.parametrize('name', DATA)
 def test_labels_that_a_config_trains_on_are_checked_and_in_the_default_folders(name):
     init_default_scope('mmseg')
     part = Config.fromfile(config_root() / name).train_dataloader.dataset

@@ -1,14 +1,17 @@
 """add_style, style_losses, and what the layers of one method add to the common promises."""
 
+import copy
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 import timm_stylenorm
-from timm_stylenorm.inject import check_heads
 from timm_stylenorm.layers import SNR, PermutedAdaIN
+from timm_stylenorm.losses import check_heads
 
 
 def resnet(**kwargs):
@@ -49,6 +52,76 @@ def test_wrong_styles_are_named_and_change_nothing(style, kwargs, error, message
         timm_stylenorm.add_style(model, style, **kwargs)
     assert list(model.state_dict()) == keys
     assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ('style', 'message'),
+    [
+        (['bin', 'domainnorm'], "'bin' and 'domainnorm' both replace the norm layer 'bn1'"),
+        (['ibn_a', 'bin'], "'ibn_a' and 'bin' both replace the norm layer 'layer1.0.bn1'"),
+        (['ibn_b', 'isw'], "'ibn_b' and 'isw' both replace the norm layer 'bn1'"),
+        (['bin', 'bin'], "both replace the norm layer 'bn1'"),
+        (dict(type='bin', sites='stage1'), "'bin' replaces norm layers, and 'layer1.1' is BasicBlock"),
+        (dict(type='ibn_a', sites='fc'), "'ibn_a' replaces norm layers|no convolution"),
+        (dict(type='ibn_a', ratio=0.001), 'both need one'),
+        (dict(type='padain', channel_dim=2), 'channel_dim must be 1 or -1'),
+        (dict(type='isw', clusters=1), 'clusters'),
+    ],
+)
+def test_pairs_and_places_that_make_no_sense_are_refused_by_name(style, message):
+    model = resnet()
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        timm_stylenorm.add_style(model, style)
+    assert list(model.state_dict()) == keys
+
+
+def test_a_second_replacement_of_a_norm_is_refused_later_too():
+    model = timm_stylenorm.add_style(resnet(), 'ibn_a')
+    with pytest.raises(ValueError, match="'ibn_a' and 'bin' both replace the norm layer 'layer1.0.bn1'"):
+        timm_stylenorm.add_style(model, 'bin')
+    timm_stylenorm.add_style(model, ['mixstyle', dict(type='bin', sites='layer4.0.bn1')])
+    assert {label.partition('.')[0] for label, _ in timm_stylenorm.style_layers(model)} == {'ibn_a', 'bin', 'mixstyle'}
+
+
+def test_layer_norms_are_not_replaced():
+    model = timm.create_model('convnext_atto')
+    with pytest.raises(ValueError, match=r"replaces batch norm, and 'stages.0.blocks.0.norm' is LayerNorm"):
+        timm_stylenorm.add_style(model, 'ibn_a')
+
+
+def test_a_fused_activation_stays_behind_the_new_norm():
+    base = timm.create_model('efficientnet_b0', num_classes=4).eval()
+    model, x = copy.deepcopy(base), torch.randn(2, 3, 64, 64)
+    timm_stylenorm.add_style(model, 'bin')
+    torch.testing.assert_close(model(x), base(x), rtol=1e-4, atol=1e-5)
+    timm_stylenorm.remove_style(model)
+    assert [type(m) for m in model.modules()] == [type(m) for m in base.modules()]
+    assert torch.equal(model(x), base(x))
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'resnet50'])
+def test_a_residual_sum_is_found_in_blocks_with_one_activation_module(arch):
+    """torchvision's blocks call one ReLU several times; timm's have one for each place."""
+    theirs, ours = getattr(torchvision.models, arch)(num_classes=4), timm.create_model(arch, num_classes=4)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for model in (theirs, ours):
+        timm_stylenorm.add_style(model, 'ibn_b').train()
+    for _ in range(2):
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+    assert timm_stylenorm.style_layers(theirs)
+    clone = copy.deepcopy(theirs)
+    torch.testing.assert_close(clone(x), ours(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_that_calls_its_activation_otherwise_is_refused():
+    model = torchvision.models.resnet18()
+    timm_stylenorm.add_style(model, 'ibn_b')
+    block = model.layer1[1]
+    block.forward = lambda x: block.relu(block.conv1(x))
+    with pytest.raises(RuntimeError, match='called its activation 1 times, not 2'):
+        model(torch.randn(1, 3, 64, 64))
 
 
 def test_a_module_with_its_own_style_is_left_alone():

@@ -24,8 +24,11 @@ ARROWS = {
     'timm_stylenorm.functional': {'kernel', 'maps'},
     'timm_stylenorm.layers': {'functional', 'layers'},
     'timm_stylenorm.methods': {'errors', 'layers'},
-    'timm_stylenorm.sites': {'errors'},
-    'timm_stylenorm.inject': {'layers', 'methods', 'sites'},
+    'timm_stylenorm.structure': {'layers'},
+    'timm_stylenorm.sites': {'errors', 'structure'},
+    'timm_stylenorm.attach': {'layers', 'sites'},
+    'timm_stylenorm.inject': {'attach', 'layers', 'methods', 'sites', 'structure'},
+    'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
     'timm_stylenorm.models': {'errors', 'inject', 'methods'},
 }
 

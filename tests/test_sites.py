@@ -67,6 +67,60 @@ def test_stages_of_a_torchvision_model():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ('arch', 'site', 'expected'),
+    [
+        ('resnet50', 'stem.conv', ['conv1']),
+        ('resnet50d', 'stem.conv', ['conv1.6']),
+        ('densenet121', 'stem.conv', ['features.conv0']),
+        ('efficientnet_b0', 'stem.conv', ['conv_stem']),
+        ('vit_tiny_patch16_224', 'stem.conv', ['patch_embed.proj']),
+        ('resnet50', 'stem.norm', ['bn1']),
+        ('regnety_008', 'stem.norm', ['stem.bn']),
+        ('resnet50', 'stem.pool', ['maxpool']),
+        ('resnet18', 'stage2.norm1', ['layer2.0.bn1', 'layer2.1.bn1']),
+        ('efficientnet_b0', 'stage3.norm1', [f'blocks.{i}.{j}.bn1' for i in (3, 4) for j in range(3)]),
+        ('resnet50', 'stage1.sum', ['layer1.2.act3']),
+        ('resnet18', 'stage1.sum', ['layer1.1.act2']),
+        ('seresnet18', 'stage2.blocks', ['layer2.0', 'layer2.1']),
+        ('convnext_tiny', 'stage1.blocks', [f'stages.0.blocks.{i}' for i in range(3)]),
+        ('densenet121', 'stage4', ['features.denseblock4']),
+    ],
+)
+def test_parts_of_stem_and_stages(arch, site, expected):
+    assert names(timm.create_model(arch), site) == expected
+
+
+def test_no_pooling_is_no_place_but_no_error_beside_others():
+    assert names(timm.create_model('regnety_008'), ['stem.pool', 'stage1']) == ['s1.b1']
+
+
+def test_batch_norms_are_all_of_them():
+    model = timm.create_model('resnet50')
+    assert names(model, 'batch_norms') == [k for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize('model', [torchvision.models.resnet18, torchvision.models.resnet50])
+def test_a_shared_activation_is_found_with_the_number_of_its_calls(model):
+    (site,) = find_sites(model(), 'stage1.sum')
+    assert (site.where, site.calls) == ('before', 3 if 'layer1.2' in site.name else 2)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'layout'),
+    [
+        ('resnet18', (1, 0)),
+        ('convnext_tiny', (1, 0)),
+        ('swin_tiny_patch4_window7_224', (-1, 0)),
+        ('vit_tiny_patch16_224', (-1, 1)),
+        ('vit_small_patch14_reg4_dinov2', (-1, 5)),
+    ],
+)
+def test_where_the_channels_are(arch, layout):
+    (site,) = find_sites(timm.create_model(arch), 'stage1')
+    assert (site.channel_dim, site.prefix_tokens) == layout
+
+
 def test_a_place_named_twice_counts_once():
     assert names(timm.create_model('resnet18'), ['stage1', 'layer1']) == ['layer1.1']
 
@@ -75,14 +129,16 @@ def test_a_place_named_twice_counts_once():
     ('arch', 'site', 'message'),
     [
         ('resnet18', 'stge1', "unknown site of ResNet: 'stge1'; did you mean 'stage1'"),
-        ('resnet18', 'bn1', "'bn1' is a norm layer"),
         ('resnet18', 'stage7', "unknown site of ResNet: 'stage7'"),
-        ('densenet121', 'stem', 'is a norm layer'),
         ('hrnet_w18', 'stage2', 'returns several maps'),
-        ('vit_tiny_patch16_224', 'stage1', 'seems to pass tokens'),
         ('vit_tiny_patch16_224', 'convs', 'has no convolution directly followed by a norm layer'),
-        ('vit_tiny_patch16_224', 'blocks.3', 'seems to pass tokens'),
-        ('swin_tiny_patch4_window7_224', 'layers.1.blocks.0', 'seems to pass tokens'),
+        ('mixer_s32_224', 'stage1', 'seems to pass tokens'),
+        ('mixer_s32_224', 'blocks.3', 'seems to pass tokens'),
+        ('vgg16_bn', 'blocks', 'do not consist of blocks'),
+        ('vgg16_bn', 'stage1.norm1', 'does not consist of blocks'),
+        ('efficientnet_b0', 'stage1.sum', 'no activation behind a residual sum'),
+        ('convnext_tiny', 'batch_norms', 'has no batch norm'),
+        ('resnetv2_50', 'stem.norm', 'has no norm before its stages'),
         ('resnet18', 'fc', 'seems to pass tokens'),
         ('resnet18', [], 'no site was named'),
     ],

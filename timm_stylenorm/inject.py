@@ -1,34 +1,36 @@
-"""Attach style layers to a model, and take them off again.
+"""Attach style layers to a model or replace its norm layers by them, and take them off again.
 
 A layer becomes a child `style` (a ModuleDict keyed by method) of the module whose output it restyles, and one forward
 hook, a plain function that looks the child up, calls it: the keys of the base model never change, and a copied model
-runs its own layers.
+runs its own layers. A layer that replaces a norm layer takes its name.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from .layers import StyleLayer
+from .attach import attach, detach_all, owner_of, replace, styled_modules
+from .layers import NormLayer, StyleLayer
 from .methods import get_method
-from .sites import NORMS, Site, find_sites
+from .sites import Site, find_sites
+from .structure import is_batch_norm
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
-    """Attach the layers of one or several style methods to a model, in place.
+    """Attach the layers of one or several style methods to a model, in place, or replace its norm layers by them.
 
     Args:
         model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
-            a list of such names and dicts, which are applied in order.
+            a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
+            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do.
         **kwargs: `sites` and arguments of the layer, where `style` is a single method.
 
     Returns:
@@ -36,29 +38,18 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
 
     Raises:
         ValueError: Unknown method or site, a value out of range, a site without a known number of channels, a method
-            that the model has already at that site.
+            that the model has already at that site, two methods that would replace the same norm layer.
         TypeError: An argument that the layer does not have.
     """
     plans = [plan for spec in _as_specs(style, kwargs) for plan in _plan(model, spec)]
-    taken = {(id(_owner(s.module)), method) for s, method, _ in _attached(model)}
+    taken = {(module, method): method for module in styled_modules(model) for method in owner_of(module).style}
     for plan in plans:
-        key = (id(_owner(plan.site.module)), plan.method)
-        if key in taken:
-            raise ValueError(
-                f'style method {plan.method!r} is already at {plan.site.name!r}; name the plain model, or call '
-                'remove_style first'
-            )
-        taken.add(key)
-        if isinstance(vars(_owner(plan.site.module)).get('style'), str):
-            continue  # see _attach
-        if not isinstance(getattr(_owner(plan.site.module), 'style', _EMPTY), nn.ModuleDict):
-            raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
+        _check(plan, taken)
     for plan in plans:
-        _attach(plan)
+        if plan.site.where != 'replace':
+            attach(plan.site, plan.method, plan.layer)
+    replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
     return model
-
-
-_EMPTY = nn.ModuleDict()
 
 
 @dataclass(frozen=True)
@@ -83,72 +74,119 @@ def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
-    """All layers of one method, built but not attached."""
+    """All layers of one method, built but not put into the model."""
     spec = dict(spec)
     name = spec.pop('type')
     method = get_method(name)
-    sites = spec.pop('sites', None)
     method.check_kwargs(name, spec)
+    sites = spec.pop('sites', None)
+    layout = {k: spec.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in spec}
+    if layout.get('channel_dim', 1) not in (1, -1):
+        raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
     plans = []
-    for site in find_sites(model, method.sites if sites is None else sites):
-        if isinstance(site.module, NORMS):
-            raise ValueError(
-                f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
-                "converters replace together with what is attached; use 'convs', stages, or names of blocks"
-            )
-        if site.channels is None and method.needs_channels:
-            raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
-        layer = method.layer(site.channels, **spec)
-        like = next(site.module.parameters(), next(model.parameters(), None))
-        if like is not None:
-            layer.to(like.device, like.dtype)
+    for site in find_sites(model, method.sites if sites is None else sites, tokens='channel_dim' in layout):
+        layer = _replacement(name, site, spec) if site.where == 'replace' else _addition(model, name, site, spec)
         layer.label = f'{name}.{site.label}'
-        layer.train(site.module.training)
+        layer.channel_dim = layout.get('channel_dim', site.channel_dim)
+        layer.prefix_tokens = layout.get('prefix_tokens', site.prefix_tokens)
         plans.append(_Plan(site, name, layer))
+    method.layer.together([plan.layer for plan in plans])
     return plans
 
 
-def _owner(module: nn.Module) -> Any:
-    """The module that holds the child `style`: a ModuleDict would run it, so that its last child holds it instead."""
-    return list(module.values())[-1] if isinstance(module, nn.ModuleDict) else module
+def _replacement(name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    layer = get_method(name).layer
+    if not issubclass(layer, NormLayer):
+        raise ValueError(
+            f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
+            "converters replace together with what is attached; use 'convs', stages, or names of blocks"
+        )
+    if isinstance(site.module, NormLayer):
+        other = (site.module.label or type(site.module).__name__).partition('.')[0]
+        if other == name:
+            raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
+        raise ValueError(_both_replace(other, name, site))
+    if not is_batch_norm(site.module):
+        raise ValueError(
+            f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
+        )
+    return layer.from_norm(site.module, **kwargs)
 
 
-def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    """The forward hook."""
-    for layer in _owner(module).style.values():
-        output = layer(output)
-    return output
+def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    method = get_method(name)
+    if not method.layer.attaches:
+        raise ValueError(
+            f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
+            "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
+        )
+    if site.channels is None and method.needs_channels:
+        raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
+    layer = method.layer(site.channels, **kwargs)
+    like = next(site.module.parameters(), next(model.parameters(), None))
+    if like is not None:
+        layer.to(like.device, like.dtype)
+    return layer.train(site.module.training)
 
 
-def _attach(plan: _Plan) -> None:
-    owner = _owner(plan.site.module)
-    if isinstance(vars(owner).get('style'), str):
-        del owner.style  # mmseg's blocks keep their variant, 'pytorch' or 'caffe', there, and do not read it again
-    if not hasattr(owner, 'style'):
-        owner.style = nn.ModuleDict()
-        plan.site.module.register_forward_hook(_run_style)
-    owner.style[plan.method] = plan.layer
+def _both_replace(first: str, second: str, site: Site) -> str:
+    return f'style methods {first!r} and {second!r} both replace the norm layer {site.name!r}; choose one'
 
 
-def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        if _run_style in module._forward_hooks.values():
-            yield name, module
-
-
-def _attached(model: nn.Module) -> Iterator[tuple[Site, str, StyleLayer]]:
-    for name, module in _hooked(model):
-        for method, layer in _owner(module).style.items():
-            yield Site(layer.label, name, module, None), method, layer
+def _check(plan: _Plan, taken: dict[Any, str]) -> None:
+    """Raise if the place is taken; else take it."""
+    module = plan.site.module
+    if plan.site.where == 'replace':
+        if module in taken:
+            raise ValueError(_both_replace(taken[module], plan.method, plan.site))
+        taken[module] = plan.method
+        return
+    if (module, plan.method) in taken:
+        raise ValueError(
+            f'style method {plan.method!r} is already at {plan.site.name!r}; name the plain model, or call '
+            'remove_style first'
+        )
+    taken[module, plan.method] = plan.method
+    own = vars(owner_of(module)).get('style') or getattr(owner_of(module), 'style', None)
+    if own is not None and not isinstance(own, str | nn.ModuleDict):  # for the string see `attach`
+        raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
 
 
 def remove_style(model: nn.Module) -> nn.Module:
-    """Take all attached style layers off, in place: the plain model, with its own weights, is left."""
-    for _, module in list(_hooked(model)):
-        del _owner(module).style
-        for key in [k for k, hook in module._forward_hooks.items() if hook is _run_style]:
-            del module._forward_hooks[key]
+    """Take all style layers off, in place: the plain model, with its own weights, is left.
+
+    `BatchInstanceNorm2d` becomes batch norm again and loses its gates.
+
+    Raises:
+        ValueError: A layer replaced a batch norm and has not kept its statistics. The model is unchanged then.
+    """
+    replaced = [(k, m) for k, m in model.named_modules() if isinstance(m, NormLayer) and m.replaced]
+    for name, layer in replaced:
+        if not hasattr(layer, 'to_norm'):
+            raise ValueError(
+                f'remove_style: {layer.label} replaced the batch norm {name!r} and has not kept its statistics; build '
+                'the plain model'
+            )
+    replace(model, {layer: layer.to_norm() for _, layer in replaced})  # type: ignore[operator]
+    detach_all(model)
     return model
+
+
+@contextmanager
+def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Switch all style layers of a model off: `with style_disabled(model): ...`.
+
+    They are the identity then, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
+    keep its statistics (IBN, DomainNorm, the instance norm of a stem) stay on, since nothing could take their place.
+    """
+    layers = [(layer, layer.enabled) for _, layer in style_layers(model)]
+    try:
+        for layer, _ in layers:
+            layer.enabled = False
+        yield model
+    finally:
+        for layer, enabled in layers:
+            layer.enabled = enabled
 
 
 def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
@@ -163,65 +201,3 @@ def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield from module.named_parameters(prefix=name)
-
-
-def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int = 255) -> dict[str, Tensor]:
-    """Take the weighted auxiliary losses that the layers left in the last training forward.
-
-    Args:
-        model: Any module that contains style layers.
-        target: Labels for the terms that need them: class indices (N,), class probabilities (N, K), or, for dense
-            layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
-        ignore_index: Label that counts nowhere.
-
-    Returns:
-        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
-        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
-    """
-    losses: dict[str, Tensor] = {}
-    deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
-    seen: Counter[str] = Counter()
-    for label, layer in style_layers(model):
-        seen[label] += 1
-        if seen[label] > 1:
-            label = f'{label}#{seen[label]}'
-        if layer.aux is not None:
-            losses[label] = layer.aux
-        if layer.logits is not None:
-            deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
-    for label, layer in deepest.values():
-        if target is not None:
-            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
-    for _, layer in style_layers(model):
-        layer.aux = layer.logits = None
-    return losses
-
-
-def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
-    """For a host that knows its labels: that the class heads of the style layers fit them.
-
-    Raises:
-        ValueError: A head with another number of classes, or an image head where labels are maps, or the other way.
-    """
-    for label, layer in style_layers(model):
-        head: Any = getattr(layer, 'head', None)
-        if head is not None and (head.out_features != num_classes or layer.dense != dense):
-            raise ValueError(
-                f'{label}: its loss has num_classes={head.out_features}, dense={layer.dense}, and this model '
-                f'num_classes={num_classes}, dense={dense}: correct `style`'
-            )
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    if target.dim() == 3 and logits.dim() == 4:
-        target = F.interpolate(target[:, None].float(), logits.shape[2:], mode='nearest')[:, 0].long()
-    if target.is_floating_point():
-        return F.cross_entropy(logits.float(), target)
-    if logits.shape[2:] != target.shape[1:]:
-        raise ValueError(
-            f'style_losses: logits {tuple(logits.shape)} and labels {tuple(target.shape)} do not fit; '
-            'image labels need dense=False, label maps dense=True'
-        )
-    # a sum over the counted labels, so that a batch without any gives 0 and not NaN
-    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction='sum')
-    return total / (target != ignore_index).sum().clamp(min=1)

@@ -10,6 +10,8 @@ from typing import Any
 from . import layers
 from .errors import unknown
 
+_OF_ADD_STYLE = ('type', 'sites', 'channel_dim', 'prefix_tokens')
+
 
 @dataclass(frozen=True)
 class Method:
@@ -40,10 +42,10 @@ class Method:
         return first.default is inspect.Parameter.empty
 
     def check_kwargs(self, name: str, kwargs: Mapping[str, Any]) -> None:
-        """Raise a TypeError for a keyword that the layer does not take."""
+        """Raise a TypeError for a key of a style dict that neither the layer nor `add_style` takes."""
         for key in kwargs:
-            if key not in self.defaults:
-                raise TypeError(unknown(f'argument of style method {name!r}:', key, [*self.defaults, 'sites', 'type']))
+            if key not in self.defaults and key not in _OF_ADD_STYLE:
+                raise TypeError(unknown(f'argument of style method {name!r}:', key, [*self.defaults, *_OF_ADD_STYLE]))
 
 
 METHODS: dict[str, Method] = {
@@ -70,6 +72,60 @@ METHODS: dict[str, Method] = {
         sites=('stage1', 'stage2'),
         summary='images of a batch mix their sorted values with those of another image, in training',
         paper='Zhang et al., CVPR 2022, arXiv:2203.07740',
+    ),
+    'dsu': Method(
+        layers.DSU,
+        sites=('stem.conv', 'stem.pool', 'stage1', 'stage2', 'stage3', 'stage4'),
+        summary='channel statistics are drawn anew around themselves, as far as they vary over the batch, in training',
+        paper='Li et al., ICLR 2022, arXiv:2202.03958',
+    ),
+    'crossnorm': Method(
+        layers.CrossNorm,
+        sites=('blocks',),
+        summary='images of a batch, or crops of them, exchange their channel statistics, in training',
+        paper='Tang et al., ICCV 2021, arXiv:2102.02811',
+    ),
+    'selfnorm': Method(
+        layers.SelfNorm,
+        sites=('blocks',),
+        summary='each channel is rescaled by a gate that sees its mean and deviation',
+        paper='Tang et al., ICCV 2021, arXiv:2102.02811',
+    ),
+    'ibn_a': Method(
+        layers.IBN,
+        sites=('stage1.norm1', 'stage2.norm1', 'stage3.norm1'),
+        summary='instance norm for half of the channels of the first norm layer of every block',
+        paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+    ),
+    'ibn_b': Method(
+        layers.InstanceNorm,
+        sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
+        summary='instance norm in the stem, and of the residual sum at the end of two stages',
+        paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+    ),
+    'bin': Method(
+        layers.BatchInstanceNorm2d,
+        sites=('batch_norms',),
+        summary='a learnt gate for each channel between batch norm and instance norm',
+        paper='Nam and Kim, NeurIPS 2018, arXiv:1805.07925',
+    ),
+    'domainnorm': Method(
+        layers.DomainNorm2d,
+        sites=('batch_norms',),
+        summary='instance norm, then L2 norm over the channels at each position',
+        paper='Zhang et al., ECCV 2020, arXiv:1911.13287',
+    ),
+    'irw': Method(
+        layers.InstanceWhitening,
+        sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
+        summary='instance norm, and a loss on the covariances between channels beyond a margin',
+        paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+    ),
+    'isw': Method(
+        layers.SelectiveWhitening,
+        sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
+        summary='instance norm, and a loss on those covariances that react to photometric changes',
+        paper='Choi et al., CVPR 2021, arXiv:2103.15597',
     ),
 }
 

@@ -13,22 +13,30 @@ from torch import nn
 
 from .errors import unknown
 from .inject import add_style
-from .methods import METHODS, get_method
+from .methods import METHODS, Method, get_method
 
 __all__: list[str] = []  # register_model appends every name
 
 default_cfgs: dict[str, DefaultCfg] = {}  # read by register_model
 
-# The convolutional families in which every stage is a module of its own; more by `register_variants`.
-_FAMILIES = (
-    'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet*_2', 'resnext50_32x4d',
-    'resnext101_32x4d', 'resnext101_32x8d', 'resnext101_64x4d', 'seresnet18', 'seresnet34', 'seresnet50',
-    'seresnet101', 'seresnet152', 'seresnext50_32x4d', 'seresnext101_32x4d', 'resnetv2_50', 'resnetv2_101',
-    'densenet1*', 'regnetx_*', 'regnety_*', 'efficientnet_b?', 'efficientnet_lite?', 'efficientnetv2_s',
-    'mobilenetv3_large_100', 'mobilenetv3_small_100', 'mobilenetv4_conv_*', 'convnext_atto', 'convnext_femto',
-    'convnext_pico', 'convnext_nano', 'convnext_tiny', 'convnext_small', 'convnext_base', 'convnext_large',
-    'vgg??_bn', 'dla34', 'dla60', 'dla102', 'dla169',
-)  # fmt: skip
+# The convolutional families in which every stage is a module of its own, by what their structure offers beside stages:
+# blocks, batch norms, and an activation behind the residual sum. More names by `register_variants`.
+_FAMILIES = {
+    ('blocks', 'batch_norms', 'sum'): (
+        'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet*_2', 'resnext50_32x4d',
+        'resnext101_32x4d', 'resnext101_32x8d', 'resnext101_64x4d', 'seresnet18', 'seresnet34', 'seresnet50',
+        'seresnet101', 'seresnet152', 'seresnext50_32x4d', 'seresnext101_32x4d', 'regnetx_*', 'regnety_*',
+    ),
+    ('blocks', 'batch_norms'): (
+        'densenet1*', 'efficientnet_b?', 'efficientnet_lite?', 'efficientnetv2_s', 'mobilenetv3_large_100',
+        'mobilenetv3_small_100', 'mobilenetv4_conv_*', 'resnetv2_50', 'resnetv2_101',
+    ),
+    ('batch_norms',): ('vgg??_bn', 'dla34', 'dla60', 'dla102', 'dla169'),
+    ('blocks',): (
+        'convnext_atto', 'convnext_femto', 'convnext_pico', 'convnext_nano', 'convnext_tiny', 'convnext_small',
+        'convnext_base', 'convnext_large',
+    ),
+}  # fmt: skip
 
 
 def register_variants(pattern: str, methods: Iterable[str] | None = None) -> list[str]:
@@ -72,7 +80,7 @@ def _register(base: str, method: str, name: str) -> None:
         if not isinstance(style, Mapping | None):
             raise TypeError(f'{name}: style takes a dict of arguments of {method!r} and `sites`, got {style!r}')
         options = {'type': method, **(style or {})}
-        METHODS[method].check_kwargs(method, {k: v for k, v in options.items() if k not in ('type', 'sites')})
+        METHODS[method].check_kwargs(method, options)
         if options['type'] != method:
             raise ValueError(f'{name} is {method!r}; style=dict(type={options["type"]!r}) belongs to another model')
         model = model_entrypoint(base)(pretrained=pretrained, **kwargs)
@@ -88,6 +96,18 @@ def _register(base: str, method: str, name: str) -> None:
     register_model(entrypoint)
 
 
-for _pattern in _FAMILIES:
-    if '*' in _pattern or '?' in _pattern or is_model(_pattern):  # a name that this timm does not have is left out
-        register_variants(_pattern)
+def _methods_for(offers: tuple[str, ...]) -> list[str]:
+    """The methods whose default sites exist in a family."""
+    needs = {'norm1': {'blocks', 'batch_norms'}, 'norm': {'batch_norms'}, 'sum': {'sum'}}
+
+    def fits(method: Method) -> bool:
+        parts = [{site} & {'blocks', 'batch_norms'} | needs.get(site.partition('.')[2], set()) for site in method.sites]
+        return set().union(*parts) <= {*offers}
+
+    return [name for name, method in METHODS.items() if fits(method)]
+
+
+for _offers, _patterns in _FAMILIES.items():
+    for _pattern in _patterns:
+        if '*' in _pattern or '?' in _pattern or is_model(_pattern):  # a name that this timm does not have is left out
+            register_variants(_pattern, _methods_for(_offers))

@@ -12,7 +12,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..engine import StyleLossMixin
-from ..inject import add_style, check_heads, style_losses
+from ..inject import add_style
+from ..losses import check_heads, style_losses
 from .checkpoint import load_checkpoint
 
 

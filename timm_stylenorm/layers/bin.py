@@ -6,6 +6,7 @@ Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Ne
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -67,7 +68,7 @@ class BatchInstanceNorm2d(NormLayer):
     def to_norm(self) -> nn.Module:
         """Plain batch norm with the weights and statistics; what the gates had learnt is lost."""
         kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[self.dim]
-        norm: nn.Module = kind(self.num_features, self.eps, self.momentum)
+        norm: Any = kind(self.num_features, self.eps, self.momentum)
         if self.act is not None:  # it replaced timm's fused layer
             norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
             norm.drop, norm.act = self.drop, self.act

@@ -37,7 +37,8 @@ class CrossNorm(RandomStyleLayer):
         eps: Added to the unbiased variances.
 
     Raises:
-        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0; in forward, a crop of a map that has not two spatial axes.
+        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0; in forward, a crop of a map that has
+            not two spatial axes.
     """
 
     def __init__(

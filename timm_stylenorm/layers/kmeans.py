@@ -39,7 +39,7 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
 
 
 def _one_more_cluster(best: Any, lowest: Any, spread: Any) -> tuple[Any, Any]:
-    """The k-means of one more cluster, for all prefixes, by divide and conquer: the last cluster's start is monotone."""
+    """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
     n = len(best)
     new_best, new_lowest = best.copy(), lowest.copy()
     stack = [(1, n - 1, 1, n - 1)]  # prefixes of length j + 1; the last cluster starts at i, 1 <= i <= j

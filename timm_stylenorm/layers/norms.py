@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class NormLayer(StyleLayer):
         self.register_module('act', None)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> Self:
+    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
         """The layer that replaces a batch norm layer.
 
         Args:
@@ -48,7 +48,7 @@ class NormLayer(StyleLayer):
         """
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
-        layer = cls(norm.num_features, **{**inherited, **kwargs})
+        layer: NormLayer = cls(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.load_state_dict(norm.state_dict(), strict=False)
         like = next((t for t in norm.state_dict().values() if t.is_floating_point()), None)
         if like is not None:

@@ -24,7 +24,7 @@ class InstanceWhitening(NormLayer):
 
     y = (x - m) / sqrt(v + eps); m, v: instance mean and biased variance, in training and evaluation alike.
     x, y: (N, C, *spatial). The loss `functional.whitening_loss` of y over all pairs of channels, times `loss_weight`,
-    is left in `aux`; the layers that `add_style` puts into a model share the weight, as the authors average over layers.
+    is left in `aux`. The layers that `add_style` puts into a model share the weight: the authors average over layers.
 
     Args:
         num_features: C.
@@ -66,6 +66,7 @@ class InstanceWhitening(NormLayer):
             if mask is not None:
                 margin = mask.sum() // self.relax if self.relax else 0.0
                 self.aux = self.loss_weight * self.share * whitening_loss(y, mask, margin)
+                return y.clone()  # an activation may follow that works in place
         return y
 
     def extra_repr(self) -> str:
@@ -76,8 +77,8 @@ class SelectiveWhitening(InstanceWhitening):
     """Instance selective whitening (ISW): the loss looks only at covariances that react to a change of style.
 
     It starts without pairs, and so without a loss. Which pairs react is estimated on images and photometric
-    transformations of them, in evaluation mode, some epochs into the training: `timm_stylenorm.whitening.select_pairs`, or
-    `ISWHook` for mmengine. The choice is part of the state dict.
+    transformations of them, in evaluation mode, some epochs into the training: `timm_stylenorm.whitening`, or `ISWHook`
+    for mmengine. The choice is part of the state dict.
 
     Args:
         num_features: C.

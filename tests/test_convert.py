@@ -1,0 +1,361 @@
+"""Checkpoints of others: every key is accounted for, the numbers are the authors', and the way back is exact."""
+
+from inspect import signature
+
+import pytest
+import timm
+import torch
+import torchvision
+from golden_data import fill, load, load_keys, sample
+from torch import nn
+
+import timm_stylenorm
+from timm_stylenorm.convert import convert, detect, export, verify
+from timm_stylenorm.layers import IBN
+
+KEY_LISTS = {
+    'net_padain_resnet18': 'torchvision',
+    'net_resnet18_ibn_a': 'ibn-net',
+    'net_snr_resnet18': 'snr',
+    'snr_causality_resnet18_7': 'snr',
+    'deeplab_snr_19': 'snr-deeplab',
+    'fada_feature_extractor_resnet101': 'fada',
+}
+
+
+def authors(name):
+    """The authors' state dict, filled by the rule."""
+    return {key: fill(key, tuple(shape)) for key, shape, _ in load_keys(name)['state_dict']}
+
+
+def scrambled(model):
+    """Weights and statistics that are not at their initialisation."""
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(fill(key, tuple(value.shape)))
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def plain():
+    torch.manual_seed(0)
+    return timm.create_model('resnet18', num_classes=10).state_dict()
+
+
+@pytest.fixture(scope='module')
+def snr():
+    return authors('net_snr_resnet18')
+
+
+@pytest.mark.parametrize('target', ['timm', 'mmseg'])
+@pytest.mark.parametrize('name', KEY_LISTS)
+def test_every_key_is_accounted_for_and_comes_back(name, target):
+    state = authors(name)
+    conversion = convert(state, target=target)
+    report = conversion.report
+    assert report.source == detect(state) == KEY_LISTS[name]
+    assert report.mapped.keys() | report.dropped.keys() == state.keys()
+    assert list(report.mapped.values()) == list(conversion.state_dict)
+    back = export(conversion.state_dict, report.source)
+    gone = [key for key in report.dropped if key not in back.report.added]
+    assert list(back.state_dict) == [key for key in state if key not in gone]
+    for key in report.mapped:
+        assert torch.equal(back.state_dict[key], state[key])
+    for key in back.report.added:
+        assert back.state_dict[key].shape == state[key].shape
+    heads = 'fc.weight', 'fc.bias'
+    expected = {*heads} & state.keys() if target == 'mmseg' else set()
+    assert set(gone) == expected | {key for key in state if key.startswith(('layer5', 'layer6'))}
+
+
+@pytest.mark.parametrize('name', ['net_padain_resnet18', 'net_resnet18_ibn_a', 'net_snr_resnet18'])
+def test_converted_networks_give_the_authors_logits(name):
+    d, conversion = load(name), convert(authors(name))
+    model = verify(conversion, 'resnet18_padain' if 'padain' in name else None)
+    assert not conversion.report.left
+    with torch.no_grad():
+        logits = model.eval()(d['x'])
+    noise = max(20 * float(d['eval_logits_f64_maxdiff']), 1e-4)
+    torch.testing.assert_close(logits, d['eval_logits'], rtol=0, atol=noise)
+
+
+def test_heads_of_the_causality_loss_are_converted():
+    state = authors('snr_causality_resnet18_7')
+    conversion = convert(state)
+    assert conversion.style == {'type': 'snr', 'num_classes': 7}
+    model = verify(conversion)
+    assert torch.equal(model.layer2[1].style['snr'].head.weight, state['fc2.weight'])
+    assert torch.equal(model.layer3[1].style['snr'].fc1.bias, state['style_reid_laye3.fc1.bias'])
+    assert not conversion.report.left
+
+
+def test_deeplab_fits_the_backbone_of_mmseg():
+    mmseg = pytest.importorskip('mmseg.models.backbones')
+    conversion = convert(authors('deeplab_snr_19'), target='mmseg')
+    assert conversion.model == 'resnet101_snr'
+    assert {key.partition('.')[0] for key in conversion.report.dropped} == {'layer5', 'layer6'}
+    with torch.device('meta'):
+        model = mmseg.ResNet(101, style='caffe', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+        timm_stylenorm.add_style(model, conversion.style)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in conversion.state_dict.items()}
+
+
+@pytest.mark.parametrize(('name', 'stage'), [('padain', 'layer4'), ('ibn_a', 'layer3'), ('snr', 'useful3')])
+def test_backbones_of_mmseg_give_the_authors_maps(name, stage):
+    mmseg = pytest.importorskip('mmseg.models.backbones')
+    name = {'padain': 'net_padain_resnet18', 'ibn_a': 'net_resnet18_ibn_a', 'snr': 'net_snr_resnet18'}[name]
+    d, conversion = load(name), convert(authors(name), target='mmseg')
+    model = mmseg.ResNet(18)
+    timm_stylenorm.add_style(model, conversion.style or 'padain')
+    verify(conversion, model).eval()  # mmseg's gives None
+    with torch.no_grad():
+        maps = model(d['x'])
+    expected = d[f'eval.{stage}.sample']
+    torch.testing.assert_close(sample(maps[int(stage[-1]) - 1]), expected, rtol=0, atol=1e-3 * float(expected.max()))
+
+
+def test_the_extractor_of_fada_gives_equal_maps_in_mmseg():
+    mmseg = pytest.importorskip('mmseg.models.backbones')
+    theirs = scrambled(torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True]))
+    theirs = torchvision.models._utils.IntermediateLayerGetter(theirs, {'layer4': 'out'})
+    state = {f'backbone.{key}': value for key, value in theirs.state_dict().items()}
+    conversion = convert(state, target='mmseg')
+    assert conversion.report.source == 'fada'
+    model = mmseg.ResNet(50, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True)
+    verify(conversion, model).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[-1], theirs(x)['out'], rtol=1e-4, atol=1e-4)
+    plain = timm.create_model('resnet50').state_dict()
+    back = export(plain, 'fada')
+    assert list(back.state_dict) == list(state)
+    assert back.report.dropped.keys() == {'fc.weight', 'fc.bias'}
+
+
+@pytest.mark.parametrize('name', ['resnext50_32x4d_ibn_a', 'seresnet18_ibn_a', 'resnet18_ibn_b', 'resnet50_ibn_b'])
+def test_ibn_families_are_told_apart_and_give_equal_outputs(name):
+    model = scrambled(timm.create_model(name, num_classes=5))
+    theirs = {}
+    for key, value in model.state_dict().items():
+        if '.se.fc' in key:
+            if key.endswith('bias'):
+                value.zero_()  # the authors' have none
+                continue
+            key, value = key.replace('.fc1.', '.fc.0.').replace('.fc2.', '.fc.2.'), value[:, :, 0, 0]
+        theirs[key.replace('act2.style.ibn_b', 'IN').replace('act3.style.ibn_b', 'IN')] = value.clone()
+    conversion = convert(theirs)
+    assert (conversion.report.source, conversion.model) == ('ibn-net', name)
+    assert {k.rpartition('.')[2] for k in conversion.report.added} == ({'bias'} if 'se' in name else set())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(verify(conversion).eval()(x), model(x))
+    assert list(export(conversion.state_dict, 'ibn').state_dict) == list(theirs)
+
+
+def test_ibn_b_goes_from_timm_to_mmseg_and_to_the_authors():
+    mmseg = pytest.importorskip('mmseg.models.backbones')
+    ours = scrambled(timm.create_model('resnet50_ibn_b', num_classes=0))
+    theirs = export(ours.state_dict(), 'ibn-net').state_dict
+    assert [key for key in theirs if '.IN.w' in key] == ['layer1.2.IN.weight', 'layer2.3.IN.weight']
+    conversion = convert(theirs, target='mmseg')
+    model = timm_stylenorm.add_style(mmseg.ResNet(50), conversion.style)
+    verify(conversion, model).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[-1], ours.forward_features(x), rtol=1e-4, atol=1e-4)
+    assert list(export(model.state_dict(), 'ibn-net').state_dict) == list(theirs)
+
+
+def test_a_bias_that_the_authors_lack_is_only_dropped_if_it_is_zero():
+    state = timm.create_model('seresnet18_ibn_a', num_classes=5).state_dict()
+    state = {key: value.clone() for key, value in state.items()}
+    state['layer1.0.se.fc1.bias'].fill_(1)
+    state['layer1.0.se.fc2.bias'].zero_()
+    back = export(state, 'ibn-net')
+    assert 'layer1.0.se.fc.0.bias' in back.state_dict
+    assert 'zeros' in back.report.dropped['layer1.0.se.fc2.bias']
+    assert torch.equal(convert(back.state_dict).state_dict['layer1.0.se.fc1.bias'], state['layer1.0.se.fc1.bias'])
+
+
+def test_other_ratios_are_read_from_the_lengths():
+    model = timm.create_model('resnet18_ibn_a', num_classes=5, style=dict(ratio=0.3))
+    conversion = convert(model.state_dict())
+    assert conversion.style == {'type': 'ibn_a', 'ratio': 0.3}
+    assert any('19 of 64' in note for note in conversion.report.notes)
+    verify(conversion)
+
+
+def test_old_names_of_densenets_are_understood():
+    model = scrambled(timm.create_model('densenet121', num_classes=5))
+    state = model.state_dict()
+    old = {k.replace('r1.norm1.', 'r1.norm.1.').replace('r1.conv2.', 'r1.conv.2.'): v for k, v in state.items()}
+    assert any('.norm.1.' in key for key in old)
+    conversion = convert(old)
+    assert conversion.model == 'densenet121'
+    assert list(conversion.state_dict) == list(state)
+    assert list(export(state, 'torchvision').state_dict) == list(state)
+    with pytest.raises(ValueError, match=r'mean .*norm1'):
+        convert({**state, **old})
+
+
+class BatchNormFirst(nn.Module):
+    """IBN as in IBN-Net's densenets: batch norm on the first channels, instance norm on the rest; then timm's ReLU."""
+
+    def __init__(self, channels, ratio=0.4):
+        super().__init__()
+        self.half = int(channels * (1 - ratio))
+        self.BN = nn.BatchNorm2d(self.half)
+        self.IN = nn.InstanceNorm2d(channels - self.half, affine=True)
+
+    def forward(self, x):
+        first, rest = x[:, : self.half], x[:, self.half :]
+        return torch.cat([self.BN(first), self.IN(rest)], 1).relu()
+
+
+@pytest.fixture(scope='module')
+def ibn_densenet():
+    model = timm.create_model('densenet121', num_classes=5)
+    for stage in (1, 2, 3):
+        block = model.features.get_submodule(f'denseblock{stage}')
+        for layer in list(block.values())[::3]:
+            layer.norm1 = BatchNormFirst(layer.norm1.num_features)
+    return scrambled(model)
+
+
+def test_densenets_of_ibn_net_name_places_and_order(ibn_densenet):
+    state = ibn_densenet.state_dict()
+    conversion = convert(state)
+    style = conversion.style
+    assert conversion.model == 'densenet121_ibn_a'
+    assert list(conversion.state_dict) == list(state) == list(export(conversion.state_dict, 'ibn').state_dict)
+    assert style.keys() == {'type', 'sites', 'ratio', 'instance_first'}
+    assert (style['type'], style['ratio'], style['instance_first']) == ('ibn_a', 0.4, False)
+    assert [path for path, module in ibn_densenet.named_modules() if isinstance(module, BatchNormFirst)] == style[
+        'sites'
+    ]
+
+
+@pytest.mark.skipif('instance_first' not in signature(IBN).parameters, reason='IBN has one order of its parts')
+def test_densenets_of_ibn_net_give_equal_outputs(ibn_densenet):
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = ibn_densenet(x)
+        torch.testing.assert_close(verify(convert(ibn_densenet.state_dict())).eval()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gates_are_kept_under_their_names(plain):
+    gates = {
+        f'{key[: -len("running_var")]}gate': torch.rand(len(v)) for key, v in plain.items() if key.endswith('_var')
+    }
+    state = {f'module.{key}': value for key, value in {**plain, **gates}.items()}
+    conversion = convert(state)
+    assert conversion.report.source == 'bin'
+    assert conversion.style == {'type': 'bin'}
+    assert conversion.state_dict.keys() == plain.keys() | gates.keys()
+    assert torch.equal(verify(conversion).layer1[0].bn1.gate, gates['layer1.0.bn1.gate'])
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'module.module.', 'model.', 'module.net.'])
+def test_a_prefix_of_all_keys_is_taken_off(snr, prefix):
+    conversion = convert({prefix + key: value for key, value in snr.items()})
+    assert conversion.report.prefix == prefix
+    assert conversion.report.source == 'snr'
+    assert conversion.state_dict.keys() == convert(snr).state_dict.keys()
+    assert all(key.startswith(prefix) for key in conversion.report.mapped)
+
+
+def test_the_backbone_of_a_segmentor_is_exported(snr):
+    ours = {f'backbone.{k}': v for k, v in convert(snr, target='mmseg').state_dict.items()}
+    back = export({**ours, 'decode_head.conv_seg.weight': torch.ones(2, 3, 1, 1)}, 'snr')
+    assert back.state_dict.keys() == snr.keys() - {'fc.weight', 'fc.bias'}
+    assert back.report.dropped == {'decode_head.conv_seg.weight': "not below 'backbone.'"}
+
+
+def test_counters_that_old_files_lack_are_added(plain):
+    state = {key: value for key, value in plain.items() if not key.endswith('num_batches_tracked')}
+    conversion = convert(state)
+    assert conversion.report.added.keys() == plain.keys() - state.keys()
+    assert conversion.state_dict.keys() == plain.keys()
+    verify(conversion).load_state_dict(conversion.state_dict)
+
+
+def test_statistics_of_old_instance_norms_are_dropped(snr):
+    state = {**snr, 'IN1.running_mean': torch.zeros(64), 'IN1.running_var': torch.ones(64)}
+    conversion = convert(state)
+    assert conversion.state_dict.keys() == convert(snr).state_dict.keys()
+    assert 'keeps no statistics' in conversion.report.dropped['IN1.running_var']
+
+
+def test_an_unknown_checkpoint_is_refused_with_the_nearest(snr, plain):
+    with pytest.raises(ValueError, match=r'Of 149 keys fit: snr 146, .*torchvision 122.*nearest is snr. 3 .*: odd\.0'):
+        convert({**snr, **{f'odd.{i}': torch.ones(1) for i in range(3)}})
+    with pytest.raises(ValueError, match='None of its 1 keys is known: transformer'):
+        convert({'transformer.weight': torch.ones(1)})
+    with pytest.raises(ValueError, match='three convolutions'):
+        convert({'stem.0.weight': torch.ones(1), **plain})
+    with pytest.raises(ValueError, match='export'):
+        convert(convert(snr).state_dict)
+    with pytest.raises(ValueError, match="did you mean 'snr'"):
+        convert(snr, 'snrr')
+    with pytest.raises(ValueError, match="did you mean 'mmseg'"):
+        convert(snr, target='mmsegg')
+    with pytest.raises(ValueError, match=r'no checkpoint of bin: it lacks .*gate.*nearest is snr'):
+        convert(snr, 'bin')
+    with pytest.raises(ValueError, match='type float'):
+        convert({'lr': 0.1})
+
+
+def test_a_named_source_may_leave_keys_over(snr):
+    conversion = convert(snr, 'torchvision')
+    assert conversion.model == 'resnet18'
+    assert conversion.report.dropped['IN2.bias'] == 'no key of torchvision'
+    assert len(conversion.report.dropped) == 24
+
+
+def test_networks_that_mmseg_lacks_are_refused():
+    for name, source in (('seresnet18_ibn_a', 'ibn-net'), ('densenet121', None)):
+        with torch.device('meta'):
+            state = timm.create_model(name).state_dict()
+        state = {key.replace('.se.fc1.', '.se.fc.0.').replace('.se.fc2.', '.se.fc.2.'): v for key, v in state.items()}
+        with pytest.raises(ValueError, match='TIMMBackbone'):
+            convert(state, source, target='mmseg')
+
+
+def test_an_export_of_another_method_is_refused(snr, plain):
+    ours = convert(snr).state_dict
+    with pytest.raises(ValueError, match=r"no place for 'layer1\.1\.style\.snr\..*\(122 of 140"):
+        export(ours, 'padain')
+    with pytest.raises(ValueError, match=r'export to ibn-net: the model has no weights for .*IN'):
+        export(plain, 'ibn-net')
+
+
+def test_verifying_tells_wrong_shapes_classes_and_networks(snr, plain):
+    conversion = convert(snr)
+    conversion.state_dict['layer2.1.style.snr.fc1.weight'] = torch.ones(9, 128, 1, 1)
+    with pytest.raises(ValueError, match=r'1 of another shape: layer2\.1\.style\.snr\.fc1\.weight \(9, 128'):
+        verify(conversion, 'resnet18_snr')
+    with pytest.raises(ValueError, match=r'fc\.weight \(7, 512\) instead of \(3, 512\).*drop_classifier'):
+        verify(convert(snr), num_classes=3)
+    dropped = convert(snr, drop_classifier=True)
+    verify(dropped, num_classes=3)
+    assert dropped.report.left.keys() == {'fc.weight', 'fc.bias'}
+    with pytest.raises(ValueError, match=r'missing: layer1\.2\.conv1.*those of resnet18,'):
+        verify(convert(plain), 'resnet34')
+    with pytest.raises(ValueError, match=r'unknown: .*resnet18_snr'):
+        verify(convert(snr), 'resnet18')
+    with pytest.raises(ValueError, match='stem of three convolutions'):
+        verify(convert(plain), 'resnet18d')
+    model = timm.create_model('resnet18')
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match='unknown'):
+        verify(convert(snr, drop_classifier=True), model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match='no name'):
+        verify(convert({k: v for k, v in plain.items() if not k.startswith('layer4')}))
+
+
+def test_style_layers_that_a_plain_checkpoint_lacks_are_left_at_init(plain):
+    conversion = convert(plain)
+    verify(conversion, 'resnet18_snr')
+    assert len(conversion.report.left) == 18
+    assert all('.style.snr.' in key for key in conversion.report.left)

@@ -1,0 +1,102 @@
+"""How a layer hangs on a module, or stands in the place of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .layers import StyleLayer
+from .sites import Site
+
+
+def owner_of(module: nn.Module) -> Any:
+    """The module that holds the child `style`: a ModuleDict would run it, so that its last child holds it instead."""
+    return list(module.values())[-1] if isinstance(module, nn.ModuleDict) else module
+
+
+def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """The forward hook."""
+    for layer in owner_of(module).style.values():
+        output = layer(output)
+    return output
+
+
+def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
+    """The forward pre-hook."""
+    return _run_style(module, None, args[0])
+
+
+def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
+    """The forward pre-hook of an activation that its block calls several times."""
+    module.style_calls += 1
+    return _run_style(module, None, args[0]) if module.style_calls == module.style_wanted else args[0]
+
+
+def _begin_calls(block: Any, args: Any) -> None:
+    """The forward pre-hook of that block."""
+    block.relu.style_calls = 0
+
+
+def _check_calls(block: Any, args: Any, output: Any) -> None:
+    """The forward hook of that block."""
+    if block.relu.style_calls != block.relu.style_wanted:
+        raise RuntimeError(
+            f'{type(block).__name__} called its activation {block.relu.style_calls} times, not '
+            f'{block.relu.style_wanted}: its residual sum could not be found'
+        )
+
+
+_HOOKS = (_run_style, _run_style_before, _run_style_at_the_last_call)
+_BLOCK_HOOKS = (_begin_calls, _check_calls)
+
+
+def attach(site: Site, method: str, layer: StyleLayer) -> None:
+    """Make a layer the child `style.<method>` of a module, and let a hook call it."""
+    owner = owner_of(site.module)
+    if isinstance(vars(owner).get('style'), str):
+        del owner.style  # mmseg's blocks keep their variant, 'pytorch' or 'caffe', there, and do not read it again
+    if not hasattr(owner, 'style'):
+        owner.style = nn.ModuleDict()
+        if site.where == 'after':
+            site.module.register_forward_hook(_run_style)
+        elif site.block is None:
+            site.module.register_forward_pre_hook(_run_style_before)
+        else:
+            site.module.style_calls, site.module.style_wanted = 0, site.calls  # type: ignore[assignment]
+            site.module.register_forward_pre_hook(_run_style_at_the_last_call)
+            site.block.register_forward_pre_hook(_begin_calls)
+            site.block.register_forward_hook(_check_calls)
+    owner.style[method] = layer
+
+
+def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
+    """Put modules in the place of others, wherever these occur."""
+    for old, new in layers.items():
+        new._forward_hooks.update(old._forward_hooks)  # as timm's feature extractors have them
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in layers:
+                parent._modules[name] = layers[child]
+
+
+def _hook_dicts(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks  # type: ignore[return-value]
+
+
+def styled_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules to which layers are attached."""
+    return [m for m in model.modules() if any(h in _HOOKS for hooks in _hook_dicts(m) for h in hooks.values())]
+
+
+def detach_all(model: nn.Module) -> None:
+    """Take off what `attach` has put on."""
+    for module in styled_modules(model):
+        del owner_of(module).style
+        for name in ('style_calls', 'style_wanted'):
+            vars(module).pop(name, None)
+    for module in model.modules():
+        for hooks in _hook_dicts(module):
+            for key in [k for k, hook in hooks.items() if hook in _HOOKS + _BLOCK_HOOKS]:
+                del hooks[key]

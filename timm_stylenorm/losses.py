@@ -1,0 +1,75 @@
+"""The auxiliary losses that style layers leave behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .functional import widen
+from .inject import style_layers
+from .layers import StyleLayer
+
+
+def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int = 255) -> dict[str, Tensor]:
+    """Take the weighted auxiliary losses that the layers left in the last training forward.
+
+    Args:
+        model: Any module that contains style layers.
+        target: Labels for the terms that need them: class indices (N,), class probabilities (N, K), or, for dense
+            layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
+        ignore_index: Label that counts nowhere.
+
+    Returns:
+        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
+        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
+    """
+    losses: dict[str, Tensor] = {}
+    deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
+    seen: Counter[str] = Counter()
+    for label, layer in style_layers(model):
+        seen[label] += 1
+        if seen[label] > 1:
+            label = f'{label}#{seen[label]}'
+        if layer.aux is not None:
+            losses[label] = layer.aux
+        if layer.logits is not None:
+            deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
+    for label, layer in deepest.values():
+        if target is not None:
+            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
+    for _, layer in style_layers(model):
+        layer.aux = layer.logits = None
+    return losses
+
+
+def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
+    """For a host that knows its labels: that the class heads of the style layers fit them.
+
+    Raises:
+        ValueError: A head with another number of classes, or an image head where labels are maps, or the other way.
+    """
+    for label, layer in style_layers(model):
+        head: Any = getattr(layer, 'head', None)
+        if head is not None and (head.out_features != num_classes or layer.dense != dense):
+            raise ValueError(
+                f'{label}: its loss has num_classes={head.out_features}, dense={layer.dense}, and this model '
+                f'num_classes={num_classes}, dense={dense}: correct `style`'
+            )
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    if target.dim() == 3 and logits.dim() == 4:
+        target = F.interpolate(target[:, None].float(), logits.shape[2:], mode='nearest')[:, 0].long()
+    if target.is_floating_point():
+        return F.cross_entropy(widen(logits), target)
+    if logits.shape[2:] != target.shape[1:]:
+        raise ValueError(
+            f'style_losses: logits {tuple(logits.shape)} and labels {tuple(target.shape)} do not fit; '
+            'image labels need dense=False, label maps dense=True'
+        )
+    # a sum over the counted labels, so that a batch without any gives 0 and not NaN
+    total = F.cross_entropy(widen(logits), target, ignore_index=ignore_index, reduction='sum')
+    return total / (target != ignore_index).sum().clamp(min=1)
