@@ -40,6 +40,19 @@ def fill(key, shape, salt=0):
     return torch.tensor(z, dtype=torch.float32)
 
 
+def authors_state(name):
+    """The authors' state dict of a key list, filled by the rule."""
+    return {key: fill(key, tuple(shape)) for key, shape, _ in load_keys(name)['state_dict']}
+
+
+def filled(model):
+    """A model in evaluation whose weights and statistics are those of its own keys, and no initialisation."""
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(fill(key, tuple(value.shape)))
+    return model.eval()
+
+
 def assert_matches(actual, expected):
     """The tolerance of the layer files."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 + 1e-4 * float(expected.abs().max()))

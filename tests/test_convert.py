@@ -1,17 +1,13 @@
 """Checkpoints of others: every key is accounted for, the numbers are the authors', and the way back is exact."""
 
-from inspect import signature
-
 import pytest
 import timm
 import torch
 import torchvision
-from golden_data import fill, load, load_keys, sample
-from torch import nn
+from golden_data import authors_state, filled, load, sample
 
 import timm_stylenorm
 from timm_stylenorm.convert import convert, detect, export, verify
-from timm_stylenorm.layers import IBN
 
 KEY_LISTS = {
     'net_padain_resnet18': 'torchvision',
@@ -23,19 +19,6 @@ KEY_LISTS = {
 }
 
 
-def authors(name):
-    """The authors' state dict, filled by the rule."""
-    return {key: fill(key, tuple(shape)) for key, shape, _ in load_keys(name)['state_dict']}
-
-
-def scrambled(model):
-    """Weights and statistics that are not at their initialisation."""
-    for key, value in model.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(fill(key, tuple(value.shape)))
-    return model.eval()
-
-
 @pytest.fixture(scope='module')
 def plain():
     torch.manual_seed(0)
@@ -44,13 +27,13 @@ def plain():
 
 @pytest.fixture(scope='module')
 def snr():
-    return authors('net_snr_resnet18')
+    return authors_state('net_snr_resnet18')
 
 
 @pytest.mark.parametrize('target', ['timm', 'mmseg'])
 @pytest.mark.parametrize('name', KEY_LISTS)
 def test_every_key_is_accounted_for_and_comes_back(name, target):
-    state = authors(name)
+    state = authors_state(name)
     conversion = convert(state, target=target)
     report = conversion.report
     assert report.source == detect(state) == KEY_LISTS[name]
@@ -70,7 +53,7 @@ def test_every_key_is_accounted_for_and_comes_back(name, target):
 
 @pytest.mark.parametrize('name', ['net_padain_resnet18', 'net_resnet18_ibn_a', 'net_snr_resnet18'])
 def test_converted_networks_give_the_authors_logits(name):
-    d, conversion = load(name), convert(authors(name))
+    d, conversion = load(name), convert(authors_state(name))
     model = verify(conversion, 'resnet18_padain' if 'padain' in name else None)
     assert not conversion.report.left
     with torch.no_grad():
@@ -80,7 +63,7 @@ def test_converted_networks_give_the_authors_logits(name):
 
 
 def test_heads_of_the_causality_loss_are_converted():
-    state = authors('snr_causality_resnet18_7')
+    state = authors_state('snr_causality_resnet18_7')
     conversion = convert(state)
     assert conversion.style == {'type': 'snr', 'num_classes': 7}
     model = verify(conversion)
@@ -91,7 +74,7 @@ def test_heads_of_the_causality_loss_are_converted():
 
 def test_deeplab_fits_the_backbone_of_mmseg():
     mmseg = pytest.importorskip('mmseg.models.backbones')
-    conversion = convert(authors('deeplab_snr_19'), target='mmseg')
+    conversion = convert(authors_state('deeplab_snr_19'), target='mmseg')
     assert conversion.model == 'resnet101_snr'
     assert {key.partition('.')[0] for key in conversion.report.dropped} == {'layer5', 'layer6'}
     with torch.device('meta'):
@@ -104,7 +87,7 @@ def test_deeplab_fits_the_backbone_of_mmseg():
 def test_backbones_of_mmseg_give_the_authors_maps(name, stage):
     mmseg = pytest.importorskip('mmseg.models.backbones')
     name = {'padain': 'net_padain_resnet18', 'ibn_a': 'net_resnet18_ibn_a', 'snr': 'net_snr_resnet18'}[name]
-    d, conversion = load(name), convert(authors(name), target='mmseg')
+    d, conversion = load(name), convert(authors_state(name), target='mmseg')
     model = mmseg.ResNet(18)
     timm_stylenorm.add_style(model, conversion.style or 'padain')
     verify(conversion, model).eval()  # mmseg's gives None
@@ -116,7 +99,7 @@ def test_backbones_of_mmseg_give_the_authors_maps(name, stage):
 
 def test_the_extractor_of_fada_gives_equal_maps_in_mmseg():
     mmseg = pytest.importorskip('mmseg.models.backbones')
-    theirs = scrambled(torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True]))
+    theirs = filled(torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True]))
     theirs = torchvision.models._utils.IntermediateLayerGetter(theirs, {'layer4': 'out'})
     state = {f'backbone.{key}': value for key, value in theirs.state_dict().items()}
     conversion = convert(state, target='mmseg')
@@ -132,61 +115,8 @@ def test_the_extractor_of_fada_gives_equal_maps_in_mmseg():
     assert back.report.dropped.keys() == {'fc.weight', 'fc.bias'}
 
 
-@pytest.mark.parametrize('name', ['resnext50_32x4d_ibn_a', 'seresnet18_ibn_a', 'resnet18_ibn_b', 'resnet50_ibn_b'])
-def test_ibn_families_are_told_apart_and_give_equal_outputs(name):
-    model = scrambled(timm.create_model(name, num_classes=5))
-    theirs = {}
-    for key, value in model.state_dict().items():
-        if '.se.fc' in key:
-            if key.endswith('bias'):
-                value.zero_()  # the authors' have none
-                continue
-            key, value = key.replace('.fc1.', '.fc.0.').replace('.fc2.', '.fc.2.'), value[:, :, 0, 0]
-        theirs[key.replace('act2.style.ibn_b', 'IN').replace('act3.style.ibn_b', 'IN')] = value.clone()
-    conversion = convert(theirs)
-    assert (conversion.report.source, conversion.model) == ('ibn-net', name)
-    assert {k.rpartition('.')[2] for k in conversion.report.added} == ({'bias'} if 'se' in name else set())
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(verify(conversion).eval()(x), model(x))
-    assert list(export(conversion.state_dict, 'ibn').state_dict) == list(theirs)
-
-
-def test_ibn_b_goes_from_timm_to_mmseg_and_to_the_authors():
-    mmseg = pytest.importorskip('mmseg.models.backbones')
-    ours = scrambled(timm.create_model('resnet50_ibn_b', num_classes=0))
-    theirs = export(ours.state_dict(), 'ibn-net').state_dict
-    assert [key for key in theirs if '.IN.w' in key] == ['layer1.2.IN.weight', 'layer2.3.IN.weight']
-    conversion = convert(theirs, target='mmseg')
-    model = timm_stylenorm.add_style(mmseg.ResNet(50), conversion.style)
-    verify(conversion, model).eval()
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model(x)[-1], ours.forward_features(x), rtol=1e-4, atol=1e-4)
-    assert list(export(model.state_dict(), 'ibn-net').state_dict) == list(theirs)
-
-
-def test_a_bias_that_the_authors_lack_is_only_dropped_if_it_is_zero():
-    state = timm.create_model('seresnet18_ibn_a', num_classes=5).state_dict()
-    state = {key: value.clone() for key, value in state.items()}
-    state['layer1.0.se.fc1.bias'].fill_(1)
-    state['layer1.0.se.fc2.bias'].zero_()
-    back = export(state, 'ibn-net')
-    assert 'layer1.0.se.fc.0.bias' in back.state_dict
-    assert 'zeros' in back.report.dropped['layer1.0.se.fc2.bias']
-    assert torch.equal(convert(back.state_dict).state_dict['layer1.0.se.fc1.bias'], state['layer1.0.se.fc1.bias'])
-
-
-def test_other_ratios_are_read_from_the_lengths():
-    model = timm.create_model('resnet18_ibn_a', num_classes=5, style=dict(ratio=0.3))
-    conversion = convert(model.state_dict())
-    assert conversion.style == {'type': 'ibn_a', 'ratio': 0.3}
-    assert any('19 of 64' in note for note in conversion.report.notes)
-    verify(conversion)
-
-
 def test_old_names_of_densenets_are_understood():
-    model = scrambled(timm.create_model('densenet121', num_classes=5))
+    model = filled(timm.create_model('densenet121', num_classes=5))
     state = model.state_dict()
     old = {k.replace('r1.norm1.', 'r1.norm.1.').replace('r1.conv2.', 'r1.conv.2.'): v for k, v in state.items()}
     assert any('.norm.1.' in key for key in old)
@@ -196,51 +126,6 @@ def test_old_names_of_densenets_are_understood():
     assert list(export(state, 'torchvision').state_dict) == list(state)
     with pytest.raises(ValueError, match=r'mean .*norm1'):
         convert({**state, **old})
-
-
-class BatchNormFirst(nn.Module):
-    """IBN as in IBN-Net's densenets: batch norm on the first channels, instance norm on the rest; then timm's ReLU."""
-
-    def __init__(self, channels, ratio=0.4):
-        super().__init__()
-        self.half = int(channels * (1 - ratio))
-        self.BN = nn.BatchNorm2d(self.half)
-        self.IN = nn.InstanceNorm2d(channels - self.half, affine=True)
-
-    def forward(self, x):
-        first, rest = x[:, : self.half], x[:, self.half :]
-        return torch.cat([self.BN(first), self.IN(rest)], 1).relu()
-
-
-@pytest.fixture(scope='module')
-def ibn_densenet():
-    model = timm.create_model('densenet121', num_classes=5)
-    for stage in (1, 2, 3):
-        block = model.features.get_submodule(f'denseblock{stage}')
-        for layer in list(block.values())[::3]:
-            layer.norm1 = BatchNormFirst(layer.norm1.num_features)
-    return scrambled(model)
-
-
-def test_densenets_of_ibn_net_name_places_and_order(ibn_densenet):
-    state = ibn_densenet.state_dict()
-    conversion = convert(state)
-    style = conversion.style
-    assert conversion.model == 'densenet121_ibn_a'
-    assert list(conversion.state_dict) == list(state) == list(export(conversion.state_dict, 'ibn').state_dict)
-    assert style.keys() == {'type', 'sites', 'ratio', 'instance_first'}
-    assert (style['type'], style['ratio'], style['instance_first']) == ('ibn_a', 0.4, False)
-    assert [path for path, module in ibn_densenet.named_modules() if isinstance(module, BatchNormFirst)] == style[
-        'sites'
-    ]
-
-
-@pytest.mark.skipif('instance_first' not in signature(IBN).parameters, reason='IBN has one order of its parts')
-def test_densenets_of_ibn_net_give_equal_outputs(ibn_densenet):
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = ibn_densenet(x)
-        torch.testing.assert_close(verify(convert(ibn_densenet.state_dict())).eval()(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gates_are_kept_under_their_names(plain):

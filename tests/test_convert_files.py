@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from golden_data import fill, load_keys
+from golden_data import authors_state
 from torch import nn
 
 from timm_stylenorm.convert import SOURCES, read_checkpoint, read_state_dict, write_state_dict
@@ -25,7 +25,7 @@ def plain():
 
 @pytest.fixture(scope='module')
 def snr():
-    return {key: fill(key, tuple(shape)) for key, shape, _ in load_keys('net_snr_resnet18')['state_dict']}
+    return authors_state('net_snr_resnet18')
 
 
 @pytest.mark.parametrize('nested', ['', 'state_dict', 'model', 'net', 'whatever'])
