@@ -12,15 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import mapwise
 from .kernel import instance_moments, restyle, style_affine
 from .maps import widen
+from .mapwise import NORM_FLOOR, domain_norm
 
 __all__ = [
+    'NORM_FLOOR',
     'adain',
     'covariance',
+    'domain_norm',
     'dual_causality_loss',
     'efdmix',
     'entropy',
+    'exchange_styles',
     'instance_moments',
     'instance_norm_rule',
     'mixstyle',
@@ -74,6 +79,25 @@ def _adain_rule(
 ) -> tuple[Tensor, Tensor]:
     scale = style_std / unbiased_std(var, count, eps)
     return scale, style_mean - mean * scale
+
+
+def exchange_styles(x: Tensor, perm: Tensor, axis: int = 0, eps: float = 1e-5) -> Tensor:
+    """`adain` of a map and a permutation of it, without the permuted copy.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: The permutation, (N,) for images (axis 0) or (C,) for the channels of every image (axis 1).
+        axis: 0 or 1.
+        eps: Added to the unbiased variances.
+    """
+    return style_affine(x, partial(_exchange_rule, axis=axis, count=x.shape[2:].numel(), eps=eps), perm)
+
+
+def _exchange_rule(
+    mean: Tensor, var: Tensor, perm: Tensor, *, axis: int, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    style_std = unbiased_std(var.index_select(axis, perm), count, eps)
+    return _adain_rule(mean, var, mean.index_select(axis, perm), style_std, count=count, eps=eps)
 
 
 def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | None = None) -> Tensor:
@@ -145,20 +169,15 @@ def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
 
     The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
-    arXiv:2203.07740, Eq. (8). One sort is the whole cost; its indices are what is kept for the backward pass.
+    arXiv:2203.07740, Eq. (8). One sort is most of the cost; its order is what is kept for the backward pass. Equal
+    values are ranked in any order.
 
     Args:
         x: (N, C, *spatial).
         perm: (N,) integers below N.
         lmda: (N,), the share l of an image's own distribution.
     """
-    flat = x.flatten(2)
-    values, index = flat.detach().sort(-1)
-    if x.requires_grad:  # the same values with a graph that holds nothing but the indices
-        values = flat.gather(-1, index)
-    target = torch.empty_like(values).scatter(-1, index, values[perm])
-    rest = (1 - lmda).to(x.dtype)[:, None, None]
-    return (flat + rest * (target - flat.detach())).reshape(x.shape)
+    return mapwise.efdmix(x, perm, lmda)
 
 
 def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:

@@ -1,6 +1,6 @@
 """The one kernel: take the instance moments of a feature map, ask a rule for an affine map, apply it.
 
-    mean, var      = instance moments of x, each (N, C), over the spatial axes, biased, in float32
+    mean, var      = instance moments of x, each (N, C), over the spatial axes, biased
     scale, shift   = rule(mean, var, *tensors), each (N, C)
     y              = x * scale + shift
 
@@ -10,7 +10,8 @@ With gA = sum(g * x) and gB = sum(g), autograd through the small rule gives the 
 
     dL/dx = scale * g + gm / n + 2 * gv * (x - mean) / n,        n = number of positions
 
-so that the feature map itself is the only large tensor kept for the backward pass.
+so that the feature map itself is the only large tensor kept for the backward pass. All small tensors are float64: a map
+whose mean is large beside its deviation leaves nothing of it in a shift of float32.
 
 While a graph is captured (`torch.compile`, `torch.export`, tracing) the plain formula is used instead.
 """
@@ -36,19 +37,19 @@ def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
     Args:
         x: Feature map, (N, C, *spatial), contiguous or channels last; the result has its dtype and memory format.
         rule: `rule(mean, var, *tensors) -> (scale, shift, *extras)`. `mean`, `var`, `scale`, `shift` are (N, C) in
-            float32 (float64 for float64 maps); `var` is biased. `extras` are further differentiable small results.
+            float64 (float32 in a captured graph); `var` is biased. `extras` are further differentiable small results.
             It is called once more in the backward pass and must give the same result there.
-        *tensors: Parameters and draws that the rule uses. Half precision ones reach it as float32.
+        *tensors: Parameters and draws that the rule uses. Floating point ones reach it in the dtype of `mean`.
 
     Returns:
-        y of the shape of `x`; `(y, *extras)` when the rule returns extras.
+        y of the shape of `x`; `(y, *extras)` when the rule returns extras, in float32 (float64 for float64 maps).
 
     Raises:
         ValueError: `x` has no spatial axis.
     """
     if x.dim() < 3:
         raise ValueError(f'style_affine: expected a feature map (N, C, *spatial), got shape {tuple(x.shape)}')
-    results = _plain(x, rule, *tensors) if _use_plain(x) else _StyleAffine.apply(x, rule, *tensors)
+    results = _plain(x, rule, *tensors) if use_plain(x) else _StyleAffine.apply(x, rule, *tensors)
     return results if len(results) > 1 else results[0]
 
 
@@ -63,7 +64,7 @@ def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if x.dim() < 3:
         raise ValueError(f'instance_moments: expected a feature map (N, C, *spatial), got shape {tuple(x.shape)}')
-    return _plain_moments(x) if _use_plain(x) else _InstanceMoments.apply(x)
+    return _plain_moments(x) if use_plain(x) else _InstanceMoments.apply(x)
 
 
 def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -77,21 +78,22 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     Returns:
         y in the dtype and memory format of `x`.
     """
-    return _plain_restyle(x, scale, shift) if _use_plain(x) else _Restyle.apply(x, scale, shift)
+    return _plain_restyle(x, scale, shift) if use_plain(x) else _Restyle.apply(x, scale, shift)
 
 
-def _use_plain(x: Tensor) -> bool:
+def use_plain(x: Tensor) -> bool:
     """While a graph is captured or transformed, and on empty maps."""
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
     return captured or x.numel() == 0
 
 
-def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rule on wide tensors and outside autocast, with scale and shift expanded to (N, C)."""
+def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The rule in the dtype of `mean`, outside autocast; scale and shift are expanded to (N, C), extras get `dtype`."""
     kind = mean.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-        scale, shift, *extras = rule(mean, var, *(widen(t) for t in tensors))
-    return scale.expand_as(mean), shift.expand_as(mean), *extras
+        tensors = [t.to(mean.dtype) if t.is_floating_point() else t for t in tensors]
+        scale, shift, *extras = rule(mean, var, *tensors)
+    return scale.expand_as(mean), shift.expand_as(mean), *(e.to(dtype) for e in extras)
 
 
 def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +106,8 @@ def _plain_restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
-    scale, shift, *extras = _call(rule, *_plain_moments(x), tensors)
+    mean, var = _plain_moments(x)
+    scale, shift, *extras = _call(rule, mean, var, tensors, mean.dtype)
     return _plain_restyle(x, scale, shift), *extras
 
 
@@ -113,18 +116,20 @@ class _InstanceMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var, _ = maps.moments(maps.dense(x))
-        ctx.save_for_backward(x, mean)
-        return mean, var
+        dense = maps.dense(x)
+        mean, var = maps.moments(dense)
+        ctx.save_for_backward(x, mean, var)
+        return mean.to(dense.dtype), var.to(dense.dtype)
 
     @staticmethod
     def backward(ctx: Any, g_mean: Tensor, g_var: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
+        x, mean, var = ctx.saved_tensors
         count = x.shape[2:].numel()
         slope = g_var * (2 / count)
         if torch.is_grad_enabled():  # double backward: the mean must carry its own graph
             mean, _ = _plain_moments(x)
-        return restyle(widen(x), slope, g_mean / count - slope * mean).to(x.dtype)
+            return restyle(widen(x), slope, g_mean / count - slope * mean).to(x.dtype)
+        return maps.affine(maps.dense(x), slope, g_mean / count - slope * mean, maps.centre(mean, var)).to(x.dtype)
 
 
 class _Restyle(torch.autograd.Function):
@@ -132,11 +137,8 @@ class _Restyle(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        dense = maps.dense(x)
-        y = torch.empty_like(dense)
-        maps.affine(dense, scale, shift, out=y)
         ctx.save_for_backward(scale, x if any(ctx.needs_input_grad[1:]) else None)
-        return y.to(x.dtype)
+        return maps.affine(maps.dense(x), scale, shift).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -147,7 +149,8 @@ class _Restyle(torch.autograd.Function):
         if torch.is_grad_enabled():
             axes = tuple(range(2, x.dim()))
             return g_x, (widen(g) * widen(x)).sum(axes), widen(g).sum(axes)
-        return g_x, *maps.reductions(widen(g), maps.dense(x), torch.zeros_like(scale))
+        dot, total = maps.reductions(widen(g), maps.dense(x), torch.zeros_like(scale))
+        return g_x, dot.to(scale.dtype), total.to(scale.dtype)
 
 
 class _StyleAffine(torch.autograd.Function):
@@ -156,20 +159,19 @@ class _StyleAffine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
         dense = maps.dense(x)
-        mean, var, y = maps.moments(dense)
+        mean, var = maps.moments(dense)
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):  # a small graph, only to see what depends on what
             m, v = (moment.detach().requires_grad_(ctx.needs_input_grad[0]) for moment in (mean, var))
-            results = _call(rule, m, v, tensors)
+            results = _call(rule, m, v, tensors, dense.dtype)
         ctx.constant = not any(result.requires_grad for result in results)
         scale, shift, *extras = (result.detach() for result in results)
-        maps.affine(dense, scale, shift, out=y)
         ctx.rule = rule
         ctx.set_materialize_grads(False)
         if ctx.constant:  # the map need not be kept
             ctx.save_for_backward(scale)
         else:
             ctx.save_for_backward(x, mean, var, *tensors)
-        return y.to(x.dtype), *extras
+        return maps.affine(dense, scale, shift, maps.centre(mean, var)).to(x.dtype), *extras
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -180,28 +182,24 @@ class _StyleAffine(torch.autograd.Function):
         x, mean, var, *tensors = ctx.saved_tensors
         needs_x, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return _differentiable_backward(ctx.rule, (x, *tensors), (needs_x, *needs), (g, *g_extras))
+            outputs = _plain(x, ctx.rule, *tensors)
+            g_x, *g_tensors = differentiable_grads(outputs, (x, *tensors), (needs_x, *needs), (g, *g_extras))
+            return g_x, None, *g_tensors
+        dense = maps.dense(x)
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
-            mean, var = (m.detach().requires_grad_(needs_x) for m in (mean, var))
-            scale, shift, *extras = _call(ctx.rule, mean, var, tuple(leaves))
-        if g is not None:
-            dense, g = maps.dense(x), widen(g)
-            dot, total = maps.reductions(g, dense, mean.detach())
-            g_extras = (dot + mean.detach() * total, total, *g_extras)
-        else:
-            g_extras = (None, None, *g_extras)
-        g_mean, g_var, *g_tensors = _small_grads((scale, shift, *extras), (mean, var, *leaves), g_extras)
+            m, v = (moment.detach().requires_grad_(needs_x) for moment in (mean, var))
+            results = _call(ctx.rule, m, v, leaves, dense.dtype)
+        g_small = (None, None) if g is None else maps.reductions(widen(g), dense, mean)
+        g_mean, g_var, *g_tensors = _small_grads(results, (m, v, *leaves), (*g_small, *g_extras))
         if not needs_x:
             return None, None, *g_tensors
         count = x.shape[2:].numel()
         slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
         level = -slope * mean if g_mean is None else g_mean / count - slope * mean
-        if g is None:
-            return restyle(widen(x), slope, level).to(x.dtype), None, *g_tensors
-        g_x = torch.empty_like(dense)
-        maps.affine(dense, slope, level, out=g_x)
-        g_x.addcmul_(g, maps.spatial(x, scale.detach()))
+        g_x = maps.affine(dense, slope, level, maps.centre(mean, var))
+        if g is not None:
+            g_x.addcmul_(widen(g), maps.spatial(x, results[0].detach().to(dense.dtype)))
         return g_x.to(x.dtype), None, *g_tensors
 
 
@@ -218,14 +216,12 @@ def _small_grads(
     return [next(found) if i.requires_grad else None for i in inputs]
 
 
-def _differentiable_backward(
-    rule: Rule, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], grads: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    """The backward pass through the plain formula, for `create_graph=True`."""
-    outputs = _plain(inputs[0], rule, *inputs[1:])
+def differentiable_grads(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], needs: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of the inputs that need one, through a plain formula, for `create_graph=True`."""
     pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
     wanted = [i for i, need in zip(inputs, needs, strict=True) if need]
     outputs, grads = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    g_x, *g_tensors = (next(found) if need else None for need in needs)
-    return g_x, None, *g_tensors
+    return [next(found) if need else None for need in needs]

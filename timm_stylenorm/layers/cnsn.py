@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import adain, style_affine, unbiased_std
+from ..functional import adain, exchange_styles, style_affine, unbiased_std
 from .base import RandomStyleLayer, StyleLayer, check
 from .norms import update_running
 
@@ -67,11 +67,15 @@ class CrossNorm(RandomStyleLayer):
         if self.crop != 'neither' and x.dim() != 4:
             raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
         axis = 1 if self.channels else 0
-        style = x.index_select(axis, torch.randperm(x.shape[axis], device=x.device))
+        perm = torch.randperm(x.shape[axis], device=x.device)
+        if self.crop == 'neither':
+            return exchange_styles(x, perm, axis, self.eps)
+        style = x
         if self.crop in ('style', 'both'):
             rows, columns = _box(*x.shape[2:])
-            style = style[..., rows, columns]
-        if self.crop in ('neither', 'style'):
+            style = x[..., rows, columns]
+        style = style.index_select(axis, perm)
+        if self.crop == 'style':
             return adain(x, style, self.eps)
         rows, columns = _box(*x.shape[2:])
         y = x.clone()
