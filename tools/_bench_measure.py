@@ -1,0 +1,173 @@
+"""What tools/benchmark.py measures: layers, training steps, saved maps, graph breaks; numbers only."""
+
+import inspect
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import timm_stylenorm
+from timm_stylenorm import layers
+from timm_stylenorm.methods import METHODS
+
+Step = Callable[[], None]
+Cell = dict[str, float]
+FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
+
+
+def layer_classes() -> dict[str, type[nn.Module]]:
+    """Every method's layer by the method's name, then the layers for 4 dimensions that no method uses, by theirs."""
+    classes = {name: method.layer for name, method in METHODS.items()}
+    for name in layers.__all__:
+        one = getattr(layers, name)
+        takes_maps = 'num_features' in inspect.signature(one).parameters and not name.endswith(('1d', '3d'))
+        if takes_maps and one not in classes.values():
+            classes[name] = one
+    return classes
+
+
+def acting(layer: type[nn.Module]) -> dict[str, float]:
+    """Arguments with which a layer acts in every call."""
+    parameters = inspect.signature(layer).parameters
+    return {k: v for k, v in {'p': 1.0, 'active': 0}.items() if k in parameters}
+
+
+def make(name: str, channels: int, always: bool = True) -> nn.Module:
+    """A layer in training mode; with `always` one that acts in every call."""
+    torch.manual_seed(0)
+    cls = layer_classes()[name]
+    return cls(channels, **(acting(cls) if always else {})).train()
+
+
+def forward_backward(layer: nn.Module, x: Tensor, g: Tensor) -> Step:
+    """One call: y = layer(x) and the gradients of x and of the parameters for dL/dy = g, and for the layer's loss."""
+    wanted = [x.requires_grad_(), *layer.parameters()]
+
+    def step() -> None:
+        y = layer(x)
+        aux = getattr(layer, 'aux', None)
+        outputs, grads = ([y], [g]) if aux is None else ([y, aux], [g, torch.ones_like(aux)])
+        torch.autograd.grad(outputs, wanted, grads, allow_unused=True)
+
+    return step
+
+
+def ratios(steps: dict[str, Step], rounds: int, bar: tqdm, clock: Callable[[], float] = time.process_time) -> list:
+    """Time of each step but the first, as a ratio to the first of the same round: (name, cell) pairs.
+
+    All steps take turns in every round; one more round before the others warms up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            start = clock()
+            step()
+            times[name].append(clock() - start)
+            bar.update()
+    base, *others = times
+    cells = []
+    for name in others:
+        values = [t / b for t, b in zip(times[name][1:], times[base][1:], strict=True)]
+        low, *_, high = quantiles(values, n=10, method='inclusive') if len(values) > 1 else values * 2
+        cells.append((name, {'ratio': median(values), 'low': low, 'high': high}))
+    return cells
+
+
+def maps(shape: tuple[int, ...], memory_format: str, device: str = 'cpu') -> tuple[Tensor, Tensor]:
+    """An input and a gradient."""
+    torch.manual_seed(0)
+    x, g = (torch.randn(shape, device=device).contiguous(memory_format=FORMATS[memory_format]) for _ in range(2))
+    return x * 2 + 1, g
+
+
+def layer_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm) -> list:
+    """Layers against `nn.BatchNorm2d` in training mode, forward and backward."""
+    x, g = maps(shape, memory_format)
+    modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1]), **{name: make(name, shape[1]) for name in names}}
+    return ratios({name: forward_backward(module, x, g) for name, module in modules.items()}, rounds, bar)
+
+
+def compiled_ratios(names: list[str], shape: tuple[int, ...], rounds: int, bar: tqdm) -> list:
+    """Layers compiled with inductor against the eager `nn.BatchNorm2d`; NCHW."""
+    x, g = maps(shape, 'NCHW')
+    torch._dynamo.reset()
+    modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1])}
+    modules |= {name: torch.compile(make(name, shape[1]), dynamic=False) for name in names}
+    return ratios({name: forward_backward(module, x, g) for name, module in modules.items()}, rounds, bar)
+
+
+def saved_maps(name: str, shape: tuple[int, ...], memory_format: str) -> float:
+    """Bytes that a training forward keeps for the backward pass, in units of the input map; shared memory once."""
+    x, _ = maps(shape, memory_format)
+    layer = nn.BatchNorm2d(shape[1]) if name == 'BatchNorm2d' else make(name, shape[1])
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = layer(x.requires_grad_())
+    del y
+    return sum(size for place, size in kept.items() if place not in parameters) / x.untyped_storage().nbytes()
+
+
+def graph_breaks(name: str, always: bool) -> int:
+    """Breaks of one training call under `torch.compile`."""
+    torch._dynamo.reset()
+    return len(torch._dynamo.explain(make(name, 16, always))(torch.randn(4, 16, 8, 8)).break_reasons)
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
+    """Forward, backward and SGD with momentum, with the losses of the style layers."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        (loss + sum(timm_stylenorm.style_losses(model, labels).values())).backward()
+        optimizer.step()
+
+    return step
+
+
+def step_ratios(names: list[str], arch: str, batch: int, size: int, rounds: int, bar: tqdm) -> list:
+    """Training steps of a model with each method, acting in every call, against the plain model."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(batch, 3, size, size), torch.arange(batch)
+    models = {'plain': timm.create_model(arch)}
+    for name in names:
+        style = {'type': name, **acting(METHODS[name].layer)}
+        models[name] = timm_stylenorm.add_style(timm.create_model(arch), style)
+    return ratios({name: training_step(model, images, labels) for name, model in models.items()}, rounds, bar)
+
+
+def cuda_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm) -> list:
+    """As `layer_ratios` on a GPU by CUDA events, with the peak memory of one call in units of the input."""
+    x, g = maps(shape, memory_format, 'cuda')
+    modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1]), **{name: make(name, shape[1]) for name in names}}
+    steps = {name: forward_backward(module.cuda(), x, g) for name, module in modules.items()}
+    origin = torch.cuda.Event(enable_timing=True)
+    origin.record()
+
+    def clock() -> float:
+        now = torch.cuda.Event(enable_timing=True)
+        now.record()
+        now.synchronize()
+        return origin.elapsed_time(now)
+
+    cells = ratios(steps, rounds, bar, clock)
+    for name, cell in cells:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        steps[name]()
+        cell['peak'] = (torch.cuda.max_memory_allocated() - before) / x.untyped_storage().nbytes()
+    return cells

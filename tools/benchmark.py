@@ -1,0 +1,261 @@
+"""Speed and memory of all layers: Markdown on the terminal, OUT.json, and the tables of docs/performance.md.
+
+    python tools/benchmark.py --update docs/performance.md
+    python tools/benchmark.py --quick --sections eager --layers padain snr
+
+Layers act in every call (p=1) and run in float32 on one thread. A number is the median, over rounds in which all layers
+take turns, of the ratio to the base of the same round, with its 10 % and 90 % quantiles in brackets; the clock is the
+CPU time of the process, so that other programs disturb little. Sections:
+
+    eager     forward and backward against nn.BatchNorm2d in training mode
+    recycled  the same in a process whose allocator keeps freed memory, as caching allocators do
+    compiled  layers compiled with inductor against the eager nn.BatchNorm2d
+    saved     bytes kept for the backward pass, in units of the input map
+    steps     whole training steps of models against the plain model
+    breaks    graph breaks of one training call under torch.compile
+    cuda      eager on a GPU, by CUDA events; left out where there is none
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+
+import timm
+import torch
+from _bench_measure import (
+    FORMATS,
+    Cell,
+    compiled_ratios,
+    cuda_ratios,
+    graph_breaks,
+    layer_classes,
+    layer_ratios,
+    saved_maps,
+    step_ratios,
+)
+from _runs import write_whole
+from tqdm import tqdm
+
+import timm_stylenorm
+from timm_stylenorm.errors import unknown
+from timm_stylenorm.methods import METHODS
+
+SECTIONS = ('eager', 'recycled', 'compiled', 'saved', 'steps', 'breaks', 'cuda')
+RECYCLE = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34)}
+MARKS = '<!-- benchmark -->\n', '<!-- /benchmark -->'
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured."""
+
+    shapes: tuple[tuple[int, ...], ...] = ((32, 256, 56, 56), (32, 64, 112, 112), (8, 256, 128, 128))
+    models: tuple[tuple[str, int, int], ...] = (('resnet18', 8, 224), ('resnet50', 4, 160))
+    saved: tuple[int, ...] = (8, 64, 56, 56)
+
+
+QUICK = Sizes(shapes=((4, 16, 14, 14),), models=(('resnet18', 4, 64),), saved=(4, 16, 28, 28))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--sections', nargs='+', choices=SECTIONS, default=list(SECTIONS), metavar='SECTION')
+    parser.add_argument('--layers', nargs='+', metavar='NAME', help='default: all')
+    parser.add_argument('--shapes', nargs='+', metavar='NxCxHxW', help='default: three shapes of 100 MB and more')
+    parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS))
+    parser.add_argument('--rounds', type=int, help='default: 15')
+    parser.add_argument('--quick', action='store_true', help='tiny shapes and 2 rounds, to see that it runs')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='OUT.json')
+    parser.add_argument('--update', type=Path, metavar='FILE.md', help='write the tables into FILE.md and FILE.json')
+    args = parser.parse_args(argv)
+    known = list(layer_classes())
+    for name in args.layers or []:
+        if name not in known:
+            parser.error(unknown('layer', name, known))
+    args.layers = args.layers or known
+    args.rounds = args.rounds or (2 if args.quick else 15)
+    sizes = QUICK if args.quick else Sizes()
+    args.sizes = Sizes(tuple(map(shape_of, args.shapes)), sizes.models, sizes.saved) if args.shapes else sizes
+    return args
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """'32x256x56x56' -> (32, 256, 56, 56)."""
+    return tuple(int(part) for part in text.split('x'))
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on."""
+    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    models = [line.partition(':')[2].strip() for line in info.splitlines() if line.startswith('model name')]
+    return {
+        'stylenorm': timm_stylenorm.__version__,
+        'torch': torch.__version__,
+        'timm': timm.__version__,
+        'python': platform.python_version(),
+        'system': platform.platform(),
+        'cpu': models[0] if models else platform.processor(),
+        'cpus': os.cpu_count(),
+        'vector instructions': torch.backends.cpu.get_cpu_capability(),
+        'threads': torch.get_num_threads(),
+        'load at the start': round(os.getloadavg()[0], 2),
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'allocator': {key: os.environ[key] for key in RECYCLE if key in os.environ} or 'default',
+    }
+
+
+def table(title: str, columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns of (row name, cell) pairs, as rows."""
+    rows: dict[str, dict[str, Any]] = {}
+    for column, cells in columns.items():
+        for name, cell in cells:
+            rows.setdefault(name, {})[column] = cell
+    return {'title': title, 'columns': list(columns), 'rows': rows}
+
+
+def name_of(shape: tuple[int, ...]) -> str:
+    """(32, 256, 56, 56) -> '32x256x56x56'."""
+    return 'x'.join(map(str, shape))
+
+
+def measure_eager(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section eager."""
+    columns = {
+        f'{memory_format} {name_of(shape)}': layer_ratios(args.layers, shape, memory_format, args.rounds, bar)
+        for memory_format in args.formats
+        for shape in args.sizes.shapes
+    }
+    return table('Forward and backward against BatchNorm2d, eager', columns)
+
+
+def measure_recycled(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section eager, from a process with another allocator."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / 'eager'
+        shapes = [name_of(shape) for shape in args.sizes.shapes]
+        command = [sys.executable, __file__, '--sections', 'eager', '--rounds', str(args.rounds), '--out', str(out)]
+        command += ['--layers', *args.layers, '--formats', *args.formats, '--shapes', *shapes]
+        subprocess.run(command, check=True, env={**os.environ, **RECYCLE}, stdout=subprocess.DEVNULL)
+        (result,) = json.loads(out.with_suffix('.json').read_text())['tables']
+    bar.update(len(args.formats) * len(shapes) * (args.rounds + 1) * (len(args.layers) + 1))
+    return {**result, 'title': 'Forward and backward against BatchNorm2d, eager, recycled memory'}
+
+
+def measure_compiled(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section compiled."""
+    columns = {
+        f'NCHW {name_of(s)}': compiled_ratios(args.layers, s, args.rounds, bar) for s in args.sizes.shapes
+    }  # fmt: skip
+    return table('Forward and backward against the eager BatchNorm2d, compiled with inductor', columns)
+
+
+def measure_saved(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section saved."""
+    names = ['BatchNorm2d', *args.layers]
+    columns = {f: [(name, saved_maps(name, args.sizes.saved, f)) for name in names] for f in args.formats}
+    return table('Kept for the backward pass, in units of the input map', columns)
+
+
+def measure_steps(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section steps."""
+    methods = [name for name in args.layers if name in METHODS]
+    columns = {
+        f'{arch}, batch {batch}, {size}x{size}': step_ratios(methods, arch, batch, size, args.rounds, bar)
+        for arch, batch, size in args.sizes.models
+    }
+    return table('Training steps against the plain model, at the default sites', columns)
+
+
+def measure_breaks(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section breaks."""
+    columns = {
+        title: [(name, graph_breaks(name, always)) for name in args.layers]
+        for title, always in (('default arguments', False), ('p=1', True))
+    }
+    return table('Graph breaks of one training call under torch.compile', columns)
+
+
+def measure_cuda(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+    """The table of section cuda."""
+    columns = {
+        f'{f} {name_of(shape)}': cuda_ratios(args.layers, shape, f, args.rounds, bar)
+        for f in args.formats
+        for shape in args.sizes.shapes
+    }
+    return table('Forward and backward against BatchNorm2d, eager, on the GPU', columns)
+
+
+def turns(args: argparse.Namespace) -> int:
+    """Timed calls of all sections, for the progress bar."""
+    shapes, models = len(args.sizes.shapes), len(args.sizes.models)
+    methods = sum(name in METHODS for name in args.layers)
+    each = dict(eager=len(args.formats) * shapes, compiled=shapes)
+    each['recycled'] = each['cuda'] = each['eager']
+    calls = sum(each.get(section, 0) for section in args.sections) * (len(args.layers) + 1)
+    return (args.rounds + 1) * (calls + ('steps' in args.sections) * models * (methods + 1))
+
+
+def show(cell: Cell | float | None) -> str:
+    """One cell of a Markdown table."""
+    if cell is None:
+        return ''
+    if not isinstance(cell, dict):
+        return str(cell) if isinstance(cell, int) else f'{cell:.2f}'
+    peak = f', peak {cell["peak"]:.1f}' if 'peak' in cell else ''
+    return f'{cell["ratio"]:.2f} [{cell["low"]:.2f}, {cell["high"]:.2f}]{peak}'
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All tables, and the environment."""
+    parts = []
+    for one in result['tables']:
+        lines = [f'### {one["title"]}', '', f'| layer | {" | ".join(one["columns"])} |']
+        lines.append(f'|---|{"---:|" * len(one["columns"])}')
+        for name, cells in one['rows'].items():
+            lines.append(f'| {name} | {" | ".join(show(cells.get(column)) for column in one["columns"])} |')
+        parts.append('\n'.join(lines))
+    said = ', '.join(f'{key} {value}' for key, value in result['environment'].items() if value is not None)
+    return '\n\n'.join([*parts, f'{result["rounds"]} rounds; {said}.'])
+
+
+def update(file: Path, result: dict[str, Any]) -> None:
+    """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
+    before, start, rest = file.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise SystemExit(f'{file} has no lines {MARKS[0].strip()} and {MARKS[1]}')
+    file.write_text(f'{before}{start}\n{markdown(result)}\n\n{end}{after}')
+    write_whole(file.with_suffix('.json'), result)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Entry point; returns what is written to OUT.json."""
+    args = parse_args(argv)
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        args.sections = [section for section in args.sections if section != 'cuda']
+    result: dict[str, Any] = {'environment': environment(), 'rounds': args.rounds, 'tables': []}
+    with tqdm(total=turns(args), unit='call', smoothing=0.02) as bar:
+        for section in args.sections:
+            bar.set_description(section)
+            result['tables'].append(globals()[f'measure_{section}'](args, bar))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out.with_suffix('.json'), result)
+    if args.update:
+        update(args.update, result)
+    print(markdown(result))
+    return result
+
+
+if __name__ == '__main__':
+    main()
