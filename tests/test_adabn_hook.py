@@ -30,8 +30,11 @@ class BrightChannel(torch.utils.data.Dataset):
 
     metainfo = {}
 
-    def __init__(self, shifted, count=24, widths=(4, 6)):
-        self.shifted, self.count, self.widths = shifted, count, widths
+    def __init__(self, shifted, count=24, widths=(4, 6), domain=None):
+        self.shifted, self.count, self.widths, self.domain = shifted, count, widths, domain
+
+    def domain_of(self, index):
+        return self.domain
 
     def __len__(self):
         return self.count
@@ -40,7 +43,8 @@ class BrightChannel(torch.utils.data.Dataset):
         generator = torch.Generator().manual_seed(index)
         image = 0.5 * torch.randn(3, 4, self.widths[index % len(self.widths)], generator=generator)
         image[index % 3] += 1
-        return {'inputs': image * GAIN + OFFSET if self.shifted else image, 'targets': index % 3}
+        sample = {'inputs': image * GAIN + OFFSET if self.shifted else image, 'targets': index % 3}
+        return sample if self.domain is None else {**sample, 'domain': self.domain}
 
 
 @MODELS.register_module()
@@ -56,13 +60,15 @@ class ChannelNet(BaseModel):
         nn.init.dirac_(self.conv.weight)
         self.unused = nn.BatchNorm2d(3)
 
-    def forward(self, inputs, targets=None, mode='tensor'):
+    def forward(self, inputs, targets=None, mode='tensor', domain=None):
         if mode == 'tensor':
             return self.conv(self.norm(torch.stack(inputs)))
         logits = torch.stack([self.conv(self.norm(image[None]))[0].mean((1, 2)) for image in inputs])
         if mode == 'loss':
             return {'loss': nn.functional.cross_entropy(logits, torch.tensor(targets))}
-        return [{'scores': row, 'target': target} for row, target in zip(logits, targets, strict=True)]
+        names = domain or [None] * len(targets)
+        samples = zip(logits, targets, names, strict=True)
+        return [{'scores': row, 'target': target, 'domain': name} for row, target, name in samples]
 
 
 @HOOKS.register_module()
@@ -145,7 +151,7 @@ def test_images_of_different_sizes_give_the_moments_of_all_of_them(tmp_path):
 
 def test_adapting_in_validation_does_not_disturb_training(tmp_path):
     results = []
-    for name, extra in (('plain', ()), ('adapted', ({'type': 'AdaBNHook', 'val': True, 'batch_size': 4},))):
+    for name, extra in (('plain', ()), ('adapted', ({'type': 'AdaBNHook', 'on': 'val', 'batch_size': 4},))):
         runner = Runner.from_cfg(config(tmp_path / name, {'type': 'SeeStatistics'}, *extra, train=True))
         state = runner.train().state_dict()
         results.append((hook_of(runner, SeeStatistics).seen, state))
@@ -159,7 +165,7 @@ def test_averaged_weights_and_statistics_come_back_too(tmp_path):
     """EMAHook exchanges weights and, here, statistics for the validation: both hooks must undo their own part."""
     ema = {'type': 'EMAHook', 'ema_type': 'ExponentialMovingAverage', 'momentum': 0.3, 'update_buffers': True}
     results = []
-    for name, extra in (('plain', ()), ('adapted', ({'type': 'AdaBNHook', 'val': True},))):
+    for name, extra in (('plain', ()), ('adapted', ({'type': 'AdaBNHook', 'on': ('val', 'test')},))):
         runner = Runner.from_cfg(config(tmp_path / name, ema, *extra, train=True))
         results.append(runner.train().state_dict())
         averages = hook_of(runner, EMAHook).ema_model.state_dict()
@@ -185,9 +191,48 @@ def test_endless_samplers_end_with_the_data_set(tmp_path):
     assert runner.model.norm.num_batches_tracked == 3
 
 
-def test_two_sizes_of_a_batch_are_refused():
-    with pytest.raises(ValueError, match=r'dataloader=dict\(batch_size'):
-        hooks.AdaBNHook(batch_size=4, dataloader=loader())
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'batch_size': 4, 'dataloader': {}}, r'dataloader=dict\(batch_size'),
+        ({'on': 'train'}, "got 'train'"),
+        ({'momentum': 2.0}, 'got 2.0'),
+    ],
+)
+def test_impossible_options_are_named_when_the_hook_is_built(options, message):
+    with pytest.raises(ValueError, match=message):
+        hooks.AdaBNHook(**options)
+
+
+def two_domains(batch_size):
+    parts = [dict(type='BrightChannel', shifted=s, widths=(4,), domain=d) for s, d in ((0, 'clean'), (1, 'other'))]
+    return {**loader(), 'batch_size': batch_size, 'dataset': {'type': 'JoinedDataset', 'datasets': parts}}
+
+
+def test_each_domain_is_tested_with_statistics_of_its_own(tmp_path):
+    hook, see = {'type': 'AdaBNHook'}, {'type': 'SeeStatistics'}
+    runner = Runner.from_cfg(config(tmp_path, see, hook, test_dataloader=two_domains(8)))
+    metrics = runner.test()
+    assert metrics['accuracy/clean/top1'] == metrics['accuracy/other/top1'] == 100
+    seen = hook_of(runner, SeeStatistics).seen
+    for shifted, means in ((False, seen[:3]), (True, seen[3:])):
+        data = BrightChannel(shifted, widths=(4,))
+        expected = torch.stack([data[k]['inputs'] for k in range(24)]).mean((0, 2, 3))
+        for mean in means:
+            torch.testing.assert_close(mean, expected)
+    assert torch.equal(runner.model.norm.running_mean, ChannelNet().norm.running_mean)
+
+
+def test_domains_can_be_adapted_to_together_and_are_not_mixed_unasked(tmp_path):
+    runner = Runner.from_cfg(config(tmp_path / 'mixed', {'type': 'AdaBNHook'}, test_dataloader=two_domains(7)))
+    with pytest.raises(ValueError, match='clean, other'):
+        runner.test()
+    together = {'type': 'AdaBNHook', 'by_domain': False}
+    see = {'type': 'SeeStatistics'}
+    runner = Runner.from_cfg(config(tmp_path / 'together', see, together, test_dataloader=two_domains(7)))
+    runner.test()
+    first, *others = hook_of(runner, SeeStatistics).seen
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_views_of_test_time_augmentation_count_as_images():
@@ -314,6 +359,13 @@ def test_the_tool_overwrites_nothing_unasked(tool):
     assert Path('mine.pth').read_bytes() != first
     with pytest.raises(FileNotFoundError, match='no folder'):
         tool.main(['c.py', 'net.pth', '--out', 'nowhere/mine.pth'])
+
+
+def test_the_tool_does_not_mix_domains(tool):
+    Path('two.py').write_text(CONFIG + f'test_dataloader = {two_domains(8)}\n')
+    with pytest.raises(ValueError, match=r'2 domains \(clean, other\)'):
+        tool.main(['two.py', 'net.pth'])
+    assert not Path('net_adabn.pth').exists()
 
 
 if __name__ == '__main__':

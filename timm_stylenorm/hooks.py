@@ -3,7 +3,7 @@
 Import this module only where mmengine is installed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from logging import WARNING
 from typing import Any
@@ -15,12 +15,12 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
 from .adapt import Statistics, adabn, batch_norms, get_statistics, set_statistics
 
 LOG_EVERY = 50  # batches
-BATCH_SIZE = 8  # test loaders of segmentation have 1, whose statistics make most nets worse than no adaptation
+LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -30,23 +30,36 @@ def bare_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def target_loader(loader: DataLoader, batch_size: int = BATCH_SIZE, seed: int = 0) -> DataLoader:
-    """A loader of the same images in random order, each process its share and no image twice.
+def domains(dataset: Any) -> list[str | None]:
+    """The domain of every image, as far as the data set tells it without loading them (`domain_of`)."""
+    if isinstance(dataset, ConcatDataset):
+        return [domain for part in dataset.datasets for domain in domains(part)]
+    if hasattr(dataset, 'domain_of'):
+        return [dataset.domain_of(index) for index in range(len(dataset))]
+    return [None] * len(dataset)
+
+
+def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str | None = None) -> DataLoader:
+    """A loader of the same images in a random order, always the same one.
 
     A loader of its own, since the given one may be in the middle of its run and may pad its last batch.
 
     Args:
         loader: As the Runner builds it.
-        batch_size: Images of a batch.
-        seed: Of the order, the same in all processes.
+        batch_size: Images of a batch; None takes the loader's, but at least 8.
+        domain: Only images of this domain, all of them in each process. Otherwise each process has its share.
     """
-    order = torch.Generator().manual_seed(seed)
-    common: dict[str, Any] = dict(batch_size=batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
-    common.update(worker_init_fn=loader.worker_init_fn, pin_memory=loader.pin_memory, generator=order)
+    order = torch.Generator().manual_seed(0)
+    common: dict[str, Any] = dict(batch_size=batch_size or max(loader.batch_size or 1, LEAST), generator=order)
+    for name in ('collate_fn', 'num_workers', 'worker_init_fn', 'pin_memory'):
+        common[name] = getattr(loader, name)
     if isinstance(loader.dataset, IterableDataset):
         return DataLoader(loader.dataset, **common)
-    indices = torch.randperm(len(loader.dataset), generator=order)[get_rank() :: get_world_size()]  # type: ignore
-    return DataLoader(loader.dataset, sampler=indices.tolist(), **common)
+    indices = torch.randperm(len(loader.dataset), generator=order).tolist()  # type: ignore[arg-type]
+    if domain is None:
+        return DataLoader(loader.dataset, sampler=indices[get_rank() :: get_world_size()], **common)
+    own = domains(loader.dataset)
+    return DataLoader(loader.dataset, sampler=[index for index in indices if own[index] == domain], **common)
 
 
 def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -74,8 +87,9 @@ def adapt_model(
     momentum: float | None = None,
     max_batches: int | None = None,
     mode: str = 'tensor',
+    sync: bool = True,
 ) -> nn.Module:
-    """`timm_stylenorm.adapt.adabn` for an mmengine model and the batches of a loader, over all processes, with a log.
+    """`timm_stylenorm.adapt.adabn` for an mmengine model and the batches of a loader, with a log.
 
     Args:
         model: Called as the Runner does: `data_preprocessor`, then `forward(..., mode=mode)`.
@@ -84,6 +98,7 @@ def adapt_model(
         max_batches: Of each process.
         mode: 'tensor', in which segmentors run backbone, neck and decode head, or 'predict' for models without it and
             for inference in sliding windows.
+        sync: Pool over all processes.
 
     Returns:
         The bare model.
@@ -104,9 +119,9 @@ def adapt_model(
             if number % LOG_EVERY == 0:
                 print_log(f'AdaBN: batch {number}{f"/{total}" if total else ""}', 'current')
 
-    adabn(model, parts(), momentum, forward=_forward(model, mode), sync=True)
+    adabn(model, parts(), momentum, forward=_forward(model, mode), sync=sync)
     how = 'estimated anew' if momentum is None else f'moved by {momentum} a batch'
-    others = f', likewise in {get_world_size() - 1} more processes' if get_world_size() > 1 else ''
+    others = f', likewise in {get_world_size() - 1} more processes' if sync and get_world_size() > 1 else ''
     print_log(f'AdaBN: {len(batch_norms(model))} batch norms {how}, on {seen} images{others}', 'current')
     if single * 2 > seen:
         print_log('AdaBN: most batches had one image; statistics from larger ones are better', 'current', WARNING)
@@ -126,23 +141,28 @@ def _has_length(loader: DataLoader) -> bool:
 
 @HOOKS.register_module()
 class AdaBNHook(Hook):
-    """Before testing, estimates the batch norm statistics anew on target images, and puts the old ones back after it.
+    """While testing, the batch norms have the statistics of the images that are tested on; afterwards the old ones.
 
-        custom_hooks = [dict(type='AdaBNHook', batch_size=8)]
+        custom_hooks = [dict(type='AdaBNHook')]
+
+    Where the batches say of which `domain` they are, as those of several test sets in one `JoinedDataset` do, each
+    domain is tested with the statistics of its own images.
 
     Args:
         momentum: None for full adaptation, a number in (0, 1] for partial; see `timm_stylenorm.adapt.adabn`.
-        max_batches: At most so many batches of each process.
-        batch_size: Images of a batch, 8 by default: the more, the nearer to what deep norms see in evaluation. Images
-            of different sizes are not mixed within a batch.
-        dataloader: Config of a loader of target images, used as it is. By default the images that are tested on,
-            without their labels, in an order drawn by `seed`.
-        test: Adapt before testing.
-        val: Adapt before validation, also during training.
-        keep: Leave the adapted statistics in the model. Else the model is the old one after validation or test, so
-            that training is not disturbed, and a checkpoint holds what was trained.
+        max_batches: At most so many batches, of each process.
+        batch_size: Images of a batch. By default those of the loader, but at least 8: the more, the nearer to what
+            deep norms see in evaluation. Images of different sizes are not mixed within a batch.
+        dataloader: Config of a loader of target images, used as it is, for all domains. By default the images that are
+            tested on, without their labels, in a fixed random order.
+        on: When to adapt: 'test', 'val', or both.
+        by_domain: Whether domains have statistics of their own.
+        keep: Leave the adapted statistics in the model, those of the last domain. Else the model is the old one after
+            the test, so that training is not disturbed, and a checkpoint holds what was trained.
         mode: See `adapt_model`.
-        seed: Of the order of the images.
+
+    Raises:
+        ValueError: A value out of range; in a test, a batch of several domains.
     """
 
     priority = 'ABOVE_NORMAL'  # puts back before EMAHook (NORMAL) swaps the weights back
@@ -153,28 +173,32 @@ class AdaBNHook(Hook):
         max_batches: int | None = None,
         batch_size: int | None = None,
         dataloader: dict | DataLoader | None = None,
-        test: bool = True,
-        val: bool = False,
+        on: str | Sequence[str] = 'test',
+        by_domain: bool = True,
         keep: bool = False,
         mode: str = 'tensor',
-        seed: int = 0,
     ) -> None:
+        self.on = (on,) if isinstance(on, str) else tuple(on)
+        if not self.on or not set(self.on) <= {'test', 'val'}:
+            raise ValueError(f"AdaBNHook: on is 'test', 'val' or ('test', 'val'), got {on!r}")
+        if momentum is not None and not 0 < momentum <= 1:
+            raise ValueError(f'AdaBNHook: expected 0 < momentum <= 1 or None, got {momentum}')
         if dataloader is not None and batch_size is not None:
             raise ValueError('AdaBNHook: batch_size belongs into dataloader=dict(batch_size=...)')
         self.options: dict[str, Any] = dict(momentum=momentum, max_batches=max_batches, mode=mode)
-        self.batch_size, self.dataloader, self.seed = batch_size or BATCH_SIZE, dataloader, seed
-        self.test, self.val, self.keep = test, val, keep
+        self.batch_size, self.dataloader, self.by_domain, self.keep = batch_size, dataloader, by_domain, keep
         self._source: Statistics | None = None
+        self._domain: str | None = None
 
     def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Adapts at the first batch: by then hooks that exchange weights, such as EMAHook, have done so."""
-        if self.test and batch_idx == 0:
-            self._adapt(runner, runner.test_loop.dataloader)
+        if 'test' in self.on:
+            self._adapt(runner, runner.test_loop.dataloader, data_batch)
 
     def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Likewise."""
-        if self.val and batch_idx == 0:
-            self._adapt(runner, runner.val_loop.dataloader)
+        if 'val' in self.on:
+            self._adapt(runner, runner.val_loop.dataloader, data_batch)
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Puts the old statistics back."""
@@ -184,16 +208,35 @@ class AdaBNHook(Hook):
         """Likewise."""
         self._restore(runner)
 
-    def _adapt(self, runner: Any, tested: DataLoader) -> None:
-        if self.dataloader is None:
-            loader = target_loader(tested, self.batch_size, self.seed)
-        else:
-            loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=self.seed)
+    def _adapt(self, runner: Any, tested: DataLoader, batch: Any) -> None:
+        domain = self._domain_of(batch)
+        if self._source is not None and domain == self._domain:
+            return
         model = bare_model(runner.model)
-        self._source = None if self.keep else get_statistics(model)
-        adapt_model(model, loader, **self.options)
+        if self._source is None:
+            self._source = get_statistics(model)
+        else:
+            set_statistics(model, self._source)
+        self._domain = domain
+        if domain is not None:
+            print_log(f'AdaBN: domain {domain}', 'current')
+        if self.dataloader is None:
+            loader = target_loader(tested, self.batch_size, domain)
+        else:
+            loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=0)
+        # processes may reach their domains in another order, so that each adapts to all images of its domain by itself
+        adapt_model(model, loader, **self.options, sync=domain is None)
+
+    def _domain_of(self, batch: Any) -> str | None:
+        found = set((batch or {}).get('domain') or ()) if self.by_domain and self.dataloader is None else set()
+        if len(found) > 1:
+            raise ValueError(
+                f'AdaBNHook: a batch has images of several domains ({", ".join(sorted(found))}), each of which needs '
+                'statistics of its own; choose a batch_size that divides the domains, or by_domain=False'
+            )
+        return next(iter(found), None)
 
     def _restore(self, runner: Any) -> None:
-        if self._source is not None:
+        if self._source is not None and not self.keep:
             set_statistics(bare_model(runner.model), self._source)
-            self._source = None
+        self._source = self._domain = None

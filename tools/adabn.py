@@ -1,7 +1,8 @@
 """Adapts a checkpoint to the images that a config tests on: python tools/adabn.py CONFIG CHECKPOINT [--test].
 
 Estimates the batch norm statistics anew on the config's test images, without their labels (AdaBN), and writes a
-checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader.dataset.data_root=FOLDER.
+checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader.dataset.data_root=FOLDER. Test sets of
+several domains need a checkpoint each; AdaBNHook adapts to one after the other.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
 from timm_stylenorm.checkpoint import load_local
-from timm_stylenorm.hooks import BATCH_SIZE, adapt_model, target_loader
+from timm_stylenorm.hooks import adapt_model, domains, target_loader
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--out', help='file to write (default: beside the checkpoint, NAME_adabn.pth)')
     own.add_argument('--force', action='store_true', help='overwrite --out')
     own.add_argument('--momentum', type=float, help='keep the old statistics and move them by this share a batch')
-    own.add_argument('--batch-size', type=int, default=BATCH_SIZE, help='images of a batch (default: %(default)s)')
+    own.add_argument('--batch-size', type=int, help="images of a batch (default: the config's, at least 8)")
     own.add_argument('--max-batches', type=int, help='stop after so many batches')
     own.add_argument('--mode', choices=['tensor', 'predict'], default='tensor', help='predict: sliding windows, too')
     own.add_argument('--test', action='store_true', help='measure before and after')
@@ -63,10 +64,16 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     runner = runner_of(cfg, args.checkpoint, 'adabn')
     runner.load_or_resume()
     loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
+    names = sorted({name for name in domains(loader.dataset) if name is not None})
+    if len(names) > 1:
+        raise ValueError(
+            f'{args.config} tests on {len(names)} domains ({", ".join(names)}), and a checkpoint fits one; '
+            "choose it by --cfg-options, or adapt to each while testing: custom_hooks=[dict(type='AdaBNHook')]"
+        )
     options = {'momentum': args.momentum, 'max_batches': args.max_batches, 'mode': args.mode}
     model = adapt_model(runner.model, loader, **options)
     old = load_local(args.checkpoint, map_location='cpu')
-    meta = {**(old.get('meta') or {}), 'adabn': {**options, 'config': args.config, 'batch_size': args.batch_size}}
+    meta = {**(old.get('meta') or {}), 'adabn': {**options, 'config': args.config, 'batch_size': loader.batch_size}}
     return {'meta': meta, 'state_dict': {key: value.cpu() for key, value in model.state_dict().items()}}
 
 
