@@ -14,7 +14,7 @@ import torch
 pytest.importorskip('mmseg')
 import mmseg.datasets
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
@@ -75,10 +75,26 @@ def test_config_builds_and_trains_a_step(name):
     assert any(key.startswith('style.') for key in losses) == (method in ('snr', 'irw'))
 
 
-@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('pattern', PATTERNS)
-def test_every_method_has_a_config_of_each_kind(pattern, method):
-    assert pattern.format(f'_{method}') in list_configs()
+def test_every_method_has_a_config_of_each_kind(pattern):
+    expected = [
+        pattern.format(f'_{method}' if method else '')
+        for method in ('', 'adabn', *METHODS)
+        if method not in OWN_SCHEDULE
+    ]
+    assert [name for name in expected if name not in list_configs()] == []
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_adabn_trains_as_its_baseline_and_adapts_for_the_test(pattern):
+    baseline = Config.fromfile(config_root() / pattern.format(''))
+    adabn = Config.fromfile(config_root() / pattern.format('_adabn'))
+    *others, hook = adabn.custom_hooks
+    assert others == baseline.custom_hooks
+    assert 'test' in HOOKS.build(hook).on
+    for key in ('custom_hooks', 'custom_imports'):
+        adabn.pop(key), baseline.pop(key)
+    assert adabn.to_dict() == baseline.to_dict()
 
 
 @pytest.mark.parametrize('name', [name for name in list_configs() if method_of(name) not in (None, *OWN_SCHEDULE)])
