@@ -186,6 +186,9 @@ def test_an_unknown_checkpoint_is_refused_with_the_nearest(snr, plain):
         convert(snr, target='mmsegg')
     with pytest.raises(ValueError, match=r'no checkpoint of bin: it lacks .*gate.*nearest is snr'):
         convert(snr, 'bin')
+    odd = {f'odd.{i}': torch.ones(1) for i in range(len(plain) + 1)}
+    with pytest.raises(ValueError, match=r'no checkpoint of torchvision\. Of 245 keys fit'):
+        convert({**plain, **odd}, 'torchvision')
     with pytest.raises(ValueError, match='type float'):
         convert({'lr': 0.1})
 

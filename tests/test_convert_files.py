@@ -101,7 +101,9 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path, plain, monkeypatc
     assert path.read_text() == 'precious'
     assert [p.name for p in tmp_path.iterdir()] == ['weights.pth']
     monkeypatch.undo()
-    write_state_dict(path, plain, force=True)
+    with path.open() as reader:  # whoever reads the old file goes on reading it
+        write_state_dict(path, plain, force=True)
+        assert reader.read() == 'precious'
     assert read_state_dict(path).keys() == plain.keys()
     with pytest.raises(ValueError, match='neither'):
         write_state_dict(tmp_path / 'weights.bin', plain)

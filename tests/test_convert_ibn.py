@@ -58,6 +58,14 @@ def test_a_bias_that_the_authors_lack_is_only_dropped_if_it_is_zero():
     assert torch.equal(convert(back.state_dict).state_dict['layer1.0.se.fc1.bias'], state['layer1.0.se.fc1.bias'])
 
 
+def test_statistics_of_old_instance_norms_are_dropped():
+    state = timm.create_model('resnet18_ibn_a', num_classes=5).state_dict()
+    old = {**state, 'layer1.0.bn1.IN.running_mean': torch.zeros(32), 'layer1.0.bn1.IN.running_var': torch.ones(32)}
+    conversion = convert(old)
+    assert list(conversion.state_dict) == list(state)
+    assert 'keeps no statistics' in conversion.report.dropped['layer1.0.bn1.IN.running_mean']
+
+
 def test_other_ratios_are_read_from_the_lengths():
     model = timm.create_model('resnet18_ibn_a', num_classes=5, style=dict(ratio=0.3))
     conversion = convert(model.state_dict())
@@ -97,6 +105,9 @@ def test_densenets_of_ibn_net_name_places_and_order(ibn_densenet):
     assert conversion.model == 'densenet121_ibn_a'
     assert list(conversion.state_dict) == list(state) == list(export(conversion.state_dict, 'ibn').state_dict)
     assert style.keys() == {'type', 'sites', 'ratio', 'instance_first'}
+    old = {key.replace('.norm1.', '.norm.1.'): value for key, value in state.items()}
+    assert any('.norm.1.IN.' in key for key in old)
+    assert list(convert(old).state_dict) == list(state)
     assert (style['type'], style['ratio'], style['instance_first']) == ('ibn_a', 0.4, False)
     assert [path for path, module in ibn_densenet.named_modules() if isinstance(module, BatchNormFirst)] == style[
         'sites'
