@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from golden_data import assert_matches, load
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
+from timm_stylenorm import add_style
 from timm_stylenorm.functional import efdmix, mixstyle, uncertain_style
 from timm_stylenorm.layers import (
     DSU,
@@ -191,3 +193,37 @@ def test_tokens_and_channels_last_equal_the_map(make):
     torch.testing.assert_close(y[:, 2:], expected, rtol=1e-4, atol=1e-5)
     layer.enabled = False
     assert layer(tokens) is tokens
+
+
+@pytest.mark.parametrize(
+    ('name', 'block', 'style'),
+    [
+        ('ibn_a_block_a', lambda: BasicBlock(6, 6), dict(type='ibn_a', sites='stage1.norm1')),
+        ('ibn_b_block_a', lambda: Bottleneck(16, 4), dict(type='ibn_b', sites='stage1.sum')),
+    ],
+)
+def test_ibn_blocks_match(name, block, style):
+    d = load(name)
+    model = nn.Module()
+    model.layer1 = nn.Sequential(block())
+    add_style(model, style)
+    names = {'IN.weight': 'act3.style.ibn_b.weight', 'IN.bias': 'act3.style.ibn_b.bias'}
+    state = {f'layer1.0.{names.get(k[6:], k[6:])}': v for k, v in d.items() if k.startswith('param.')}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(k.endswith('num_batches_tracked') for k in missing)
+    for mode in ('eval', 'train'):
+        model.train(mode == 'train').zero_grad()
+        x = d['x'].clone().requires_grad_()
+        y = model.layer1(x)
+        assert_matches(y.detach(), d[f'y_{mode}'])
+        y.backward(d['grad_out'])
+        assert_matches(x.grad, d[f'grad_x_{mode}'])
+        for key, g in d.items():
+            if key.startswith(f'grad_{mode}.'):
+                own = key.partition('.')[2]
+                assert_matches(model.get_parameter(f'layer1.0.{names.get(own, own)}').grad, g)
+    buffers = dict(model.named_buffers())
+    for key, value in d.items():
+        if key.startswith('after.'):
+            assert_matches(buffers[f'layer1.0.{key[6:]}'].float(), value.float())

@@ -29,6 +29,8 @@ ARROWS = {
     'timm_stylenorm.sites': {'errors', 'structure'},
     'timm_stylenorm.attach': {'layers', 'sites'},
     'timm_stylenorm.inject': {'attach', 'layers', 'methods', 'sites', 'structure'},
+    'timm_stylenorm.gates': {'layers'},
+    'timm_stylenorm.whitening': {'layers'},
     'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
     'timm_stylenorm.models': {'errors', 'inject', 'methods'},
 }

@@ -14,16 +14,20 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointGuardHook, check_fit, install_safe_loaders
+from .gates import separate_gates
+from .isw import ISWHook
 from .resume import RNGStateHook
 
 __all__ = [
     'CPUAmpOptimWrapper',
     'CheckpointGuardHook',
+    'GateOptimWrapperConstructor',
+    'ISWHook',
     'RNGStateHook',
     'StyleLossMixin',
     'apply_host_fixes',
@@ -68,6 +72,28 @@ class CPUAmpOptimWrapper(OptimWrapper):
         """The forward pass runs in here."""
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class GateOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's own constructor, then `gates.separate_gates`: what batch-instance normalisation (BIN) needs.
+
+        optim_wrapper = dict(constructor='GateOptimWrapperConstructor', optimizer=dict(type='SGD', lr=0.01))
+
+    `paramwise_cfg=dict(gate_lr_mult=10.0)` is the learning rate of a gate over that of its neighbours; its other keys
+    are mmengine's.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        paramwise_cfg = dict(paramwise_cfg or {})
+        self.lr_factor = paramwise_cfg.pop('gate_lr_mult', 10.0)
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """The wrapper with the optimizer of `model`, which may be wrapped in DDP."""
+        wrapper = super().__call__(model)
+        separate_gates(wrapper.optimizer, model, self.lr_factor)
+        return wrapper
 
 
 def enable_amp(cfg: Config) -> None:

@@ -7,6 +7,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from ..gates import separate_gates
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TimmOptimWrapperConstructor:
@@ -20,6 +22,7 @@ class TimmOptimWrapperConstructor:
     The keys of `optimizer` are the arguments of `create_optimizer_v2`. By timm's rules, biases, the parameters of norms
     and what the model names in `no_weight_decay()` get no weight decay. The learning rate of each layer under
     `layer_decay` is written into its group, since mmengine's schedulers, unlike timm's, do not read `lr_scale`.
+    The gates of batch-instance normalisation get groups of their own, see `gates.separate_gates`.
     timm's 'sgd' is SGD with Nesterov's momentum, its 'momentum' is plain SGD with momentum.
     """
 
@@ -43,5 +46,6 @@ class TimmOptimWrapperConstructor:
         optimizer = create_optimizer_v2(getattr(model, 'net', model), **self.optimizer_cfg)
         for group in optimizer.param_groups:
             group['lr'] *= group.pop('lr_scale', 1.0)
+        separate_gates(optimizer, model)
         wrapper_cfg: dict[str, Any] = {'type': 'OptimWrapper', **self.wrapper_cfg}
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args=dict(optimizer=optimizer))

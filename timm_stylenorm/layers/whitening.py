@@ -124,9 +124,13 @@ class SelectiveWhitening(InstanceWhitening):
         if self.variance is None:
             raise RuntimeError('SelectiveWhitening.select: no batch was observed')
         self.mask.copy_(split_by_variance(self.variance / self.batches, self.clusters))
-        self.variance, self.batches = None, 0
+        self.forget()
         self.chosen = int(self.mask.sum())
         return self.chosen
+
+    def forget(self) -> None:
+        """Drop what was observed."""
+        self.variance, self.batches = None, 0
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

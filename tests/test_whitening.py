@@ -1,0 +1,177 @@
+"""Instance whitening: its losses, its choice of channels, its schedule."""
+
+import pytest
+import timm
+import torch
+from golden_data import assert_matches, load
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+import timm_stylenorm
+import timm_stylenorm.classification
+from timm_stylenorm.functional import covariance, whitening_loss
+from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
+from timm_stylenorm.layers.kmeans import split_by_variance
+from timm_stylenorm.whitening import photometric_view, select_pairs
+
+
+@pytest.mark.parametrize('name', ['irw_a', 'isw_a'])
+def test_loss_matches(name):
+    d = load(name)
+    f = d['f'].requires_grad_()
+    loss = whitening_loss(f, d['mask'], d['margin'])
+    assert_matches(covariance(f).detach(), d['cov'])
+    assert_matches(loss, d['loss'])
+    assert_matches(torch.autograd.grad(loss, f)[0], d['grad_f'])
+
+
+def test_the_layer_normalises_and_has_the_loss_of_the_authors():
+    d = load('irw_a')
+    pairs = float(d['num_remove_cov'])
+    layer = InstanceWhitening(6, loss_weight=1.0, relax=pairs / float(d['margin'])).train()
+    x = d['x'].requires_grad_()
+    y = layer(x)
+    assert_matches(y.detach(), d['f'])
+    assert_matches(layer.aux, d['loss'])
+    assert_matches(torch.autograd.grad(layer.aux, x)[0], d['grad_x'])
+
+
+def test_the_chosen_layer_has_the_loss_of_the_authors():
+    d = load('isw_a')
+    layer = SelectiveWhitening(8, loss_weight=1.0).train()
+    x = d['x'].requires_grad_()
+    assert layer(x) is not None
+    assert layer.aux is None, 'nothing is chosen yet'
+    layer.load_state_dict({'mask': d['mask'].bool()})
+    layer(x)
+    assert_matches(layer.aux, d['loss'])
+    assert_matches(torch.autograd.grad(layer.aux, x)[0], d['grad_x'])
+
+
+def test_the_choice_is_that_of_the_authors():
+    d = load('isw_mask_a')
+    layer = SelectiveWhitening(7, clusters=int(d['clusters']))
+    for batch in d['f']:
+        layer.observe(batch)
+    assert_matches(layer.variance / layer.batches, d['var_matrix'])
+    assert layer.select() == int(d['num_sensitive'])
+    assert torch.equal(layer.mask.float(), d['mask'])
+    with pytest.raises(RuntimeError, match='no batch was observed'):
+        layer.select()
+
+
+def test_k_means_is_optimal():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        count = int(torch.randint(4, 11, (), generator=generator))
+        values = torch.rand(count, generator=generator).double().square().sort().values
+        cost = {}
+        for i in range(1, count - 1):
+            for j in range(i + 1, count):
+                parts = values[:i], values[i:j], values[j:]
+                cost[i, j] = sum(float((p - p.mean()).square().sum()) for p in parts)
+        lowest = min(cost, key=cost.get)[0]
+        assert int(split_by_variance(values, 3).sum()) == count - lowest
+    assert not split_by_variance(torch.zeros(3, 3), 3).any()
+
+
+def styled(method='isw'):
+    return timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), method)
+
+
+def test_layers_share_the_weight():
+    layers = [layer for _, layer in timm_stylenorm.style_layers(styled('irw'))]
+    assert [layer.share for layer in layers] == [1 / 3] * 3
+    assert [layer.num_features for layer in layers] == [64, 64, 128]
+
+
+def test_a_model_chooses_and_then_has_losses():
+    model, images = styled().train(), torch.randn(4, 3, 32, 32)
+    model(images)
+    assert timm_stylenorm.style_losses(model) == {}
+    modes = [m.training for m in model.modules()]
+    statistics = model.layer1[0].bn1.running_mean.clone()
+    chosen = select_pairs(model, [torch.cat([images * 0.3 + 1, images]) for _ in range(2)])
+    assert list(chosen) == ['bn1', 'layer1.1.act2.style.isw', 'layer2.1.act2.style.isw']
+    assert all(count > 0 for count in chosen.values())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(model.layer1[0].bn1.running_mean, statistics)
+    model(images)
+    losses = timm_stylenorm.style_losses(model)
+    assert list(losses) == ['isw.stem.norm', 'isw.stage1.sum', 'isw.stage2.sum']
+    sum(losses.values()).backward()
+    assert model.conv1.weight.grad.isfinite().all()
+    twin = styled().train()
+    twin.load_state_dict(model.state_dict())
+    twin(images)
+    assert len(timm_stylenorm.style_losses(twin)) == 3, 'the choice is part of the state'
+
+
+def test_choosing_from_nothing_is_refused():
+    model = styled()
+    with pytest.raises(ValueError, match='no batch to choose from'):
+        select_pairs(model, [])
+    with pytest.raises(ValueError, match='ResNet has no instance selective whitening'):
+        select_pairs(timm.create_model('resnet18'), [])
+    assert not any(m._forward_hooks for m in model.modules() if isinstance(m, SelectiveWhitening))
+
+
+def test_photometric_views_keep_shape_and_type_and_differ_between_images():
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    images[1] = images[0]
+    views = photometric_view(images)
+    assert (views.shape, views.dtype) == (images.shape, torch.uint8)
+    assert not torch.equal(views[0], images[0])
+    assert not torch.equal(views[0], views[1])
+
+
+class Pictures(Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator)
+        return dict(inputs=image, targets=index % 4)
+
+
+def train(tmp_path, hooks, **style):
+    runner = Runner(
+        model=dict(type='StyleNormClassifier', model='resnet18', num_classes=4, style=dict(type='isw', **style)),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            batch_size=4, num_workers=0, dataset=Pictures(), sampler=dict(type='InfiniteSampler', shuffle=True)
+        ),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=100),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(checkpoint=None, logger=dict(type='LoggerHook', interval=1)),
+        custom_hooks=hooks,
+        randomness=dict(seed=0),
+        log_level='WARNING',
+        default_scope='mmengine',
+        experiment_name=f'isw_{tmp_path.name}',
+    )
+    seen = []
+    forward = runner.model._losses
+    runner.model._losses = lambda *a: seen.append(forward(*a)) or seen[-1]
+    runner.train()
+    return runner.model, [sorted(k for k in losses if k.startswith('style.')) for losses in seen]
+
+
+def test_the_hook_starts_the_loss_at_its_iteration(tmp_path):
+    model, losses = train(tmp_path, [dict(type='ISWHook', begin=2, batches=2)])
+    names = ['style.isw.stage1.sum', 'style.isw.stage2.sum', 'style.isw.stem.norm']
+    assert losses == [[], [], names, names]
+    assert all(layer.chosen for _, layer in timm_stylenorm.style_layers(model))
+
+
+def test_the_hook_leaves_the_random_numbers_alone(tmp_path):
+    """With a loss of weight 0 the training goes on as if nothing had been chosen."""
+    with_hook, _ = train(tmp_path / 'a', [dict(type='ISWHook', begin=2, batches=2)], loss_weight=0.0)
+    without, _ = train(tmp_path / 'b', [], loss_weight=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(with_hook.parameters(), without.parameters(), strict=True))
+
+
+def test_wrong_schedules_are_named():
+    with pytest.raises(ValueError, match='begin >= 0 and batches >= 1, got -1 and 50'):
+        timm_stylenorm.engine.ISWHook(begin=-1)

@@ -1,0 +1,67 @@
+"""The gates of batch-instance normalisation in the optimizer: a faster group of their own, kept in [0, 1].
+
+Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks', NeurIPS 2018, arXiv:1805.07925.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .layers import BatchInstanceNorm2d
+
+
+def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names, as in `model.named_parameters()`, and gates of all batch-instance norms."""
+    for name, module in model.named_modules():
+        if isinstance(module, BatchInstanceNorm2d):
+            yield f'{name}.gate' if name else 'gate', module.gate
+
+
+def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10.0) -> Optimizer:
+    """Give the gates of a model groups of their own in its optimizer, and clamp them to [0, 1] after every step.
+
+    Call it before a scheduler is made:
+    `optimizer = separate_gates(create_optimizer_v2(model, opt='momentum', lr=0.1), model)`.
+
+    Args:
+        optimizer: Any optimizer that holds the parameters of `model`; changed in place. Momentum is left alone when a
+            gate is clamped, as in the authors' file main.py.
+        model: Nothing happens if it has no gate.
+        lr_factor: The learning rate of a gate is that of its old group times this; its weight decay is 0.
+
+    Returns:
+        The same optimizer.
+
+    Raises:
+        ValueError: A gate that learns is not among the optimizer's parameters, or `lr_factor` is not positive.
+    """
+    if not lr_factor > 0:
+        raise ValueError(f'separate_gates: expected lr_factor > 0, got {lr_factor!r}')
+    gates = {p: name for name, p in gate_parameters(model) if p.requires_grad}
+    lacking = set(gates) - {p for group in optimizer.param_groups for p in group['params']}
+    if lacking:
+        raise ValueError(f'separate_gates: the optimizer has no {", ".join(sorted(gates[p] for p in lacking))}')
+    if not gates or any(group.get('gates') for group in optimizer.param_groups):
+        return optimizer
+    for group in list(optimizer.param_groups):
+        ours = [p for p in group['params'] if p in gates]
+        if ours:
+            group['params'] = [p for p in group['params'] if p not in gates]
+            faster: dict[str, Any] = {k: group[k] * lr_factor for k in ('lr', 'initial_lr') if k in group}
+            optimizer.add_param_group({**group, **faster, 'params': ours, 'weight_decay': 0.0, 'gates': True})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group['params']]
+    optimizer.register_step_post_hook(clamp_gates)
+    return optimizer
+
+
+@torch.no_grad()
+def clamp_gates(optimizer: Optimizer, args: Any = None, kwargs: Any = None) -> None:
+    """Clamp the gates in an optimizer's groups to [0, 1]; a hook for `register_step_post_hook`."""
+    for group in optimizer.param_groups:
+        for parameter in group['params'] if group.get('gates') else ():
+            parameter.clamp_(0, 1)

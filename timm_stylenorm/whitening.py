@@ -1,0 +1,89 @@
+"""Which covariances instance selective whitening (ISW) lowers: those that react to photometric changes of the images.
+
+Choi et al., 'RobustNet', CVPR 2021, arXiv:2103.15597, Sec. 4.2 and the authors' file network/cov_settings.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from .layers import SelectiveWhitening
+
+_PHOTOMETRIC = v2.Compose(
+    [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]
+)
+
+
+def photometric_view(images: Tensor) -> Tensor:
+    """Colour jitter and blur, drawn anew for each image.
+
+    Args:
+        images: RGB, (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1], before any normalisation.
+    """
+    if images.dim() == 3:
+        return _PHOTOMETRIC(images)  # type: ignore[no-any-return]
+    return torch.stack([_PHOTOMETRIC(image) for image in images])
+
+
+def selective_layers(model: nn.Module) -> list[tuple[str, SelectiveWhitening]]:
+    """The ISW layers of a model by name."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, SelectiveWhitening)]
+
+
+@torch.no_grad()
+def select_pairs(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
+) -> dict[str, int]:
+    """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.
+
+    The model runs in evaluation mode. In several processes each brings its own batches, and all choose the same.
+
+    Args:
+        model: Has ISW layers; nothing of it changes but their choice.
+        batches: Images and their photometric views, [views; images], (2N, 3, H, W), normalised as in training.
+        forward: Called with each batch instead of `model(batch)`.
+
+    Returns:
+        Name of the layer -> number of chosen pairs.
+
+    Raises:
+        ValueError: The model has no ISW layer, or there is no batch. The choice is as before then.
+    """
+    layers = selective_layers(model)
+    if not layers:
+        raise ValueError(f'select_pairs: {type(model).__name__} has no instance selective whitening (isw)')
+    modes = [(m, m.training) for m in model.modules()]
+    hooks = [layer.register_forward_hook(_observe) for _, layer in layers]
+    try:
+        model.eval()
+        for batch in batches:
+            _ = forward(batch) if forward else model(batch)
+        if any(layer.variance is None for _, layer in layers):
+            raise ValueError('select_pairs: there was no batch to choose from')
+        for _, layer in layers:
+            _sum_over_processes(layer)
+        return {name: layer.select() for name, layer in layers}
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+        for _, layer in layers:
+            layer.forget()
+
+
+def _observe(layer: nn.Module, args: Any, output: Tensor) -> None:
+    layer.observe(output)  # type: ignore[operator]
+
+
+def _sum_over_processes(layer: SelectiveWhitening) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        count = torch.tensor(layer.batches, device=layer.mask.device)
+        torch.distributed.all_reduce(count)
+        torch.distributed.all_reduce(layer.variance)  # type: ignore[arg-type]
+        layer.batches = int(count)
