@@ -14,13 +14,16 @@ import torch
 pytest.importorskip('mmseg')
 import mmseg.datasets
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
+from torch import nn
 
 import mmseg_stylenorm
 from timm_stylenorm import engine, style_layers
+from timm_stylenorm.layers import BatchInstanceNorm2d
 from timm_stylenorm.methods import METHODS
 from timm_stylenorm.paths import config_root, list_configs
 
@@ -83,6 +86,24 @@ def test_every_method_has_a_config_of_each_kind(pattern):
         if method not in OWN_SCHEDULE
     ]
     assert [name for name in expected if name not in list_configs()] == []
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_bin_trains_its_gates_faster_and_without_decay(pattern):
+    cfg = Config.fromfile(config_root() / pattern.format('_bin'))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), BatchInstanceNorm2d(4))  # their own models are built above
+    ours, theirs = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    if 'gates' not in ours:
+        ours, theirs = theirs, ours
+    assert ours['params'] == [model[1].gate]
+    assert (ours['lr'], ours['weight_decay']) == (pytest.approx(10 * theirs['lr']), 0)
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_isw_chooses_its_pairs_early_in_the_training(pattern):
+    cfg = Config.fromfile(config_root() / pattern.format('_isw'))
+    (hook,) = [HOOKS.build(hook) for hook in cfg.custom_hooks if hook.type == 'ISWHook']
+    assert 0 < hook.begin <= cfg.train_cfg.max_iters / 10
 
 
 @pytest.mark.parametrize('pattern', PATTERNS)
