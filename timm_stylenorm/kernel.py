@@ -117,19 +117,19 @@ class _InstanceMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         dense = maps.dense(x)
-        mean, var = maps.moments(dense)
-        ctx.save_for_backward(x, mean, var)
+        mean, var, middle = maps.moments(dense)
+        ctx.save_for_backward(x, mean, middle)
         return mean.to(dense.dtype), var.to(dense.dtype)
 
     @staticmethod
     def backward(ctx: Any, g_mean: Tensor, g_var: Tensor) -> Tensor:
-        x, mean, var = ctx.saved_tensors
+        x, mean, middle = ctx.saved_tensors
         count = x.shape[2:].numel()
         slope = g_var * (2 / count)
         if torch.is_grad_enabled():  # double backward: the mean must carry its own graph
             mean, _ = _plain_moments(x)
             return restyle(widen(x), slope, g_mean / count - slope * mean).to(x.dtype)
-        return maps.affine(maps.dense(x), slope, g_mean / count - slope * mean, maps.centre(mean, var)).to(x.dtype)
+        return maps.affine(maps.dense(x), slope, g_mean / count - slope * mean, middle).to(x.dtype)
 
 
 class _Restyle(torch.autograd.Function):
@@ -159,7 +159,7 @@ class _StyleAffine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
         dense = maps.dense(x)
-        mean, var = maps.moments(dense)
+        mean, var, middle = maps.moments(dense)
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):  # a small graph, only to see what depends on what
             m, v = (moment.detach().requires_grad_(ctx.needs_input_grad[0]) for moment in (mean, var))
             results = _call(rule, m, v, tensors, dense.dtype)
@@ -170,8 +170,8 @@ class _StyleAffine(torch.autograd.Function):
         if ctx.constant:  # the map need not be kept
             ctx.save_for_backward(scale)
         else:
-            ctx.save_for_backward(x, mean, var, *tensors)
-        return maps.affine(dense, scale, shift, maps.centre(mean, var)).to(x.dtype), *extras
+            ctx.save_for_backward(x, mean, var, middle, *tensors)
+        return maps.affine(dense, scale, shift, middle).to(x.dtype), *extras
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -179,7 +179,7 @@ class _StyleAffine(torch.autograd.Function):
             (scale,) = ctx.saved_tensors
             g_x = None if g is None else restyle(g, scale, torch.zeros_like(scale))
             return g_x, None, *(None for _ in ctx.needs_input_grad[2:])
-        x, mean, var, *tensors = ctx.saved_tensors
+        x, mean, var, middle, *tensors = ctx.saved_tensors
         needs_x, _, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():
             outputs = _plain(x, ctx.rule, *tensors)
@@ -197,7 +197,7 @@ class _StyleAffine(torch.autograd.Function):
         count = x.shape[2:].numel()
         slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
         level = -slope * mean if g_mean is None else g_mean / count - slope * mean
-        g_x = maps.affine(dense, slope, level, maps.centre(mean, var))
+        g_x = maps.affine(dense, slope, level, middle)
         if g is not None:
             g_x.addcmul_(widen(g), maps.spatial(x, results[0].detach().to(dense.dtype)))
         return g_x.to(x.dtype), None, *g_tensors

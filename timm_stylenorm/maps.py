@@ -5,7 +5,7 @@ of group norm and batch norm. Elsewhere they are the plain formulas.
 
 `x` is a dense map (see `dense`); small tensors have the shape (N, C) and the dtype of `precise`, since a map whose mean
 is large beside its deviation leaves only their difference: `shift` in x * scale + shift nearly cancels x * scale. On a
-CPU the map itself is shifted as well where that matters, see `centre`.
+CPU the map itself is shifted as well where that matters, see `moments`.
 
 The CPU's kernels see the map as `_view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, as N images
 (N, C, L, 1).
@@ -64,42 +64,41 @@ def _view(x: Tensor, channels_last: bool) -> Tensor:
     return x.contiguous().view(1, n * c, count, 1)
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """mean and var, (N, C)."""
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """mean and var, (N, C), and `middle`: about the mean of channels that lie far from zero beside their deviation.
+
+    `middle` is 0 for other channels, None if there are no far ones, and on other devices, where asking costs more than
+    it saves.
+    """
     if not on_cpu(x):
         var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
-        return precise(mean), precise(var)
+        return precise(mean), precise(var), None
     mean, var = _cpu_moments(x)
-    middle = centre(mean, var)
-    if middle is not None:
-        for i in middle.any(1).nonzero()[:, 0].tolist():
-            near = slice(i, i + 1)
-            rest, var[near] = _cpu_moments(x[near] - spatial(x, middle[near].to(x.dtype)))
-            mean[near] = middle[near] + rest
-    return mean, var
+    far = mean.square() > _FAR**2 * var
+    if not far.any():
+        return mean, var, None
+    middle = torch.where(far, mean, 0.0).to(x.dtype)
+    for i in far.any(1).nonzero()[:, 0].tolist():
+        near = slice(i, i + 1)
+        rest, var[near] = _cpu_moments(x[near] - spatial(x, middle[near]))
+        mean[near] = middle[near] + rest
+    return mean, var, middle.double()
 
 
 def _cpu_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """mean and var by sums in the dtype of the map."""
-    if is_channels_last(x):
-        stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _view(x, True).split(1)]
-        mean, var = (torch.stack(s).double() for s in zip(*stats, strict=True))
-        return mean, var
-    view = _view(x, False)
-    count = view.shape[2]
-    parts = view.split(max(1, _PART // (count * x.element_size())), 1)
-    stats = [torch.native_group_norm(p, None, None, 1, k := p.shape[1], count, k, _GROUP_NORM_EPS)[1:] for p in parts]
-    mean, rstd = (torch.cat(s, 1).view(x.shape[:2]).double() for s in zip(*stats, strict=True))
-    return mean, rstd.pow(-2).sub_(_GROUP_NORM_EPS).clamp_(min=0)
-
-
-def centre(mean: Tensor, var: Tensor) -> Tensor | None:
-    """The mean, rounded to float32, of the channels that lie far from zero beside their deviation, 0 for the rest.
-
-    None if there are none, and on other devices, where asking costs more than it saves.
-    """
-    far = mean.square() > _FAR**2 * var
-    return torch.where(far, mean, 0.0).float().double() if on_cpu(mean) and far.any() else None
+    if not is_channels_last(x):
+        view = _view(x, False)
+        count = view.shape[2]
+        parts = view.split(max(1, _PART // (count * x.element_size())), 1)
+        stats = [
+            torch.native_group_norm(p, None, None, 1, k := p.shape[1], count, k, _GROUP_NORM_EPS)[1:] for p in parts
+        ]
+        mean, rstd = (torch.cat(s, 1).view(x.shape[:2]).double() for s in zip(*stats, strict=True))
+        return mean, rstd.pow(-2).sub_(_GROUP_NORM_EPS).clamp_(min=0)
+    stats = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _view(x, True).split(1)]
+    mean, var = (torch.stack(s).double() for s in zip(*stats, strict=True))
+    return mean, var
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, middle: Tensor | None = None, out: Tensor | None = None) -> Tensor:

@@ -105,42 +105,42 @@ class _DomainNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         dense = maps.dense(x)
-        mean, var = maps.moments(dense)
+        mean, var, middle = maps.moments(dense)
+        rstd = (var + eps).rsqrt()
         y, norm = torch.empty_like(dense), torch.empty_like(dense[:, :1])
         for part in maps.parts(dense):
-            z = _normalised(dense, mean, var, eps, part)
+            z = _normalised(dense, mean, rstd, middle, part)
             norm[part] = (z * z).sum(1, keepdim=True).sqrt_().clamp_(min=NORM_FLOOR)
             maps.affine(z.div_(norm[part]), weight.expand_as(mean[part]), bias.expand_as(mean[part]), out=y[part])
         ctx.eps = eps
-        ctx.save_for_backward(x, weight, bias, mean, var, norm)
+        ctx.save_for_backward(x, weight, bias, mean, rstd, middle, norm)
         return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, var, norm = ctx.saved_tensors
+        x, weight, bias, mean, rstd, middle, norm = ctx.saved_tensors
         if torch.is_grad_enabled():
             inputs = x, weight, bias
             outputs = [_plain_domain_norm(*inputs, ctx.eps)]
             return *differentiable_grads(outputs, inputs, ctx.needs_input_grad[:3], [g]), None
         dense = maps.dense(x)
         g_x, sums = torch.empty_like(dense), []
-        rstd, count = (var + ctx.eps).rsqrt(), x.shape[2:].numel()
         for part in maps.parts(dense):
-            z, g_part = _normalised(dense, mean, var, ctx.eps, part), widen(g[part])
-            sums.append(maps.reductions(g_part, z / norm[part], torch.zeros_like(mean[part])))
+            z, g_part = _normalised(dense, mean, rstd, middle, part), widen(g[part])
+            zero = torch.zeros_like(mean[part])
+            sums.append(maps.reductions(g_part, z / norm[part], zero))
             g_z = _through_l2(g_part * _columns(z, weight), z, norm[part])
-            dot, total = maps.reductions(g_z, z, torch.zeros_like(mean[part]))
-            slope = -rstd[part] / count
+            dot, total = maps.reductions(g_z, z, zero)
+            slope = -rstd[part] / x.shape[2:].numel()
             maps.affine(z, slope * dot, slope * total, out=g_x[part])
             g_x[part].addcmul_(g_z, maps.spatial(x, rstd[part].to(z.dtype)))
         g_weight, g_bias = (torch.cat(s).sum(0).to(weight.dtype) for s in zip(*sums, strict=True))
         return g_x.to(x.dtype), g_weight, g_bias, None
 
 
-def _normalised(x: Tensor, mean: Tensor, var: Tensor, eps: float, part: slice) -> Tensor:
+def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, middle: Tensor | None, part: slice) -> Tensor:
     """z of some images."""
-    scale = (var[part] + eps).rsqrt()
-    return maps.affine(x[part], scale, -mean[part] * scale, maps.centre(mean[part], var[part]))
+    return maps.affine(x[part], rstd[part], -mean[part] * rstd[part], None if middle is None else middle[part])
 
 
 def _through_l2(g: Tensor, z: Tensor, norm: Tensor) -> Tensor:
