@@ -4,15 +4,31 @@
 
 They are called `bn` in their blocks, so that a checkpoint of the plain network loads: its weights, and the statistics
 where the layer keeps any. `style=` replaces the norms of the backbone alone, and at the places of the papers.
-The gates of BIN belong into a parameter group of their own, see `timm_stylenorm.gates`. A backbone's `norm_eval=True`
-reaches the batch norm in IBN, not BIN: mmseg looks for torch's class there.
+The gates of BIN learn in groups of their own with `optim_wrapper=dict(constructor='GateOptimWrapperConstructor')`.
 """
 
+import sys
+
+import mmseg.models  # noqa: F401 (its backbones are imported with it)
 from mmengine.registry import MODELS
 
 from timm_stylenorm import layers
 
-__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm']
+__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm', 'let_norm_eval_reach_bin']
+
+
+def let_norm_eval_reach_bin() -> None:
+    """Makes a backbone's `norm_eval=True` freeze the statistics of BIN as those of batch norm; idempotent.
+
+    mmseg asks for torch's class, which BIN is not. The batch norm inside IBN is found anyway.
+    """
+    for name, module in list(sys.modules.items()):
+        kind = getattr(module, '_BatchNorm', None) if name.startswith('mmseg.models.backbones.') else None
+        if isinstance(kind, type):
+            module._BatchNorm = (kind, layers.BatchInstanceNorm2d)  # type: ignore[attr-defined]
+
+
+let_norm_eval_reach_bin()
 
 
 @MODELS.register_module(name=['BIN', 'BIN2d'])

@@ -196,11 +196,13 @@ def streets(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_our_tools_train_resume_and_test(streets):
+def test_our_tools_train_resume_test_and_adapt(streets):
     tools = Path(__file__).parent.parent / 'tools'
     train = [sys.executable, str(tools / 'train.py'), QUICK, '--work-dir', 'run', '--resume', '--amp']
     test = [sys.executable, str(tools / 'test.py'), QUICK, 'run/iter_2.pth', '--work-dir', 'test']
-    for command in (train, test):
+    adapt = [sys.executable, str(tools / 'adabn.py'), *test[2:4], '--work-dir', 'adapt', '--out', 'adapted.pth']
+    adapted = [*test[:3], 'adapted.pth', *test[4:]]
+    for command in (train, test, [*adapt, '--test'], adapted):
         done = subprocess.run([*command, '--cfg-options', *TINY], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         assert 'mIoU' in done.stdout

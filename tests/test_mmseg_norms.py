@@ -146,10 +146,21 @@ def test_frozen_stages_freeze_parameters_and_statistics(name):
     assert not any(p.requires_grad for p in model.backbone.stem.parameters())
 
 
-def test_norm_eval_reaches_the_batch_norm_in_ibn():
-    model = segmentor('IBN', norm_eval=True).train()
-    assert not model.backbone.layer2[0].bn1.BN.training
-    assert model.backbone.layer2[0].bn1.training
+@pytest.mark.parametrize('name', ['BIN', 'IBN'])
+def test_norm_eval_keeps_the_statistics_of_the_backbone(name):
+    model = segmentor(name, norm_eval=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained(model)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert any(key.startswith('backbone.') and key.endswith('weight') for key in changed)
+    assert not any(key.startswith('backbone.') and 'running' in key for key in changed)
+    assert any(key.startswith('decode_head.') and 'running' in key for key in changed)
+
+
+def test_norm_eval_still_reaches_batch_norm():
+    model = segmentor(norm_eval=True).train()
+    assert not any(m.training for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    assert any(m.training for m in segmentor().train().backbone.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_conversion_to_synchronised_norms_keeps_the_layers():
