@@ -6,7 +6,10 @@ import torch
 from timm_stylenorm import maps
 from timm_stylenorm.functional import (
     adain,
+    domain_norm,
     dual_causality_loss,
+    efdmix,
+    exchange_styles,
     instance_moments,
     permuted_adain,
     restyle,
@@ -91,6 +94,81 @@ def test_permuted_adain_gradient_stops_at_the_style():
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected = torch.autograd.grad(with_fixed_style(a), a, g)[0]
     torch.testing.assert_close(torch.autograd.grad(permuted_adain(b, perm), b, g)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def loop_efdmix(x, perm, lmda):
+    """By plain loops: the value of rank r moves towards the partner's value of rank r."""
+    y = x.clone()
+    for i, j in enumerate(perm.tolist()):
+        for c in range(x.shape[1]):
+            order, partner = x[i, c].flatten().argsort(), x[j, c].flatten().sort().values
+            target = torch.empty_like(partner)
+            target[order] = partner
+            y[i, c] = x[i, c] + (1 - lmda[i]) * (target.view_as(x[i, c]) - x[i, c].detach())
+    return y
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('partners', [lambda n: torch.randperm(n), lambda n: torch.zeros(n, dtype=torch.long)])
+def test_efdmix_equals_a_plain_loop(shape, partners):
+    perm, lmda = partners(shape[0]), torch.rand(shape[0], dtype=torch.double)
+    for x in layouts(torch.randn(shape, dtype=torch.double)):
+        a, b = (x.detach().requires_grad_() for _ in range(2))
+        y, expected = efdmix(a, perm, lmda), loop_efdmix(b, perm, lmda)
+        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+        g = torch.randn_like(y)
+        actual, expected = torch.autograd.grad(y, a, g)[0], torch.autograd.grad(expected, b, g)[0]
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_efdmix_of_equal_values_keeps_the_distribution():
+    x = torch.randn(3, 4, 9, 9).relu()
+    perm = torch.tensor([2, 0, 1])
+    y = efdmix(x, perm, torch.zeros(3))
+    torch.testing.assert_close(y.flatten(2).sort(-1).values, x[perm].flatten(2).sort(-1).values)
+
+
+def test_efdmix_is_linear_in_its_gradient():
+    x = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
+    g = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
+    (g_x,) = torch.autograd.grad(efdmix(x, torch.tensor([1, 0]), torch.full((2,), 0.3)), x, g, create_graph=True)
+    (again,) = torch.autograd.grad(g_x.sum(), g)
+    torch.testing.assert_close(again, torch.full_like(again, 1.7))
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+def test_exchange_is_adain_of_a_permuted_copy(axis):
+    perm = torch.randperm((4, 6)[axis])
+    for x in layouts(torch.randn(4, 6, 5, 7, dtype=torch.double)):
+        a, b = (x.detach().requires_grad_() for _ in range(2))
+        y, expected = exchange_styles(a, perm, axis), adain(b, b.index_select(axis, perm))
+        torch.testing.assert_close(y, expected)
+        g = torch.randn_like(y)
+        torch.testing.assert_close(torch.autograd.grad(y, a, g)[0], torch.autograd.grad(expected, b, g)[0])
+
+
+@pytest.mark.parametrize('frozen', [0, 1, 2])
+def test_domain_norm_differentiates_twice_with_frozen_inputs(frozen):
+    tensors = torch.randn(2, 3, 4, 2, dtype=torch.double), *torch.randn(2, 3, dtype=torch.double)
+    leaves = [t.clone().requires_grad_(k != frozen) for k, t in enumerate(tensors)]
+    assert torch.autograd.gradcheck(lambda *t: domain_norm(*t, 1e-5), leaves)
+    assert torch.autograd.gradgradcheck(lambda *t: domain_norm(*t, 1e-5), leaves)
+
+
+def test_domain_norm_keeps_one_map_and_a_norm_for_each_position():
+    kept = {}
+    x, weight, bias = torch.randn(4, 64, 8, 8, requires_grad=True), torch.ones(64), torch.zeros(64)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
+        domain_norm(x, weight, bias, 1e-5)
+    assert sum(kept.values()) < 1.1 * x.numel()
+
+
+def test_efdmix_keeps_no_more_bytes_than_the_map_has():
+    kept = {}
+    x = torch.randn(4, 8, 16, 16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.nbytes}) or t, lambda t: t):
+        efdmix(x, torch.randperm(4), torch.rand(4))
+    assert sum(kept.values()) <= x.nbytes + 64
 
 
 def test_extras_of_a_rule_carry_gradients():

@@ -55,7 +55,7 @@ class _EFDMix(torch.autograd.Function):
         order, perm, rest = ctx.saved_tensors
         g_values = torch.zeros_like(order, dtype=rest.dtype)
         for k, j in enumerate(perm.tolist()):
-            g_values[j] += (_rows(g[k]) * rest[k]).gather(-1, order[k].long())
+            g_values[j] += (_rows(widen(g[k])) * rest[k]).gather(-1, order[k].long())
         g_x = torch.empty_like(g)
         for k, image in enumerate(g):
             _put(torch.scatter_add(_rows(image).to(rest.dtype), -1, order[k].long(), g_values[k]), g_x[k])
