@@ -43,6 +43,7 @@ WHAT_COUNTS = (
     'optim_wrapper',
     'param_scheduler',
     'train_cfg',
+    'custom_hooks',
     'randomness',
 )
 
@@ -76,13 +77,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def method_config(method: str) -> Config:
     """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
     name, _, arguments = method.partition(':')
-    known = ['baseline', *timm_stylenorm.list_methods()]
+    known = ['baseline', 'adabn', *timm_stylenorm.list_methods()]
     if name not in known:
         raise SystemExit(unknown('method', name, known))
     folder = config_root() / 'classification'
     own = folder / BASELINE.replace('resnet18', f'resnet18_{name}')
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
-    if name == 'baseline':
+    if name in ('baseline', 'adabn'):
         return cfg
     pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
     style = {**cfg.model.get('style', {}), **{key: ast.literal_eval(value) for key, value in pairs.items()}}
@@ -102,7 +103,11 @@ def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
     for part in sets:
         part.root = args.data or part.root
         part.limit = min(part.limit, args.limit or part.limit)
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters or cfg.train_cfg.max_iters, val_interval=10**9)
+    configured = cfg.train_cfg.max_iters
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters or configured, val_interval=10**9)
+    for scheduler in cfg.param_scheduler:  # the same shape over fewer or more iterations
+        begin, end = (scheduler[k] * cfg.train_cfg.max_iters // configured for k in ('begin', 'end'))
+        scheduler.update(begin=begin, end=max(end, begin + 1))
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint = None
     cfg.randomness = dict(seed=seed)

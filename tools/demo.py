@@ -38,7 +38,7 @@ PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentati
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=['baseline', *list_methods()])
+    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=['baseline', 'adabn', *list_methods()])
     own.add_argument('--seeds', nargs='+', type=int, default=[0])
     own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
     own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))

@@ -19,70 +19,101 @@ from .norms import NormLayer, batch_moments, update_running
 
 
 class IBN(NormLayer):
-    """IBN-a: instance norm with affine parameters on the first channels, batch norm on the rest.
+    """IBN-a: instance norm with affine parameters on the first channels, batch norm on the rest, or the other way.
 
     x, y: (N, C, *spatial). Keys are the authors': `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code in
-    taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised.
+    taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised. With `instance_first=False`,
+    as in the authors' densenets, the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
     Args:
         num_features: C.
         ratio: Share of the channels with instance norm, within (0, 1).
         eps: Added to the variances.
         momentum: Of BN's running statistics.
+        instance_first: Whether instance norm comes first.
 
     Raises:
         ValueError: A ratio that leaves one of the two without a channel.
     """
 
-    def __init__(self, num_features: int, ratio: float = 0.5, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        ratio: float = 0.5,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        instance_first: bool = True,
+    ) -> None:
         super().__init__()
         check(self, num_features=num_features, eps=eps)
-        half = int(num_features * ratio)
+        half = int(num_features * ratio) if instance_first else num_features - int(num_features * (1 - ratio))
         if not 0 < half < num_features:
             raise ValueError(
                 f'IBN: ratio {ratio} of {num_features} channels leaves {half} for instance norm and '
                 f'{num_features - half} for batch norm; both need one'
             )
-        self.ratio, self.eps = ratio, eps
+        self.ratio, self.eps, self.instance_first = ratio, eps, instance_first
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        half: int = self.IN.num_features
-        parts = {f'IN.{k}': state[k][:half] for k in ('weight', 'bias') if k in state}
-        return parts | {f'BN.{k}': v[half:] if v.dim() else v for k, v in state.items()}
+        parts: dict[str, Tensor] = {}
+        for key, value in state.items():
+            instance, batch = self._parts(value, 0) if value.dim() else (None, value)
+            parts[f'BN.{key}'] = batch
+            if instance is not None and key in ('weight', 'bias'):
+                parts[f'IN.{key}'] = instance
+        return parts
 
     def restyle(self, x: Tensor) -> Tensor:
-        half: int = self.IN.num_features
         bn: Any = self.BN
         if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm sees the batch of all processes
-            first, rest = x.split([half, x.shape[1] - half], 1)
-            instance = partial(instance_norm_rule, eps=self.eps)
-            return torch.cat([style_affine(first, instance, *self.IN.parameters()), bn(rest)], 1)
+            instance, batch = self._parts(x, 1)
+            rule = partial(instance_norm_rule, eps=self.eps)
+            instance = style_affine(instance, rule, *self.IN.parameters())
+            return _joined(instance, bn(batch), self.instance_first, 1)
         parameters: list[Any] = [*self.IN.parameters(), *bn.parameters()]
-        rule = partial(_ibn_rule, eps=self.eps)
+        options: dict[str, Any] = {'eps': self.eps, 'instance_first': self.instance_first}
         if not bn.training:
-            return style_affine(x, rule, *parameters, *(bn.running_mean, bn.running_var))  # type: ignore[arg-type]
-        y, mean, var = style_affine(x, partial(_ibn_batch_rule, eps=self.eps), *parameters)
+            statistics = bn.running_mean, bn.running_var
+            return style_affine(x, partial(_ibn_rule, **options), *parameters, *statistics)  # type: ignore[arg-type]
+        y, mean, var = style_affine(x, partial(_ibn_batch_rule, **options), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y
 
+    def _parts(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        return _split(x, self.IN.num_features, self.instance_first, dim)
+
     def extra_repr(self) -> str:
-        return f'ratio={self.ratio}'
+        return f'ratio={self.ratio}' + ('' if self.instance_first else ', instance_first=False')
+
+
+def _split(x: Tensor, half: int, instance_first: bool, dim: int) -> tuple[Tensor, Tensor]:
+    """The channels with instance norm, of which there are `half`, and those with batch norm."""
+    rest = x.shape[dim] - half
+    first, second = x.split([half, rest] if instance_first else [rest, half], dim)
+    return (first, second) if instance_first else (second, first)
+
+
+def _joined(instance: Tensor, batch: Tensor, instance_first: bool, dim: int) -> Tensor:
+    return torch.cat([instance, batch] if instance_first else [batch, instance], dim)
 
 
 def _ibn_rule(
     mean: Tensor, var: Tensor, in_w: Tensor, in_b: Tensor, bn_w: Tensor, bn_b: Tensor, b_mean: Tensor, b_var: Tensor,
-    *, eps: float,
+    *, eps: float, instance_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    half = len(in_w)
-    mean = torch.cat([mean[:, :half], b_mean.expand(len(mean), -1)], 1)
-    var = torch.cat([var[:, :half], b_var.expand(len(var), -1)], 1)
-    return instance_norm_rule(mean, var, torch.cat([in_w, bn_w]), torch.cat([in_b, bn_b]), eps=eps)
+    half, n = len(in_w), len(mean)
+    mean = _joined(_split(mean, half, instance_first, 1)[0], b_mean.expand(n, -1), instance_first, 1)
+    var = _joined(_split(var, half, instance_first, 1)[0], b_var.expand(n, -1), instance_first, 1)
+    affine = _joined(in_w, bn_w, instance_first, 0), _joined(in_b, bn_b, instance_first, 0)
+    return instance_norm_rule(mean, var, *affine, eps=eps)
 
 
-def _ibn_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _ibn_batch_rule(
+    mean: Tensor, var: Tensor, *parameters: Tensor, eps: float, instance_first: bool
+) -> tuple[Tensor, ...]:
     half = len(parameters[0])
-    moments = batch_moments(mean[:, half:], var[:, half:])
-    affine = _ibn_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
+    moments = batch_moments(*(_split(m, half, instance_first, 1)[1] for m in (mean, var)))
+    affine = _ibn_rule(mean, var, *parameters, *moments, eps=eps, instance_first=instance_first)  # type: ignore[misc, arg-type]
     return *affine, *(m.detach() for m in moments)
