@@ -29,6 +29,7 @@ from . import maps
 from .maps import widen
 
 Rule = Callable[..., tuple[Tensor, ...]]
+_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)  # new in torch 2.7
 
 
 def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
@@ -37,7 +38,7 @@ def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
     Args:
         x: Feature map, (N, C, *spatial), contiguous or channels last; the result has its dtype and memory format.
         rule: `rule(mean, var, *tensors) -> (scale, shift, *extras)`. `mean`, `var`, `scale`, `shift` are (N, C) in
-            float64 (float32 in a captured graph); `var` is biased. `extras` are further differentiable small results.
+            float64 (float32 in an exported graph); `var` is biased. `extras` are further differentiable small results.
             It is called once more in the backward pass and must give the same result there.
         *tensors: Parameters and draws that the rule uses. Floating point ones reach it in the dtype of `mean`.
 
@@ -106,9 +107,15 @@ def _plain_restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The kernel as a formula; float32 throughout where the graph goes to another runtime, which may know no other."""
     mean, var = _plain_moments(x)
-    scale, shift, *extras = _call(rule, mean, var, tensors, mean.dtype)
-    return _plain_restyle(x, scale, shift), *extras
+    if _is_exporting() or torch.jit.is_tracing():
+        scale, shift, *extras = _call(rule, mean, var, tensors, mean.dtype)
+        return _plain_restyle(x, scale, shift), *extras
+    scale, shift, *extras = _call(rule, maps.precise(mean), maps.precise(var), tensors, mean.dtype)
+    centre = mean.detach()  # y does not depend on it, but for rounding
+    level = (shift + centre * scale).to(mean.dtype)
+    return _plain_restyle(widen(x) - maps.spatial(x, centre), scale.to(mean.dtype), level).to(x.dtype), *extras
 
 
 class _InstanceMoments(torch.autograd.Function):
