@@ -78,7 +78,7 @@ def test_pairs_and_places_that_make_no_sense_are_refused_by_name(style, message)
 
 def test_a_second_replacement_of_a_norm_is_refused_later_too():
     model = timm_stylenorm.add_style(resnet(), 'ibn_a')
-    with pytest.raises(ValueError, match="'ibn_a' and 'bin' both replace the norm layer 'layer1.0.bn1'"):
+    with pytest.raises(ValueError, match=r"'ibn_a' and 'bin' both replace the norm layer 'layer1\.0\.bn1'"):
         timm_stylenorm.add_style(model, 'bin')
     timm_stylenorm.add_style(model, ['mixstyle', dict(type='bin', sites='layer4.0.bn1')])
     assert {label.partition('.')[0] for label, _ in timm_stylenorm.style_layers(model)} == {'ibn_a', 'bin', 'mixstyle'}

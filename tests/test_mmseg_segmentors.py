@@ -120,12 +120,6 @@ def test_resnet_family_trains_with_style(net, channels, style):
     assert total.isfinite()
 
 
-def test_mix_vision_transformer_is_refused_by_name():
-    net = {'type': 'MixVisionTransformer', 'embed_dims': 8, 'num_heads': [1, 1, 1, 1], 'num_layers': [1, 1, 1, 1]}
-    with pytest.raises(ValueError, match='MixVisionTransformer'):
-        segmentor(net, 64, style='snr')
-
-
 @pytest.mark.parametrize(
     ('style', 'error', 'near'),
     [

@@ -114,7 +114,6 @@ def test_default_places_train_a_step_and_know_maps_from_tokens(kind, method):
     assert set(seen) <= {(3, -1), (4, 1)}
 
 
-@pytest.mark.xfail(raises=ValueError, reason='style_losses does not know the proportions of token logits (N, K, L)')
 def test_the_causality_loss_looks_at_tokens_as_at_pixels(kind):
     model = segmentor(kind, {'type': 'snr', 'sites': ('stage1', 'stage2'), 'num_classes': 5, 'dense': True})
     images, samples = batch()

@@ -13,7 +13,6 @@ import timm_stylenorm
 from timm_stylenorm import models
 from timm_stylenorm.methods import METHODS
 
-
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet50_2', 'resnext50_32x4d',
            'seresnet50', 'regnety_008')  # fmt: skip
 BLOCKS = ('densenet121', 'efficientnet_b0', 'mobilenetv3_large_100', 'mobilenetv4_conv_small')

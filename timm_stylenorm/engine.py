@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from .checkpoint import CheckpointGuardHook, check_fit, install_safe_loaders
 from .gates import separate_gates
+from .hooks import AdaBNHook
 from .isw import ISWHook
 from .resume import RNGStateHook
 
 __all__ = [
+    'AdaBNHook',
     'CPUAmpOptimWrapper',
     'CheckpointGuardHook',
     'GateOptimWrapperConstructor',

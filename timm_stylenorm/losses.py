@@ -61,6 +61,8 @@ def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    if target.dim() == logits.dim() == 3:
+        logits = _as_map(logits, target)
     if target.dim() == 3 and logits.dim() == 4:
         target = F.interpolate(target[:, None].float(), logits.shape[2:], mode='nearest')[:, 0].long()
     if target.is_floating_point():
@@ -73,3 +75,10 @@ def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     # a sum over the counted labels, so that a batch without any gives 0 and not NaN
     total = F.cross_entropy(widen(logits), target, ignore_index=ignore_index, reduction='sum')
     return total / (target != ignore_index).sum().clamp(min=1)
+
+
+def _as_map(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits of tokens (N, K, L) as a map (N, K, h, w) with the proportions of the labels (N, H, W)."""
+    height = round((logits.shape[2] * target.shape[1] / target.shape[2]) ** 0.5)
+    width = logits.shape[2] // max(height, 1)
+    return logits.unflatten(2, (height, width)) if height * width == logits.shape[2] else logits
