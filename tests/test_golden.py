@@ -175,6 +175,22 @@ def test_padain_resnet18_matches(monkeypatch):
         assert_matches(model.get_buffer(key.removeprefix('train_after.')), d[key])
 
 
+def test_ibn_a_resnet18_matches():
+    d, keys = load('net_resnet18_ibn_a'), load_keys('net_resnet18_ibn_a')
+    model = timm.create_model('resnet18_ibn_a', num_classes=9)
+    load_filled(model, keys, lambda k: k, int(d['fill_salt']))
+    names = ['layer1', 'layer2', 'layer3', 'layer4']
+    seen = record_stages(model, names)
+    stages = {n: (n, seen) for n in names if f'eval.{n}.sample' in d}
+    assert stages
+    check_network(model.eval(), d, 'eval', stages)
+    logits = check_network(model.train(), d, 'train', stages)
+    loss = F.cross_entropy(logits, d['labels'])
+    torch.testing.assert_close(loss, d['train_loss'], rtol=1e-3, atol=1e-3)
+    loss.backward()
+    check_gradients(model, keys, lambda k: k, d, 'train')
+
+
 def test_snr_resnet18_matches():
     d, keys = load('net_snr_resnet18'), load_keys('net_snr_resnet18')
     model = timm.create_model('resnet18_snr', num_classes=7)
