@@ -8,8 +8,8 @@ take turns, of the ratio to the base of the same round, with its 10 % and 90 % q
 CPU time of the process, so that other programs disturb little. Sections:
 
     eager     forward and backward against nn.BatchNorm2d in training mode
-    recycled  the same in a process whose allocator keeps freed memory, as caching allocators do
     compiled  layers compiled with inductor against the eager nn.BatchNorm2d
+    recycled  eager and, where it is measured, compiled in a process whose allocator keeps freed memory
     saved     bytes kept for the backward pass, in units of the input map
     steps     whole training steps of models against the plain model
     breaks    graph breaks of one training call under torch.compile
@@ -49,7 +49,7 @@ import timm_stylenorm
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.methods import METHODS
 
-SECTIONS = ('eager', 'recycled', 'compiled', 'saved', 'steps', 'breaks', 'cuda')
+SECTIONS = ('eager', 'compiled', 'recycled', 'saved', 'steps', 'breaks', 'cuda')
 RECYCLE = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34)}
 MARKS = '<!-- benchmark -->\n', '<!-- /benchmark -->'
 
@@ -114,13 +114,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def table(title: str, columns: dict[str, Any]) -> dict[str, Any]:
-    """Columns of (row name, cell) pairs, as rows."""
+def table(title: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """A list of one table, from columns of (row name, cell) pairs."""
     rows: dict[str, dict[str, Any]] = {}
     for column, cells in columns.items():
         for name, cell in cells:
             rows.setdefault(name, {})[column] = cell
-    return {'title': title, 'columns': list(columns), 'rows': rows}
+    return [{'title': title, 'columns': list(columns), 'rows': rows}]
 
 
 def name_of(shape: tuple[int, ...]) -> str:
@@ -128,7 +128,7 @@ def name_of(shape: tuple[int, ...]) -> str:
     return 'x'.join(map(str, shape))
 
 
-def measure_eager(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_eager(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section eager."""
     columns = {
         f'{memory_format} {name_of(shape)}': layer_ratios(args.layers, shape, memory_format, args.rounds, bar)
@@ -138,20 +138,7 @@ def measure_eager(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
     return table('Forward and backward against BatchNorm2d, eager', columns)
 
 
-def measure_recycled(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
-    """The table of section eager, from a process with another allocator."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / 'eager'
-        shapes = [name_of(shape) for shape in args.sizes.shapes]
-        command = [sys.executable, __file__, '--sections', 'eager', '--rounds', str(args.rounds), '--out', str(out)]
-        command += ['--layers', *args.layers, '--formats', *args.formats, '--shapes', *shapes]
-        subprocess.run(command, check=True, env={**os.environ, **RECYCLE}, stdout=subprocess.DEVNULL)
-        (result,) = json.loads(out.with_suffix('.json').read_text())['tables']
-    bar.update(len(args.formats) * len(shapes) * (args.rounds + 1) * (len(args.layers) + 1))
-    return {**result, 'title': 'Forward and backward against BatchNorm2d, eager, recycled memory'}
-
-
-def measure_compiled(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_compiled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section compiled."""
     columns = {
         f'NCHW {name_of(s)}': compiled_ratios(args.layers, s, args.rounds, bar) for s in args.sizes.shapes
@@ -159,14 +146,28 @@ def measure_compiled(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
     return table('Forward and backward against the eager BatchNorm2d, compiled with inductor', columns)
 
 
-def measure_saved(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_recycled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
+    """The tables of sections eager and compiled, from a process with another allocator."""
+    sections = ['eager', *(['compiled'] if 'compiled' in args.sections else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / 'eager'
+        shapes = [name_of(shape) for shape in args.sizes.shapes]
+        command = [sys.executable, __file__, '--sections', *sections, '--rounds', str(args.rounds), '--out', str(out)]
+        command += ['--layers', *args.layers, '--formats', *args.formats, '--shapes', *shapes]
+        subprocess.run(command, check=True, env={**os.environ, **RECYCLE}, stdout=subprocess.DEVNULL)
+        tables = json.loads(out.with_suffix('.json').read_text())['tables']
+    bar.update(turns(args, sections))
+    return [{**one, 'title': f'{one["title"]}, recycled memory'} for one in tables]
+
+
+def measure_saved(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section saved."""
     names = ['BatchNorm2d', *args.layers]
     columns = {f: [(name, saved_maps(name, args.sizes.saved, f)) for name in names] for f in args.formats}
     return table('Kept for the backward pass, in units of the input map', columns)
 
 
-def measure_steps(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_steps(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section steps."""
     methods = [name for name in args.layers if name in METHODS]
     columns = {
@@ -176,7 +177,7 @@ def measure_steps(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
     return table('Training steps against the plain model, at the default sites', columns)
 
 
-def measure_breaks(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section breaks."""
     columns = {
         title: [(name, graph_breaks(name, always)) for name in args.layers]
@@ -185,7 +186,7 @@ def measure_breaks(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
     return table('Graph breaks of one training call under torch.compile', columns)
 
 
-def measure_cuda(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
+def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section cuda."""
     columns = {
         f'{f} {name_of(shape)}': cuda_ratios(args.layers, shape, f, args.rounds, bar)
@@ -195,14 +196,15 @@ def measure_cuda(args: argparse.Namespace, bar: tqdm) -> dict[str, Any]:
     return table('Forward and backward against BatchNorm2d, eager, on the GPU', columns)
 
 
-def turns(args: argparse.Namespace) -> int:
-    """Timed calls of all sections, for the progress bar."""
+def turns(args: argparse.Namespace, sections: list[str]) -> int:
+    """Timed calls of some sections, for the progress bar."""
     shapes, models = len(args.sizes.shapes), len(args.sizes.models)
-    methods = sum(name in METHODS for name in args.layers)
-    each = dict(eager=len(args.formats) * shapes, compiled=shapes)
-    each['recycled'] = each['cuda'] = each['eager']
-    calls = sum(each.get(section, 0) for section in args.sections) * (len(args.layers) + 1)
-    return (args.rounds + 1) * (calls + ('steps' in args.sections) * models * (methods + 1))
+    columns = {'eager': len(args.formats) * shapes, 'cuda': len(args.formats) * shapes, 'compiled': shapes}
+    calls = sum(columns.get(section, 0) for section in sections) * (len(args.layers) + 1)
+    if 'steps' in sections:
+        calls += models * (sum(name in METHODS for name in args.layers) + 1)
+    inner = turns(args, ['eager', *({'compiled'} & set(sections))]) if 'recycled' in sections else 0
+    return (args.rounds + 1) * calls + inner
 
 
 def show(cell: Cell | float | None) -> str:
@@ -228,27 +230,35 @@ def markdown(result: dict[str, Any]) -> str:
     return '\n\n'.join([*parts, f'{result["rounds"]} rounds; {said}.'])
 
 
-def update(file: Path, result: dict[str, Any]) -> None:
-    """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
+def around_tables(file: Path) -> tuple[str, str]:
+    """What a Markdown file says before and after the tables."""
     before, start, rest = file.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not end:
         raise SystemExit(f'{file} has no lines {MARKS[0].strip()} and {MARKS[1]}')
-    file.write_text(f'{before}{start}\n{markdown(result)}\n\n{end}{after}')
+    return before + start, end + after
+
+
+def update(file: Path, result: dict[str, Any]) -> None:
+    """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
+    before, after = around_tables(file)
+    file.write_text(f'{before}\n{markdown(result)}\n\n{after}')
     write_whole(file.with_suffix('.json'), result)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Entry point; returns what is written to OUT.json."""
     args = parse_args(argv)
+    if args.update:
+        around_tables(args.update)  # a page without marks is refused now, not after half an hour
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         args.sections = [section for section in args.sections if section != 'cuda']
     result: dict[str, Any] = {'environment': environment(), 'rounds': args.rounds, 'tables': []}
-    with tqdm(total=turns(args), unit='call', smoothing=0.02) as bar:
+    with tqdm(total=turns(args, args.sections), unit='call', smoothing=0.02) as bar:
         for section in args.sections:
             bar.set_description(section)
-            result['tables'].append(globals()[f'measure_{section}'](args, bar))
+            result['tables'] += globals()[f'measure_{section}'](args, bar)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out.with_suffix('.json'), result)
     if args.update:
