@@ -8,16 +8,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
-from timm.models._registry import _model_entrypoints, _model_pretrained_cfgs, _model_with_tags
+from timm.models._registry import (
+    _model_default_cfgs,
+    _model_entrypoints,
+    _model_has_pretrained,
+    _model_pretrained_cfgs,
+    _model_with_tags,
+)
 from torch import nn
 
 from .errors import unknown
 from .inject import add_style
 from .methods import METHODS, Method, get_method
 
-__all__: list[str] = []  # register_model appends every name
+__all__: list[str] = []  # every registered name
 
-default_cfgs: dict[str, DefaultCfg] = {}  # read by register_model
+default_cfgs: dict[str, DefaultCfg] = {}
 
 # The convolutional families in which every stage is a module of its own, by what their structure offers beside stages:
 # blocks, batch norms, and an activation behind the residual sum. More names by `register_variants`.
@@ -71,11 +77,27 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     return names
 
 
-def _register(base: str, method: str, name: str) -> None:
-    # read in place: timm's public accessor copies every cfg deeply, which takes most of the time of an import
-    cfgs = {n.partition('.')[2]: _model_pretrained_cfgs[n] for n in _model_with_tags[base]}  # the default first
-    default_cfgs[name] = DefaultCfg(deque(cfgs), cfgs, any(cfg.has_weights for cfg in cfgs.values()))
+def _copy_cfgs(base: str, name: str) -> None:
+    """Give a name the pretrained cfgs of its base, the default first.
 
+    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
+    """
+    cfgs = {}
+    for tagged in _model_with_tags[base]:
+        tag = tagged.partition('.')[2]
+        source = _model_pretrained_cfgs[tagged]
+        cfg = cfgs[tag] = object.__new__(type(source))
+        vars(cfg).update(vars(source), architecture=name)
+        own = f'{name}.{tag}' if tag else name
+        _model_with_tags[name].append(own)
+        for key in {own, name} if len(cfgs) == 1 else {own}:
+            _model_pretrained_cfgs[key] = cfg
+            if cfg.has_weights:
+                _model_has_pretrained.add(key)
+    default_cfgs[name] = _model_default_cfgs[name] = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
+
+
+def _register(base: str, method: str, name: str) -> None:
     def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
         if not isinstance(style, Mapping | None):
             raise TypeError(f'{name}: style takes a dict of arguments of {method!r} and `sites`, got {style!r}')
@@ -93,7 +115,11 @@ def _register(base: str, method: str, name: str) -> None:
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
     entrypoint.__doc__ = f'{base} with {method}, {METHODS[method].paper}; `style` takes its arguments and `sites`.'
+    names, globals()['__all__'] = __all__, []  # register_model searches this list, which would take quadratic time
     register_model(entrypoint)
+    globals()['__all__'] = names
+    names.append(name)
+    _copy_cfgs(base, name)
 
 
 def _methods_for(offers: tuple[str, ...]) -> list[str]:
