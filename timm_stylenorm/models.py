@@ -94,7 +94,8 @@ def _copy_cfgs(base: str, name: str) -> None:
             _model_pretrained_cfgs[key] = cfg
             if cfg.has_weights:
                 _model_has_pretrained.add(key)
-    default_cfgs[name] = _model_default_cfgs[name] = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
+    cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
+    default_cfgs[name] = _model_default_cfgs[name] = cfg_of_all
 
 
 def _register(base: str, method: str, name: str) -> None:
