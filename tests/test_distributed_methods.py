@@ -54,7 +54,7 @@ def main():
     assert same_everywhere(layer.mask for layer in layers), 'processes with other batches choose the same pairs'
     dist.barrier()
     dist.destroy_process_group()
-    print('all agree')
+    sys.stdout.write('all agree\n')
 
 
 def test_two_processes_agree_after_training_with_any_method():
