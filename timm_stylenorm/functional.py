@@ -120,12 +120,11 @@ def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | No
     if len(perm) > len(x):
         raise ValueError(f'permuted_adain: {len(perm)} styles for a batch of {len(x)} images')
     rule = partial(_permuted_adain_rule, count=x.shape[2:].numel(), eps=eps)
-    return style_affine(x, rule, perm, *(() if gate is None else (gate,)))
+    y = style_affine(x, rule, perm)
+    return y if gate is None else torch.where(gate, y, x)
 
 
-def _permuted_adain_rule(
-    mean: Tensor, var: Tensor, perm: Tensor, gate: Tensor | None = None, *, count: int, eps: float
-) -> tuple[Tensor, Tensor]:
+def _permuted_adain_rule(mean: Tensor, var: Tensor, perm: Tensor, *, count: int, eps: float) -> tuple[Tensor, Tensor]:
     k = len(perm)
     std = unbiased_std(var, count, eps)
     scale = std[perm].detach() / (std[:k] + eps)
@@ -133,8 +132,6 @@ def _permuted_adain_rule(
     if k < len(mean):
         rest = mean[k:]
         scale, shift = torch.cat([scale, torch.ones_like(rest)]), torch.cat([shift, torch.zeros_like(rest)])
-    if gate is not None:
-        scale, shift = torch.where(gate, scale, 1.0), torch.where(gate, shift, 0.0)
     return scale, shift
 
 
