@@ -44,7 +44,7 @@ def test_the_optimizer_of_the_authors():
     assert d['opt_traj.gate'].min() == 0, 'the clamp was tried'
 
 
-@pytest.mark.parametrize('opt', ['momentum', 'adamw', 'lamb'])
+@pytest.mark.parametrize('opt', ['momentum', 'adamw', 'lamb', 'lookahead_momentum'])
 def test_optimizers_of_timm(opt):
     model = bin_resnet()
     optimizer = separate_gates(create_optimizer_v2(model, opt=opt, lr=0.5, weight_decay=0.1), model)
@@ -78,6 +78,14 @@ def test_optimizers_of_mmengine(constructor):
         gates = push_gates(model, wrapper.optimizer, slope)
         assert gates.min() >= 0
         assert gates.max() <= 1
+
+
+def test_names_of_parameters_go_with_them():
+    model = bin_resnet()
+    optimizer = separate_gates(torch.optim.SGD(model.named_parameters(), lr=0.1), model)
+    named = dict(model.named_parameters())
+    for group in optimizer.param_groups:
+        assert all(named[name] is p for name, p in zip(group['param_names'], group['params'], strict=True))
 
 
 def test_a_model_without_gates_and_a_second_call_change_nothing():

@@ -121,6 +121,13 @@ def test_where_the_channels_are(arch, layout):
     assert (site.channel_dim, site.prefix_tokens) == layout
 
 
+def test_a_block_that_stands_in_two_stages_is_one_place():
+    model = torchvision.models.resnet18()
+    model.layer2[1] = model.layer1[1]
+    assert len(names(model, 'blocks')) == 8
+    assert names(model, 'stem.conv') == ['conv1']
+
+
 def test_a_place_named_twice_counts_once():
     assert names(timm.create_model('resnet18'), ['stage1', 'layer1']) == ['layer1.1']
 

@@ -1,11 +1,13 @@
 """Instance whitening: its losses, its choice of channels, its schedule."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
 from golden_data import assert_matches, load
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 import timm_stylenorm
 import timm_stylenorm.classification
@@ -58,6 +60,15 @@ def test_the_choice_is_that_of_the_authors():
     assert torch.equal(layer.mask.float(), d['mask'])
     with pytest.raises(RuntimeError, match='no batch was observed'):
         layer.select()
+
+
+def test_what_is_observed_is_the_normalised_map_before_a_fused_activation():
+    layer, x = SelectiveWhitening(4).eval(), torch.randn(6, 4, 5, 5)
+    layer.act = torch.nn.ReLU()
+    layer.observing = True
+    assert layer(x).min() == 0
+    expected = covariance(torch.nn.functional.instance_norm(x, eps=1e-5)).triu(1).var(0)
+    torch.testing.assert_close(layer.variance, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_k_means_is_optimal():
@@ -113,7 +124,7 @@ def test_choosing_from_nothing_is_refused():
         select_pairs(model, [])
     with pytest.raises(ValueError, match='ResNet has no instance selective whitening'):
         select_pairs(timm.create_model('resnet18'), [])
-    assert not any(m._forward_hooks for m in model.modules() if isinstance(m, SelectiveWhitening))
+    assert not any(m.observing for m in model.modules() if isinstance(m, SelectiveWhitening))
 
 
 def test_photometric_views_keep_shape_and_type_and_differ_between_images():
@@ -170,6 +181,17 @@ def test_the_hook_leaves_the_random_numbers_alone(tmp_path):
     with_hook, _ = train(tmp_path / 'a', [dict(type='ISWHook', begin=2, batches=2)], loss_weight=0.0)
     without, _ = train(tmp_path / 'b', [], loss_weight=0.0)
     assert all(torch.equal(a, b) for a, b in zip(with_hook.parameters(), without.parameters(), strict=True))
+
+
+def test_a_run_resumed_without_a_choice_chooses_late(tmp_path):
+    hook = timm_stylenorm.engine.ISWHook(begin=2, batches=1)
+    model, losses = train(tmp_path, [dict(type='ISWHook', begin=0, batches=1)])
+    assert all(losses), 'the choice comes before the first step'
+    for _, layer in timm_stylenorm.style_layers(model):
+        layer.chosen = 0
+    runner = SimpleNamespace(iter=3, model=model, train_dataloader=DataLoader(Pictures(), 4))
+    hook.before_train_iter(runner, 0)
+    assert all(layer.chosen for _, layer in timm_stylenorm.style_layers(model))
 
 
 def test_wrong_schedules_are_named():

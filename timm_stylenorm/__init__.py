@@ -1,6 +1,6 @@
 """Style normalisation for timm models: `import timm_stylenorm`, then `timm.create_model('resnet50_padain')`."""
 
-from .inject import add_style, remove_style, style_disabled, style_layers, style_parameters
+from .inject import add_style, remove_style, set_domains, style_disabled, style_layers, style_parameters
 from .losses import style_losses
 from .methods import list_methods
 from .models import register_variants
@@ -12,6 +12,7 @@ __all__ = [
     'list_methods',
     'register_variants',
     'remove_style',
+    'set_domains',
     'style_disabled',
     'style_layers',
     'style_losses',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,22 +16,32 @@ def owner_of(module: nn.Module) -> Any:
     return list(module.values())[-1] if isinstance(module, nn.ModuleDict) else module
 
 
+def _run(module: nn.Module, place: str, x: Tensor) -> Tensor:
+    for layer in owner_of(module).style.values():
+        if layer.place == place:
+            x = layer(x)
+    return x
+
+
 def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook."""
-    for layer in owner_of(module).style.values():
-        output = layer(output)
-    return output
+    return _run(module, 'after', output)
+
+
+def _run_style_of_dict(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """The forward hook of a ModuleDict."""
+    return _run(module, 'after dict', output)
 
 
 def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook."""
-    return _run_style(module, None, args[0])
+    return _run(module, 'before', args[0])
 
 
 def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook of an activation that its block calls several times."""
     module.style_calls += 1
-    return _run_style(module, None, args[0]) if module.style_calls == module.style_wanted else args[0]
+    return _run(module, 'before', args[0]) if module.style_calls == module.style_wanted else args[0]
 
 
 def _begin_calls(block: Any, args: Any) -> None:
@@ -48,7 +58,11 @@ def _check_calls(block: Any, args: Any, output: Any) -> None:
         )
 
 
-_HOOKS = (_run_style, _run_style_before, _run_style_at_the_last_call)
+_HOOK_DICTS = (
+    '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+)  # fmt: skip
+_HOOKS = (_run_style, _run_style_of_dict, _run_style_before, _run_style_at_the_last_call)
 _BLOCK_HOOKS = (_begin_calls, _check_calls)
 
 
@@ -59,22 +73,32 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         del owner.style  # mmseg's blocks keep their variant, 'pytorch' or 'caffe', there, and do not read it again
     if not hasattr(owner, 'style'):
         owner.style = nn.ModuleDict()
-        if site.where == 'after':
-            site.module.register_forward_hook(_run_style)
-        elif site.block is None:
-            site.module.register_forward_pre_hook(_run_style_before)
-        else:
-            site.module.style_calls, site.module.style_wanted = 0, site.calls  # type: ignore[assignment]
-            site.module.register_forward_pre_hook(_run_style_at_the_last_call)
-            site.block.register_forward_pre_hook(_begin_calls)
-            site.block.register_forward_hook(_check_calls)
     owner.style[method] = layer
+    module, layer.place = site.module, site.where
+    if site.where == 'after':
+        hook = _run_style
+        if owner is not module:  # the owner may be a place of its own
+            hook, layer.place = _run_style_of_dict, 'after dict'
+        _hook_once(module._forward_hooks, module.register_forward_hook, hook)
+    elif site.block is None:
+        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
+    else:
+        module.style_calls, module.style_wanted = 0, site.calls  # type: ignore[assignment]
+        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_at_the_last_call)
+        _hook_once(site.block._forward_pre_hooks, site.block.register_forward_pre_hook, _begin_calls)
+        _hook_once(site.block._forward_hooks, site.block.register_forward_hook, _check_calls)
+
+
+def _hook_once(present: Mapping[int, Any], register: Callable[..., Any], hook: Callable[..., Any]) -> None:
+    if hook not in present.values():
+        register(hook)
 
 
 def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
-        new._forward_hooks.update(old._forward_hooks)  # as timm's feature extractors have them
+        for hooks in _HOOK_DICTS:  # as timm's feature extractors have them
+            getattr(new, hooks).update(getattr(old, hooks))
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in layers:
@@ -93,7 +117,7 @@ def styled_modules(model: nn.Module) -> list[nn.Module]:
 def detach_all(model: nn.Module) -> None:
     """Take off what `attach` has put on."""
     for module in styled_modules(model):
-        del owner_of(module).style
+        owner_of(module)._modules.pop('style', None)
         for name in ('style_calls', 'style_wanted'):
             vars(module).pop(name, None)
     for module in model.modules():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import mapwise
 from .kernel import instance_moments, restyle, style_affine
-from .maps import widen
+from .maps import outside_autocast, widen
 from .mapwise import NORM_FLOOR, domain_norm
 
 __all__ = [
@@ -248,7 +248,8 @@ def covariance(z: Tensor) -> Tensor:
         (N, C, C), float32 (float64 for float64 maps).
     """
     flat = widen(z).flatten(2)
-    product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
+    with outside_autocast(z):  # a sum over the positions overflows in half precision
+        product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
     return product + 1e-5 * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
 
 

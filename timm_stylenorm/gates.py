@@ -51,11 +51,16 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
     for group in list(optimizer.param_groups):
         ours = [p for p in group['params'] if p in gates]
         if ours:
-            group['params'] = [p for p in group['params'] if p not in gates]
             faster: dict[str, Any] = {k: group[k] * lr_factor for k in ('lr', 'initial_lr') if k in group}
+            names = dict(zip(group['params'], group.get('param_names', ()), strict=False))
+            group['params'] = [p for p in group['params'] if p not in gates]
+            if names:
+                group['param_names'] = [names[p] for p in group['params']]
+                faster['param_names'] = [names[p] for p in ours]
             optimizer.add_param_group({**group, **faster, 'params': ours, 'weight_decay': 0.0, 'gates': True})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group['params']]
-    optimizer.register_step_post_hook(clamp_gates)
+    inner = getattr(optimizer, '_base_optimizer', optimizer)  # timm's Lookahead runs no hooks of its own
+    inner.register_step_post_hook(clamp_gates)
     return optimizer
 
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .attach import attach, detach_all, owner_of, replace, styled_modules
 from .layers import NormLayer, StyleLayer
@@ -42,7 +43,7 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
         TypeError: An argument that the layer does not have.
     """
     plans = [plan for spec in _as_specs(style, kwargs) for plan in _plan(model, spec)]
-    taken = {(module, method): method for module in styled_modules(model) for method in owner_of(module).style}
+    taken = {(owner, method): method for owner in map(owner_of, styled_modules(model)) for method in owner.style}
     for plan in plans:
         _check(plan, taken)
     for plan in plans:
@@ -141,13 +142,14 @@ def _check(plan: _Plan, taken: dict[Any, str]) -> None:
             raise ValueError(_both_replace(taken[module], plan.method, plan.site))
         taken[module] = plan.method
         return
-    if (module, plan.method) in taken:
+    owner = owner_of(module)
+    if (owner, plan.method) in taken:
         raise ValueError(
             f'style method {plan.method!r} is already at {plan.site.name!r}; name the plain model, or call '
             'remove_style first'
         )
-    taken[module, plan.method] = plan.method
-    own = vars(owner_of(module)).get('style') or getattr(owner_of(module), 'style', None)
+    taken[owner, plan.method] = plan.method
+    own = vars(owner).get('style') or getattr(owner, 'style', None)
     if own is not None and not isinstance(own, str | nn.ModuleDict):  # for the string see `attach`
         raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
 
@@ -194,6 +196,22 @@ def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield module.label or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
+
+
+def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> None:
+    """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
+
+    Args:
+        model: Any module that contains style layers.
+        domains: One label for each image of the next batch, of any type; None: the halves of
+            the batch count as two domains.
+    """
+    if domains is not None and not isinstance(domains, Tensor):
+        known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
+        domains = torch.tensor([known[label] for label in domains])
+    for _, layer in style_layers(model):
+        if hasattr(layer, 'domains'):
+            layer.domains = domains  # type: ignore[assignment]
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from .hooks import target_loader
 from .resume import get_rng_state, set_rng_state
-from .whitening import photometric_view, select_pairs
+from .whitening import photometric_view, select_pairs, selective_layers
 
 
 @HOOKS.register_module()
@@ -36,13 +36,17 @@ class ISWHook(Hook):
     def __init__(self, begin: int, batches: int = 50) -> None:
         if begin < 0 or batches < 1:
             raise ValueError(f'ISWHook: expected begin >= 0 and batches >= 1, got {begin} and {batches}')
-        self.begin, self.batches = begin, batches
+        self.begin, self.batches, self.done = begin, batches, False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Choose, once."""
-        if runner.iter != self.begin:
+        """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
+        if runner.iter < self.begin or self.done:
             return
+        self.done = True
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        layers = selective_layers(model)
+        if layers and all(layer.chosen for _, layer in layers):
+            return
         states = get_rng_state()
         try:
             torch.manual_seed(torch.initial_seed() + self.begin)

@@ -19,7 +19,6 @@ While a graph is captured (`torch.compile`, `torch.export`, tracing) the plain f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -90,8 +89,7 @@ def use_plain(x: Tensor) -> bool:
 
 def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The rule in the dtype of `mean`, outside autocast; scale and shift are expanded to (N, C), extras get `dtype`."""
-    kind = mean.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    with maps.outside_autocast(mean):
         tensors = [t.to(mean.dtype) if t.is_floating_point() else t for t in tensors]
         scale, shift, *extras = rule(mean, var, *tensors)
     return scale.expand_as(mean), shift.expand_as(mean), *(e.to(dtype) for e in extras)

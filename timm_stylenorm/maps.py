@@ -13,6 +13,9 @@ The CPU's kernels see the map as `_view`: one image of N*C channels, (1, N*C, L,
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,12 @@ _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 def widen(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32; anything else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def outside_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which arithmetic on the device of `x` keeps its dtype."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def precise(small: Tensor) -> Tensor:

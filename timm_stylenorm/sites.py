@@ -92,7 +92,9 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
         for site in _find(model, name, tokens):
             found.setdefault(site.name, site)
     if not found:
-        raise ValueError(f'no site was named for {type(model).__name__}')
+        asked = [names] if isinstance(names, str) else list(names)
+        means = f'{", ".join(map(repr, asked))} means nothing in' if asked else 'no site was named for'
+        raise ValueError(f'{means} {type(model).__name__}')
     return list(found.values())
 
 
@@ -225,8 +227,9 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
         raise ValueError(
             f'site {label!r}: {path!r} ({type(module).__name__}) returns several maps, not one; name a module inside it'
         )
-    layout = layout_of(model) if any(module.children()) else (1, 0)
-    convolves = not any(module.children()) or any(isinstance(m, _ConvNd) for m in module.modules())
+    leaf = not any(k != 'style' for k, _ in module.named_children())
+    layout = (1, 0) if leaf else layout_of(model)
+    convolves = leaf or any(isinstance(m, _ConvNd) for m in module.modules())
     if layout == (1, 0) and not tokens and (isinstance(module, nn.Linear) or not convolves):
         raise ValueError(
             f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '

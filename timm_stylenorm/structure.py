@@ -136,7 +136,7 @@ def is_batch_norm(module: Any) -> bool:
 
 def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
     """'stage1', ... -> the blocks of the stage, in order; only stages that consist of blocks."""
-    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     levels = levels_of(model)
     ends = {
         k: max((i for name, i in order.items() if f'{name}.'.startswith(f'{path}.')), default=-1)
@@ -179,7 +179,7 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
     modules = list(model.named_modules())
     order = {name: i for i, (name, _) in enumerate(modules)}
     levels = {level: path for level, (path, _) in levels_of(model).items() if path in order}
-    starts = [name for name, _ in _blocks(model, '')]
+    starts = [name for name, _ in _blocks(model, '') if name in order]
     starts += [path for level, path in levels.items() if level != 'stem' or not starts]
     start = min((order[name] for name in starts), default=0)
     convs = [(k, m) for k, m in modules[:start] if isinstance(m, _ConvNd)]

@@ -58,32 +58,31 @@ def select_pairs(
     if not layers:
         raise ValueError(f'select_pairs: {type(model).__name__} has no instance selective whitening (isw)')
     modes = [(m, m.training) for m in model.modules()]
-    hooks = [layer.register_forward_hook(_observe) for _, layer in layers]
     try:
         model.eval()
+        for _, layer in layers:
+            layer.observing = True
         for batch in batches:
             _ = forward(batch) if forward else model(batch)
-        if any(layer.variance is None for _, layer in layers):
-            raise ValueError('select_pairs: there was no batch to choose from')
         for _, layer in layers:
             _sum_over_processes(layer)
+        if not all(layer.batches for _, layer in layers):
+            raise ValueError('select_pairs: there was no batch to choose from')
         return {name: layer.select() for name, layer in layers}
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, mode in modes:
             module.training = mode
         for _, layer in layers:
+            layer.observing = False
             layer.forget()
 
 
-def _observe(layer: nn.Module, args: Any, output: Tensor) -> None:
-    layer.observe(output)  # type: ignore[operator]
-
-
 def _sum_over_processes(layer: SelectiveWhitening) -> None:
+    """Also where this process had no batch, since the others wait."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if layer.variance is None:
+            layer.variance = torch.zeros(layer.mask.shape, device=layer.mask.device)
         count = torch.tensor(layer.batches, device=layer.mask.device)
         torch.distributed.all_reduce(count)
-        torch.distributed.all_reduce(layer.variance)  # type: ignore[arg-type]
+        torch.distributed.all_reduce(layer.variance)
         layer.batches = int(count)

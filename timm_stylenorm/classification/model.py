@@ -12,7 +12,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..engine import StyleLossMixin
-from ..inject import add_style
+from ..inject import add_style, set_domains
 from ..losses import check_heads, style_losses
 from .checkpoint import load_checkpoint
 
@@ -85,10 +85,12 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             targets: labels (N,), or class probabilities (N, K).
             mode: 'tensor' gives the logits (N, K); 'loss' a dict of scalars; 'predict' one dict per image with
                 `scores` (K,), `label`, and `target` and `domain` where they are known.
-            domain: name of the domain of each image, handed on to the metric.
+            domain: name of the domain of each image, handed on to the metric, and to layers that mix domains.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
+        if mode == 'loss':
+            set_domains(self.net, domain)
         logits = self.net(inputs)
         if mode == 'tensor':
             return logits

@@ -20,6 +20,7 @@ class StyleLayer(nn.Module):
         prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
         replaced: Whether the layer stands in the place of a norm layer.
+        place: Of an attached layer: 'after' its module, 'before' it, or 'after dict', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
     """
@@ -31,6 +32,7 @@ class StyleLayer(nn.Module):
     prefix_tokens: int = 0
     enabled: bool = True
     replaced: bool = False
+    place: str = 'after'
     aux: Tensor | None = None
     logits: Tensor | None = None
 
@@ -44,9 +46,11 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.aux = self.logits = None
+        if not isinstance(x, Tensor):
+            raise TypeError(f'{self.label or type(self).__name__}: expected one map, got {type(x).__name__}')
         if x.dim() < 3:
             raise ValueError(f'{type(self).__name__}: expected a map (N, C, *spatial), got shape {tuple(x.shape)}')
-        if not self.enabled and not self.replaced:
+        if not self.enabled and self.attaches and not self.replaced:
             return x
         if self.channel_dim == 1:
             return self.restyle(x)

@@ -22,7 +22,10 @@ def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = Non
     (n,), each image takes a random one of another domain, where there is one.
     """
     if domains is not None:
-        others = (domains[:, None] != domains[None]).float().to(like.device)
+        if len(domains) != n:
+            raise ValueError(f'mixing_partners: domains has {len(domains)} labels for a batch of {n} images')
+        domains = domains.to(like.device)
+        others = (domains[:, None] != domains[None]).float()
         alone = others.sum(1, keepdim=True) == 0
         return torch.multinomial(torch.where(alone, torch.eye(n, device=like.device), others), 1)[:, 0]
     if mix == 'random':
@@ -34,7 +37,7 @@ def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = Non
 class _Mixing(RandomStyleLayer):
     """What MixStyle and EFDMix share."""
 
-    domains: Tensor | None = None
+    domains: Tensor | None = None  # of the images of the next batch
 
     def __init__(
         self, num_features: int | None = None, p: float = 0.5, alpha: float = 0.1, mix: str = 'random'
@@ -52,7 +55,8 @@ class _Mixing(RandomStyleLayer):
         if not self.fires(x):
             return x
         lmda = beta(self.alpha, len(x), x)
-        return self.mixed(x, mixing_partners(len(x), self.mix, x, self.domains), lmda)
+        domains = self.domains if self.mix == 'crossdomain' else None
+        return self.mixed(x, mixing_partners(len(x), self.mix, x, domains), lmda)
 
     def extra_repr(self) -> str:
         return f'p={self.p}, alpha={self.alpha}, mix={self.mix!r}'
@@ -67,8 +71,8 @@ class MixStyle(_Mixing):
         num_features: Not used; any layer can stand where a norm layer is built.
         p: Probability that a call mixes.
         alpha: Of the Beta distribution.
-        mix: 'random' or 'crossdomain', see `mixing_partners`. Setting `domains`, (N,) integers, before a forward pass
-            makes the images of that batch mix with other domains.
+        mix: 'random' or 'crossdomain', see `mixing_partners`. The domains of a batch are told by
+            `timm_stylenorm.set_domains`; without them 'crossdomain' takes its halves for two domains.
         eps: Added to the unbiased variance.
 
     Raises:

@@ -38,6 +38,7 @@ class InstanceWhitening(NormLayer):
 
     attaches = True
     share = 1.0
+    observing = False
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 2.0, eps: float = 1e-5) -> None:
         super().__init__()
@@ -54,6 +55,9 @@ class InstanceWhitening(NormLayer):
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
+    def observe(self, y: Tensor) -> None:
+        """What `SelectiveWhitening` does with the normalised map of a batch to choose from."""
+
     def pairs(self, x: Tensor) -> Tensor | None:
         """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
         return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
@@ -61,6 +65,8 @@ class InstanceWhitening(NormLayer):
     def restyle(self, x: Tensor) -> Tensor:
         one, zero = x.new_ones(self.num_features), x.new_zeros(self.num_features)
         y: Tensor = style_affine(x, partial(instance_norm_rule, eps=self.eps), one, zero)
+        if self.observing:
+            self.observe(y)
         if self.training and self.enabled:
             mask = self.pairs(x)
             if mask is not None:
@@ -106,10 +112,10 @@ class SelectiveWhitening(InstanceWhitening):
 
     @torch.no_grad()
     def observe(self, y: Tensor) -> None:
-        """Count a batch.
+        """Count a batch; `restyle` calls it while `observing`.
 
         Args:
-            y: The layer's output, (2N, C, *spatial), for images and their transformations.
+            y: The normalised map, (2N, C, *spatial), of images and their transformations.
         """
         variance = covariance(y).triu(1).var(0)
         self.variance = variance if self.variance is None else self.variance + variance
