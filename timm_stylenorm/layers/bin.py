@@ -5,6 +5,7 @@ Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Ne
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,9 @@ class BatchInstanceNorm2d(NormLayer):
     1 (batch norm). Train it in a parameter group of its own, ten times the learning rate, no weight decay, clamped to
     [0, 1] after every step: `timm_stylenorm.gates`.
 
-    Differs from the authors' code in counting `num_batches_tracked`, and in working for other than 4 dimensions.
+    Batch moments are never synchronised: each process normalises by its own images, and `from_norm` warns where it
+    replaces a SyncBatchNorm. Differs from the authors' code in counting `num_batches_tracked`, and in working for other
+    than 4 dimensions.
 
     Args:
         num_features: C.
@@ -52,6 +55,17 @@ class BatchInstanceNorm2d(NormLayer):
         self.register_buffer('running_mean', torch.zeros(num_features))
         self.register_buffer('running_var', torch.ones(num_features))
         self.register_buffer('num_batches_tracked', torch.tensor(0))
+
+    @classmethod
+    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+        layer = super().from_norm(norm, **kwargs)
+        if isinstance(norm, nn.SyncBatchNorm):
+            warnings.warn(
+                f'{cls.__name__} replaces SyncBatchNorm and does not synchronise: each process normalises by its own '
+                'images',
+                stacklevel=2,
+            )
+        return layer
 
     def restyle(self, x: Tensor) -> Tensor:
         if x.dim() != self.dim:

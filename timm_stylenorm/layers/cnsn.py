@@ -107,7 +107,8 @@ class SelfNorm(StyleLayer):
         g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
 
     BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). Works for a batch of
-    one, which the authors' BatchNorm1d refuses.
+    one, which the authors' BatchNorm1d refuses. Batch moments are never synchronised, not even where a converter has
+    made a SyncBatchNorm of BN: each process normalises by its own images.
 
     Args:
         num_features: C.

@@ -25,6 +25,8 @@ class IBN(NormLayer):
     taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised. With `instance_first=False`,
     as in the authors' densenets, the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
+    In the place of a SyncBatchNorm, `BN` is one too, in the same process group.
+
     Args:
         num_features: C.
         ratio: Share of the channels with instance norm, within (0, 1).
@@ -56,6 +58,13 @@ class IBN(NormLayer):
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
 
+    @classmethod
+    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+        layer: Any = super().from_norm(norm, **kwargs)
+        if isinstance(norm, nn.SyncBatchNorm):
+            layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
+        return layer  # type: ignore[no-any-return]
+
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for key, value in state.items():
@@ -67,7 +76,7 @@ class IBN(NormLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         bn: Any = self.BN
-        if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm sees the batch of all processes
+        if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm, or what it was turned back into
             instance, batch = self._parts(x, 1)
             rule = partial(instance_norm_rule, eps=self.eps)
             instance = style_affine(instance, rule, *self.IN.parameters())

@@ -1,0 +1,68 @@
+"""Layers in the place of batch norm: its kind, its mode, its state, and what they cannot take over."""
+
+import warnings
+
+import pytest
+import timm
+import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import nn
+
+from timm_stylenorm import add_style
+from timm_stylenorm.layers import IBN, BatchInstanceNorm2d
+
+GROUP = object()  # stands for a process group; only handed on
+
+
+def trained(norm, channels=4):
+    """The norm with weights and statistics that are not those it starts from."""
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.copy_(torch.rand(channels) + 0.5)
+    return norm
+
+
+def test_ibn_stays_synchronised_in_the_group_of_the_norm_it_replaces():
+    norm = trained(nn.SyncBatchNorm(4, eps=1e-3, process_group=GROUP)).eval()
+    bn = IBN.from_norm(norm).BN
+    assert type(bn) is nn.SyncBatchNorm
+    assert bn.process_group is GROUP
+    assert bn.eps == 1e-3
+    assert not bn.training
+    assert torch.equal(bn.weight, norm.weight[2:])
+    assert torch.equal(bn.running_var, norm.running_var[2:])
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_ibn_works_alike_with_plain_synchronised_and_reverted_batch_norm(training):
+    plain = trained(nn.BatchNorm2d(4))
+    layers = [IBN.from_norm(plain), IBN.from_norm(nn.SyncBatchNorm.convert_sync_batchnorm(plain))]
+    layers.append(revert_sync_batchnorm(IBN.from_norm(nn.SyncBatchNorm.convert_sync_batchnorm(plain))))
+    assert len({type(layer.BN) for layer in layers}) == 3
+    x = torch.randn(3, 4, 5, 5)
+    expected = layers[0].train(training)(x)
+    for layer in layers[1:]:
+        torch.testing.assert_close(layer.train(training)(x), expected)
+        torch.testing.assert_close(layer.BN.running_var, layers[0].BN.running_var)
+
+
+def test_a_reverted_ibn_network_trains_on_the_cpu():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18', num_classes=2))
+    model = revert_sync_batchnorm(add_style(model, 'ibn_a'))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(m.BN.weight.grad is not None for m in model.modules() if isinstance(m, IBN))
+
+
+def test_bin_warns_once_that_it_does_not_synchronise():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18', num_classes=2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('default')
+        add_style(model, 'bin')
+    assert ['its own images' in str(w.message) for w in caught] == [True]
+
+
+def test_bin_is_silent_about_plain_batch_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        BatchInstanceNorm2d.from_norm(nn.BatchNorm2d(4))
