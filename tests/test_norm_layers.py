@@ -9,7 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from timm_stylenorm import add_style
-from timm_stylenorm.layers import IBN, BatchInstanceNorm2d
+from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, DomainNorm2d
 
 GROUP = object()  # stands for a process group; only handed on
 
@@ -66,3 +66,24 @@ def test_bin_is_silent_about_plain_batch_norm():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         BatchInstanceNorm2d.from_norm(nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_switched_off_bin_alone_is_batch_norm(training):
+    norm = trained(nn.BatchNorm2d(4)).train(training)
+    layer = BatchInstanceNorm2d(4).train(training)
+    layer.load_state_dict(norm.state_dict(), strict=False)
+    nn.init.constant_(layer.gate, 0.3)
+    layer.enabled = False
+    assert not layer.replaced
+    x = torch.randn(3, 4, 5, 5)
+    torch.testing.assert_close(layer(x), norm(x))
+
+
+@pytest.mark.parametrize('kind', [IBN, DomainNorm2d])
+def test_other_norm_layers_alone_cannot_be_switched_off(kind):
+    layer, x = kind(4).eval(), torch.randn(3, 4, 5, 5)
+    expected = layer(x)
+    layer.enabled = False
+    assert torch.equal(layer(x), expected)
+    assert not torch.equal(expected, x)

@@ -20,8 +20,9 @@ from .base import StyleLayer, check
 class NormLayer(StyleLayer):
     """A style layer that can take the place of a batch norm layer, and load its state.
 
-    Where it has taken the place it never becomes the identity: a network cannot do without its norms. With
-    `enabled=False` `BatchInstanceNorm2d` is batch norm; the others go on, since nothing is left to go back to.
+    It never becomes the identity, in a model's plan or put there by `add_style`: a network cannot do without its norms.
+    With `enabled=False` `BatchInstanceNorm2d` is batch norm; the others go on, since nothing is left to go back to.
+    Only `InstanceNorm` that was attached to a module, not put into the place of a norm, is the identity then.
 
     Attributes:
         drop: timm's fused dropout of the replaced layer, or None.
