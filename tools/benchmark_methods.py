@@ -174,7 +174,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
                 failed.append(str(error))
     table = summarise(sorted(done, key=jobs.index)) if done else {}
     text = markdown(table, args.benchmarks)
-    single = [{**vars(job), 'folder': str(job.folder), **job.result()} for job in sorted(done, key=jobs.index)]
+    single = [
+        {k: v for k, v in vars(job).items() if k != 'folder'} | job.result() for job in sorted(done, key=jobs.index)
+    ]
     cost: dict[str, Any] = dict(processor_seconds=seconds, wall_minutes=round((time.time() - begun) / 60, 1))
     write_whole(
         args.work_dir / 'summary.json', dict(seeds=args.seeds, table=table, runs=single, jobs=args.jobs, **cost)
