@@ -43,7 +43,12 @@ def method(style):
 
 
 def build(style, arch='resnet18'):
-    return timm_stylenorm.add_style(timm.create_model(arch, num_classes=4), style)
+    model = timm_stylenorm.add_style(timm.create_model(arch, num_classes=4), style)
+    for layer in layers_of(model):
+        if hasattr(layer, 'select'):  # a loss that begins with a choice
+            layer.mask.fill_(True).triu_(1)
+            layer.chosen = int(layer.mask.sum())
+    return model
 
 
 def layers_of(model):
@@ -120,10 +125,11 @@ def test_norm_replacements_start_from_the_plain_weights(style):
     base = timm.create_model('resnet18', num_classes=4)
     for parameter in base.parameters():
         nn.init.normal_(parameter)
-    taken = timm_stylenorm.add_style(copy.deepcopy(base), style).state_dict()
+    taken = dict(timm_stylenorm.add_style(copy.deepcopy(base), style).named_parameters())
     model = build(style)
     model.load_state_dict(base.state_dict(), strict=False)
-    loaded = {k: v for k, v in model.state_dict().items() if '.style.' not in k}
+    loaded = {k: v for k, v in model.named_parameters() if '.style.' not in k}
+    assert loaded
     assert all(torch.equal(taken[k], v) for k, v in loaded.items())
 
 
@@ -195,7 +201,9 @@ def test_autocast(style, dtype):
         layer.register_forward_hook(lambda m, a, y: seen.append((a[0].dtype, y.dtype)))
     with torch.autocast('cpu', dtype=dtype):
         y = model(images())
-    y.float().sum().backward()
+        losses = timm_stylenorm.style_losses(model, torch.tensor([0, 3]))
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    (y.float().sum() + sum(losses.values())).backward()
     assert all(a == b for a, b in seen)
     assert any(a == dtype for a, _ in seen)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
