@@ -95,6 +95,18 @@ def test_a_norm_that_no_image_reaches_keeps_its_statistics():
     assert (model[4].running_mean == 0).all()
 
 
+@pytest.mark.parametrize('layer', [nn.BatchNorm2d(4), BatchInstanceNorm2d(4), IBN(4), SelfNorm(4), SelfNorm(4, True)])
+def test_single_values_are_pooled_too(layer):
+    images = torch.randn(12, 4, 1, 1) * 3 + 2
+    pooled = []
+    for size in (1, 12):
+        adabn(nn.Sequential(layer), images.split(size))
+        pooled += [v.clone() for v in get_statistics(layer)[0].values()]
+    torch.testing.assert_close(pooled[0], pooled[3])
+    torch.testing.assert_close(pooled[1], pooled[4] * 11 / 12)  # the estimate from all at once is unbiased
+    assert 'forward' not in vars(layer)
+
+
 @pytest.mark.parametrize('momentum', [None, 0.1])
 def test_the_norms_inside_selfnorm_and_ibn_adapt(momentum):
     model = nn.Sequential(IBN(4), SelfNorm(4)).eval()

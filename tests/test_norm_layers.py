@@ -5,13 +5,17 @@ import warnings
 import pytest
 import timm
 import torch
-from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from timm_stylenorm import add_style
-from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, DomainNorm2d
+from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, DomainNorm2d, SelfNorm
 
 GROUP = object()  # stands for a process group; only handed on
+
+
+def reverted(model):
+    """What mmengine makes of synchronised norms where there is no GPU."""
+    return pytest.importorskip('mmengine.model').revert_sync_batchnorm(model)
 
 
 def trained(norm, channels=4):
@@ -37,7 +41,7 @@ def test_ibn_stays_synchronised_in_the_group_of_the_norm_it_replaces():
 def test_ibn_works_alike_with_plain_synchronised_and_reverted_batch_norm(training):
     plain = trained(nn.BatchNorm2d(4))
     layers = [IBN.from_norm(plain), IBN.from_norm(nn.SyncBatchNorm.convert_sync_batchnorm(plain))]
-    layers.append(revert_sync_batchnorm(IBN.from_norm(nn.SyncBatchNorm.convert_sync_batchnorm(plain))))
+    layers.append(reverted(IBN.from_norm(nn.SyncBatchNorm.convert_sync_batchnorm(plain))))
     assert len({type(layer.BN) for layer in layers}) == 3
     x = torch.randn(3, 4, 5, 5)
     expected = layers[0].train(training)(x)
@@ -48,7 +52,7 @@ def test_ibn_works_alike_with_plain_synchronised_and_reverted_batch_norm(trainin
 
 def test_a_reverted_ibn_network_trains_on_the_cpu():
     model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18', num_classes=2))
-    model = revert_sync_batchnorm(add_style(model, 'ibn_a'))
+    model = reverted(add_style(model, 'ibn_a'))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
     model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(m.BN.weight.grad is not None for m in model.modules() if isinstance(m, IBN))
@@ -87,3 +91,28 @@ def test_other_norm_layers_alone_cannot_be_switched_off(kind):
     layer.enabled = False
     assert torch.equal(layer(x), expected)
     assert not torch.equal(expected, x)
+
+
+@pytest.mark.parametrize('layer', [BatchInstanceNorm2d(4), IBN(4), SelfNorm(4), SelfNorm(4, two=True)])
+def test_training_on_one_value_for_each_channel_leaves_the_statistics_alone(layer):
+    for _ in range(20):
+        layer.train()(torch.randn(6, 4, 3, 3) + 2)
+    x = torch.randn(2, 4, 3, 3) + 2
+    expected = layer.eval()(x)
+    for _ in range(50):
+        assert layer.train()(torch.randn(1, 4, 1, 1)).isfinite().all()
+    assert torch.equal(layer.eval()(x), expected)
+
+
+@pytest.mark.parametrize('two', [False, True])
+def test_selfnorm_gates_one_image_in_training_as_in_evaluation(two):
+    layer = SelfNorm(4, two)
+    for _ in range(20):
+        layer(torch.randn(6, 4, 3, 3) * 3 + 2)
+    before = {k: v.clone() for k, v in layer.state_dict().items()}
+    x = torch.randn(1, 4, 5, 5)
+    y = layer.train()(x)
+    y.sum().backward()
+    assert layer.g_fc.weight.grad.abs().sum() > 0
+    assert torch.equal(y, layer.eval()(x))
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())

@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import BatchInstanceNorm2d, SelfNorm
+from .layers import IBN, BatchInstanceNorm2d, SelfNorm
 
 Statistics = list[dict[str, Tensor]]
+_OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
 
 
 def _images(batch: Any) -> Any:
@@ -108,34 +109,35 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
     """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
     modes = [(m, m.training) for m in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    torchs = [norm for norm in norms if isinstance(norm, _BatchNorm)]
+    patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
     try:
         model.eval()
         for module in [*norms, *(m for m in model.modules() if isinstance(m, SelfNorm))]:
             module.training = True  # not train(): SelfNorm, unlike its norms, is what looks at the mode
         for norm in norms:
             norm.momentum = momentum
-        for norm in torchs:
-            norm.forward = partial(_forward, norm)  # type: ignore[method-assign]
+        for module in patched:
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]
         yield
     finally:
         for module, mode in modes:
             module.training = mode
         for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
-        for norm in torchs:
-            del norm.forward
+        for module in patched:
+            del module.forward
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:
-    """A batch norm's forward pass for any number of processes and values.
+    """The forward pass of a batch norm, or of a layer of ours with one, for any number of processes and values.
 
     Processes may have different numbers of batches, and SyncBatchNorm would wait for all; a single value (a pooled map
-    of one image), which torch refuses, has variance 0.
+    of one image), which torch refuses and our layers do not count, has variance 0.
     """
     kind = type(norm)
     forward = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
-    return forward(norm, x) if x.numel() > x.shape[1] else forward(norm, torch.cat([x, x]))[:1]
+    single = len(x) == 1 and (isinstance(norm, SelfNorm) or x.numel() == x.shape[1])
+    return forward(norm, torch.cat([x, x]))[:1] if single else forward(norm, x)
 
 
 class _Pool:

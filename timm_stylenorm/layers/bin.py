@@ -30,7 +30,7 @@ class BatchInstanceNorm2d(NormLayer):
 
     Batch moments are never synchronised: each process normalises by its own images, and `from_norm` warns where it
     replaces a SyncBatchNorm. Differs from the authors' code in counting `num_batches_tracked`, and in working for other
-    than 4 dimensions.
+    than 4 dimensions, and in no update of the running statistics from a single value for each channel.
 
     Args:
         num_features: C.

@@ -106,9 +106,11 @@ class SelfNorm(StyleLayer):
         y = g * (x - m) + f * m              two=True:  the mean has a gate of its own
         g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
 
-    BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). Works for a batch of
-    one, which the authors' BatchNorm1d refuses. Batch moments are never synchronised, not even where a converter has
-    made a SyncBatchNorm of BN: each process normalises by its own images.
+    BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). A batch of one, which
+    the authors' BatchNorm1d refuses, is gated by the running statistics in training too, and does not move them.
+
+    Batch moments are never synchronised, not even where a converter has made a SyncBatchNorm of BN: each process
+    normalises by its own images.
 
     Args:
         num_features: C.
@@ -127,12 +129,13 @@ class SelfNorm(StyleLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         norms: list[Any] = [self.get_submodule(f'{gate}_bn') for gate in self.gates]
+        batched = self.training and len(x) > 1
         tensors = []
         for gate, bn in zip(self.gates, norms, strict=True):
             tensors += [self.get_submodule(f'{gate}_fc').weight, bn.weight, bn.bias]
-            tensors += [] if self.training else [bn.running_mean, bn.running_var]
+            tensors += [] if batched else [bn.running_mean, bn.running_var]
         rule = partial(_selfnorm_rule, count=x.shape[2:].numel(), gates=len(norms), eps=self.eps, bn_eps=norms[0].eps)
-        if not self.training:
+        if not batched:
             return style_affine(x, rule, *tensors)  # type: ignore[arg-type]
         y, *moments = style_affine(x, rule, *tensors)  # type: ignore[arg-type]
         for bn, mean, var in zip(norms, moments[::2], moments[1::2], strict=True):

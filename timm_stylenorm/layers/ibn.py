@@ -25,7 +25,8 @@ class IBN(NormLayer):
     taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised. With `instance_first=False`,
     as in the authors' densenets, the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
-    In the place of a SyncBatchNorm, `BN` is one too, in the same process group.
+    In the place of a SyncBatchNorm, `BN` is one too, in the same process group. A single value for each channel, which
+    torch's batch norm refuses in training, leaves the running statistics alone.
 
     Args:
         num_features: C.

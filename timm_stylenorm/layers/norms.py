@@ -92,12 +92,17 @@ def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def update_running(bn: Any, mean: Tensor, var: Tensor, count: int) -> None:
-    """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average."""
+    """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average.
+
+    No update from a single value: it has no variance, and running variances would go to 0.
+    """
+    if count == 1:
+        return
     with torch.no_grad():
         bn.num_batches_tracked.add_(1)
         factor = bn.momentum if bn.momentum is not None else 1 / bn.num_batches_tracked.float()
         bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), factor)
-        unbiased = (var * (count / max(count - 1, 1))).to(bn.running_var.dtype)
+        unbiased = (var * (count / (count - 1))).to(bn.running_var.dtype)
         bn.running_var.lerp_(unbiased, factor)
 
 
