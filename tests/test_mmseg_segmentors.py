@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_stylenorm  # noqa: F401 (registers)
-from timm_stylenorm import style_layers
+from timm_stylenorm import add_style, remove_style, style_layers
 from timm_stylenorm.layers import SNR, PermutedAdaIN
 
 NORM = {'type': 'BN'}
@@ -229,3 +229,29 @@ def test_evaluation_leaves_no_losses_and_predicts():
     assert torch.equal(first, second)
     assert all(layer.aux is None for _, layer in style_layers(model))
     assert isinstance(model.backbone, nn.Module)
+
+
+def test_a_backbone_that_gives_its_layers_back_is_the_plain_one():
+    net = MODELS.build(backbone(depth=50))
+    keys, variants = list(net.state_dict()), [b.style for stage in net.res_layers for b in getattr(net, stage)]
+    add_style(net, ['snr', 'crossnorm'])
+    assert not any(isinstance(b.style, str) for b in net.layer1)
+    remove_style(net)
+    assert list(net.state_dict()) == keys
+    assert [b.style for stage in net.res_layers for b in getattr(net, stage)] == variants
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('method', ['ibn_b', 'isw', 'irw'])
+def test_residual_sums_are_found_in_blocks_that_share_one_activation(method, depth, with_cp):
+    model = segmentor(backbone(depth=depth, with_cp=with_cp), 64 if depth == 18 else 256, style=method).train()
+    seen = []
+    for label, layer in style_layers(model):
+        layer.register_forward_hook(lambda m, a, y, label=label: seen.append((label, y.shape[1])))
+    for _ in range(2):
+        step(model, batch())
+    forward = seen[:3]
+    assert [label for label, _ in forward] == [f'{method}.{s}' for s in ('stem.norm', 'stage1.sum', 'stage2.sum')]
+    assert seen == forward * 2, 'recomputed blocks do not count'
+    assert all(p.grad.isfinite().all() for p in model.backbone.parameters())

@@ -70,7 +70,7 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     """Make a layer the child `style.<method>` of a module, and let a hook call it."""
     owner = owner_of(site.module)
     if isinstance(vars(owner).get('style'), str):
-        del owner.style  # mmseg's blocks keep their variant, 'pytorch' or 'caffe', there, and do not read it again
+        owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
     if not hasattr(owner, 'style'):
         owner.style = nn.ModuleDict()
     owner.style[method] = layer
@@ -117,7 +117,10 @@ def styled_modules(model: nn.Module) -> list[nn.Module]:
 def detach_all(model: nn.Module) -> None:
     """Take off what `attach` has put on."""
     for module in styled_modules(model):
-        owner_of(module)._modules.pop('style', None)
+        owner = owner_of(module)
+        owner._modules.pop('style', None)
+        if 'plain_style' in vars(owner):
+            owner.style = vars(owner).pop('plain_style')
         for name in ('style_calls', 'style_wanted'):
             vars(module).pop(name, None)
     for module in model.modules():
