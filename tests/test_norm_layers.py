@@ -1,5 +1,6 @@
 """Layers in the place of batch norm: its kind, its mode, its state, and what they cannot take over."""
 
+import copy
 import warnings
 
 import pytest
@@ -116,3 +117,16 @@ def test_selfnorm_gates_one_image_in_training_as_in_evaluation(two):
     assert layer.g_fc.weight.grad.abs().sum() > 0
     assert torch.equal(y, layer.eval()(x))
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+@pytest.mark.parametrize('frozen', [['g_bn'], ['g_bn', 'f_bn']])
+def test_selfnorm_looks_at_the_mode_of_its_batch_norms(frozen):
+    layer, x = SelfNorm(4, two=True).train(), torch.randn(5, 4, 3, 3) + 1
+    evaluated = copy.deepcopy(layer).eval()(x)
+    for name in frozen:
+        layer.get_submodule(name).eval()
+    y = layer(x)
+    for name in ('g_bn', 'f_bn'):
+        assert layer.get_submodule(name).num_batches_tracked == (name not in frozen)
+    assert torch.equal(y, evaluated) == (len(frozen) == 2)
+    torch.testing.assert_close((y - y.mean((2, 3), True)), evaluated - evaluated.mean((2, 3), True))  # g acts here

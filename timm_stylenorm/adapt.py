@@ -112,10 +112,8 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
     patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
     try:
         model.eval()
-        for module in [*norms, *(m for m in model.modules() if isinstance(m, SelfNorm))]:
-            module.training = True  # not train(): SelfNorm, unlike its norms, is what looks at the mode
         for norm in norms:
-            norm.momentum = momentum
+            norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
         for module in patched:
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -107,7 +108,8 @@ class SelfNorm(StyleLayer):
         g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
 
     BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). A batch of one, which
-    the authors' BatchNorm1d refuses, is gated by the running statistics in training too, and does not move them.
+    the authors' BatchNorm1d refuses, is gated by the running statistics in training too, and does not move them. The
+    mode that counts is BN's own: helpers that freeze batch norms (mmseg's `norm_eval`) freeze these too.
 
     Batch moments are never synchronised, not even where a converter has made a SyncBatchNorm of BN: each process
     normalises by its own images.
@@ -129,32 +131,36 @@ class SelfNorm(StyleLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         norms: list[Any] = [self.get_submodule(f'{gate}_bn') for gate in self.gates]
-        batched = self.training and len(x) > 1
+        batched = [bn.training and len(x) > 1 for bn in norms]
         tensors = []
-        for gate, bn in zip(self.gates, norms, strict=True):
+        for gate, bn, batch in zip(self.gates, norms, batched, strict=True):
             tensors += [self.get_submodule(f'{gate}_fc').weight, bn.weight, bn.bias]
-            tensors += [] if batched else [bn.running_mean, bn.running_var]
-        rule = partial(_selfnorm_rule, count=x.shape[2:].numel(), gates=len(norms), eps=self.eps, bn_eps=norms[0].eps)
-        if not batched:
+            tensors += [] if batch else [bn.running_mean, bn.running_var]
+        rule = partial(
+            _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for bn in norms]
+        )
+        if not any(batched):
             return style_affine(x, rule, *tensors)  # type: ignore[arg-type]
         y, *moments = style_affine(x, rule, *tensors)  # type: ignore[arg-type]
-        for bn, mean, var in zip(norms, moments[::2], moments[1::2], strict=True):
+        learning = [bn for bn, batch in zip(norms, batched, strict=True) if batch]
+        for bn, mean, var in zip(learning, moments[::2], moments[1::2], strict=True):
             update_running(bn, mean, var, len(x))
         return y
 
 
 def _selfnorm_rule(
-    mean: Tensor, var: Tensor, *tensors: Tensor, count: int, gates: int, eps: float, bn_eps: float
+    mean: Tensor, var: Tensor, *tensors: Tensor, count: int, batched: list[bool], eps: float, bn_eps: list[float]
 ) -> tuple[Tensor, ...]:
+    """Each gate has its tensors: fc, weight, bias, and the running moments unless it is `batched`."""
     std = unbiased_std(var, count, eps)
     values, moments = [], []
-    each = len(tensors) // gates
-    for k in range(gates):
-        fc, weight, bias, *running = tensors[k * each : (k + 1) * each]
+    rest = iter(tensors)
+    for batch, gate_eps in zip(batched, bn_eps, strict=True):
+        fc, weight, bias = islice(rest, 3)
         z = mean * fc[:, 0, 0] + std * fc[:, 0, 1]
-        b_mean, b_var = running or (z.mean(0), z.var(0, correction=0))
-        if not running:
+        b_mean, b_var = (z.mean(0), z.var(0, correction=0)) if batch else islice(rest, 2)
+        if batch:
             moments += [b_mean.detach(), b_var.detach()]
-        values.append(((z - b_mean) * (b_var + bn_eps).rsqrt() * weight + bias).sigmoid())
-    shift = mean * (values[1] - values[0]) if gates == 2 else torch.zeros_like(mean)
+        values.append(((z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias).sigmoid())
+    shift = mean * (values[1] - values[0]) if len(values) == 2 else torch.zeros_like(mean)
     return values[0], shift, *moments
