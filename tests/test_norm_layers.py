@@ -130,3 +130,35 @@ def test_selfnorm_looks_at_the_mode_of_its_batch_norms(frozen):
         assert layer.get_submodule(name).num_batches_tracked == (name not in frozen)
     assert torch.equal(y, evaluated) == (len(frozen) == 2)
     torch.testing.assert_close((y - y.mean((2, 3), True)), evaluated - evaluated.mean((2, 3), True))  # g acts here
+
+
+@pytest.mark.parametrize('kind', [nn.BatchNorm2d, timm.layers.BatchNormAct2d])
+@pytest.mark.parametrize('synced', [False, True])
+@pytest.mark.parametrize('trains', [True, False])
+def test_bin_gives_the_kind_of_norm_back_that_it_replaced(kind, synced, trains):
+    norm = trained(kind(4, eps=1e-3, momentum=0.2)).eval()
+    if synced:
+        norm = timm.layers.convert_sync_batchnorm(norm, GROUP)
+    norm.bias.requires_grad_(trains)
+    layer = BatchInstanceNorm2d.from_norm(norm)
+    assert layer.weight.requires_grad
+    assert layer.bias.requires_grad == trains
+    back = layer.to_norm()
+    assert type(back) is type(norm)
+    assert back.bias.requires_grad == trains
+    assert getattr(back, 'process_group', None) is (GROUP if synced else None)
+    assert (back.eps, back.momentum, back.training) == (1e-3, 0.2, False)
+    x = torch.randn(2, 4, 3, 3)
+    assert torch.equal(back(x), norm(x))
+
+
+def test_all_weights_of_a_layer_stay_frozen_with_those_of_the_norm():
+    for kind in (IBN, BatchInstanceNorm2d, DomainNorm2d):
+        assert not any(p.requires_grad for p in kind.from_norm(nn.BatchNorm2d(4).requires_grad_(False)).parameters())
+
+
+@pytest.mark.parametrize('kind', [IBN, BatchInstanceNorm2d, DomainNorm2d])
+@pytest.mark.parametrize('option', ['affine', 'track_running_stats'])
+def test_a_norm_without_weights_or_statistics_is_refused(kind, option):
+    with pytest.raises(ValueError, match=f'{kind.__name__} cannot replace BatchNorm2d with {option}=False'):
+        kind.from_norm(nn.BatchNorm2d(4, **{option: False}))

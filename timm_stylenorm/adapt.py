@@ -114,16 +114,16 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
         model.eval()
         for norm in norms:
             norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
-        for module in patched:
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+        for layer in patched:
+            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
         yield
     finally:
         for module, mode in modes:
             module.training = mode
         for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
-        for module in patched:
-            del module.forward
+        for layer in patched:
+            del layer.forward
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..functional import style_affine
@@ -42,6 +42,8 @@ class BatchInstanceNorm2d(NormLayer):
     """
 
     dim = 4
+    synced: bool = False  # whether it replaced a SyncBatchNorm, of this group
+    process_group: Any = None
     running_mean: Tensor
     running_var: Tensor
 
@@ -58,14 +60,15 @@ class BatchInstanceNorm2d(NormLayer):
 
     @classmethod
     def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
-        layer = super().from_norm(norm, **kwargs)
+        layer: Any = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
+            layer.synced, layer.process_group = True, norm.process_group
             warnings.warn(
                 f'{cls.__name__} replaces SyncBatchNorm and does not synchronise: each process normalises by its own '
                 'images',
                 stacklevel=2,
             )
-        return layer
+        return layer  # type: ignore[no-any-return]
 
     def restyle(self, x: Tensor) -> Tensor:
         if x.dim() != self.dim:
@@ -80,14 +83,16 @@ class BatchInstanceNorm2d(NormLayer):
         return y
 
     def to_norm(self) -> nn.Module:
-        """Plain batch norm with the weights and statistics; what the gates had learnt is lost."""
+        """Batch norm of the replaced kind with the weights and statistics; what the gates had learnt is lost."""
         kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[self.dim]
         norm: Any = kind(self.num_features, self.eps, self.momentum)
         if self.act is not None:  # it replaced timm's fused layer
             norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
             norm.drop, norm.act = self.drop, self.act
         norm.to(self.weight.device, self.weight.dtype).load_state_dict(self.state_dict(), strict=False)
-        return norm.train(self.training)
+        for name in ('weight', 'bias'):
+            getattr(norm, name).requires_grad_(getattr(self, name).requires_grad)
+        return (convert_sync_batchnorm(norm, self.process_group) if self.synced else norm).train(self.training)
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'

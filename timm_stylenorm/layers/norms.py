@@ -43,19 +43,22 @@ class NormLayer(StyleLayer):
         """The layer that replaces a batch norm layer.
 
         Args:
-            norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm`, timm's BatchNormAct2d or a frozen batch norm; stays as it is.
-                Its weights, statistics, mode, device and dtype are taken over, as far as the new layer has them.
+            norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm` or timm's BatchNormAct2d; stays as it is. Its weights and which
+                of them train, statistics, mode, device and dtype are taken over, as far as the new layer has them.
             **kwargs: Arguments of the layer; `eps` and `momentum` are those of `norm` by default.
+
+        Raises:
+            ValueError: The norm has no weights or no running statistics.
         """
+        _refuse(cls, norm)
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
         layer: NormLayer = cls(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.load_state_dict(norm.state_dict(), strict=False)
-        like = next((t for t in norm.state_dict().values() if t.is_floating_point()), None)
-        if like is not None:
-            layer.to(like.device, like.dtype)
-        parameters = list(norm.parameters(recurse=False))
-        layer.requires_grad_(not parameters or any(p.requires_grad for p in parameters))
+        layer.to(norm.weight.device, norm.weight.dtype)
+        trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(trained.get(name.rpartition('.')[2], any(trained.values())))
         for name in ('drop', 'act'):
             follower = getattr(norm, name, None)
             if isinstance(follower, nn.Module):
@@ -83,6 +86,16 @@ class NormLayer(StyleLayer):
                 del state_dict[prefix + key]
             state_dict.update({prefix + key: value for key, value in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _refuse(cls: type, norm: Any) -> None:
+    """Raise for a batch norm that `cls` cannot take the place of."""
+    for option, there in (('affine', norm.weight), ('track_running_stats', norm.running_mean)):
+        if there is None:
+            raise ValueError(
+                f'{cls.__name__} cannot replace {type(norm).__name__} with {option}=False: it takes over its weights '
+                'and running statistics'
+            )
 
 
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
