@@ -7,9 +7,12 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from timm_stylenorm import add_style
 from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, DomainNorm2d, SelfNorm
+from timm_stylenorm.sites import find_sites
+from timm_stylenorm.structure import out_channels
 
 GROUP = object()  # stands for a process group; only handed on
 
@@ -162,3 +165,24 @@ def test_all_weights_of_a_layer_stay_frozen_with_those_of_the_norm():
 def test_a_norm_without_weights_or_statistics_is_refused(kind, option):
     with pytest.raises(ValueError, match=f'{kind.__name__} cannot replace BatchNorm2d with {option}=False'):
         kind.from_norm(nn.BatchNorm2d(4, **{option: False}))
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'efficientnet_b0'])  # torchvision's frozen norm, and timm's with act
+@pytest.mark.parametrize('method', ['bin', 'ibn_a', 'domainnorm'])
+def test_frozen_batch_norms_are_refused_by_name(name, method):
+    model = timm.layers.freeze_batch_norm_2d(timm.create_model(name, num_classes=2))
+    with pytest.raises(ValueError, match=r'cannot replace FrozenBatchNorm(Act)?2d: it is frozen; unfreeze the model'):
+        add_style(model, method, sites='batch_norms')
+
+
+def test_a_frozen_model_has_the_sites_of_the_plain_one():
+    plain = timm.create_model('resnet18', num_classes=2)
+    frozen = timm.layers.freeze_batch_norm_2d(copy.deepcopy(plain))
+    for site in ('norms', 'convs', 'batch_norms', 'stem', 'stem.norm', 'stage1.norm1', 'stage1.sum', 'stage2'):
+        expected, found = find_sites(plain, site), find_sites(frozen, site)
+        assert [(s.name, s.channels) for s in found] == [(s.name, s.channels) for s in expected], site
+
+
+@pytest.mark.parametrize('kind', [FrozenBatchNorm2d, timm.layers.FrozenBatchNormAct2d])
+def test_channels_are_known_behind_a_frozen_norm(kind):
+    assert out_channels(nn.Sequential(nn.Conv2d(3, 7, 1), kind(7))) == 7

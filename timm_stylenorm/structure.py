@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torchvision.ops import FrozenBatchNorm2d
 
 from .layers import NormLayer
 
@@ -22,6 +23,7 @@ NORMS = (
     nn.GroupNorm,
     nn.LayerNorm,
     timm.layers.FrozenBatchNormAct2d,
+    FrozenBatchNorm2d,
     timm.layers.RmsNorm,
     NormLayer,
 )
@@ -128,7 +130,7 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
 
 
 def is_batch_norm(module: Any) -> bool:
-    """Whether `NormLayer.from_norm` takes it."""
+    """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
     names = {kind.__name__ for kind in type(module).__mro__}
     frozen = bool(names & {'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'})
     return frozen or (isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d))
@@ -200,6 +202,7 @@ def out_channels(module: nn.Module) -> int | None:
         if isinstance(child, _ConvNd):
             return child.out_channels
         if isinstance(child, NORMS):
-            shape = getattr(child, 'normalized_shape', (None,))
+            weight = getattr(child, 'weight', None)  # torchvision's frozen batch norm tells by nothing else
+            shape: Any = getattr(child, 'normalized_shape', None) or getattr(weight, 'shape', (None,))
             return getattr(child, 'num_features', None) or getattr(child, 'num_channels', None) or shape[-1]
     return None

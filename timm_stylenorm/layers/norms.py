@@ -48,7 +48,7 @@ class NormLayer(StyleLayer):
             **kwargs: Arguments of the layer; `eps` and `momentum` are those of `norm` by default.
 
         Raises:
-            ValueError: The norm has no weights or no running statistics.
+            ValueError: The norm is a frozen one (torchvision's, timm's), has no weights, or no running statistics.
         """
         _refuse(cls, norm)
         own = inspect.signature(cls).parameters
@@ -90,6 +90,8 @@ class NormLayer(StyleLayer):
 
 def _refuse(cls: type, norm: Any) -> None:
     """Raise for a batch norm that `cls` cannot take the place of."""
+    if {'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__}:
+        raise ValueError(f'{cls.__name__} cannot replace {type(norm).__name__}: it is frozen; unfreeze the model first')
     for option, there in (('affine', norm.weight), ('track_running_stats', norm.running_mean)):
         if there is None:
             raise ValueError(
