@@ -25,11 +25,15 @@ class CrossNorm(RandomStyleLayer):
 
     x, y: (N, C, *spatial). Differentiated through content and style. The identity in evaluation.
 
+    Differs from the authors' code, which draws a fixed number of layers once for each forward pass: here the layers
+    draw independently, and the number that acts varies.
+
     Args:
         num_features: Not used; any layer can stand where a norm layer is built.
         p: Probability that a call acts, if the layer stands alone.
-        active: Of the layers that `add_style` puts into a model, so many act on average in a forward pass that
-            exchanges, and such a pass has the probability `p`; 0: each acts with probability `p`.
+        active: Each of the layers that `add_style` puts into a model draws for itself, with the probability
+            p * active / number of layers (at most p), so that active * p of them act on average in a forward pass;
+            0: each with the probability `p`.
         crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
             restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the map's
             proportions and a random centre, and is cut at the border; it is drawn again until it covers more than a
