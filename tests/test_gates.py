@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
 import timm_stylenorm
-import timm_stylenorm.engine  # registers the constructor
+import timm_stylenorm.classification  # registers the constructors
 from timm_stylenorm.gates import gate_parameters, separate_gates
 from timm_stylenorm.layers import BatchInstanceNorm2d
 
