@@ -1,5 +1,6 @@
 """Two gloo processes on one machine: they train, agree, and equal one process where the method allows it."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def train_two(out, style, epochs=1, resume=False):
     arguments = [str(out), style, str(epochs), str(int(resume))]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        assert 'gloo' not in (Path(out) / f'threads{rank}.txt').read_text(), 'a thread that outlives the interpreter'
     return [torch.load(Path(out) / f'rank{rank}.pth', weights_only=True) for rank in (0, 1)]
 
 
@@ -121,6 +124,13 @@ def test_padain_ranks_draw_differently_stay_together_and_resume_exactly(tmp_path
     assert_equal(first, resumed)
 
 
+def threads():
+    """Names of this process's threads."""
+    return [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]
+
+
 if __name__ == '__main__':
     where, which, number, again = sys.argv[1:]
+    left = Path(where) / f'threads{os.environ["RANK"]}.txt'
+    atexit.register(lambda: left.write_text('\n'.join(threads())))  # registered first, so it runs last
     train(where, which, int(number), 'pytorch', bool(int(again)))

@@ -5,6 +5,7 @@ Import this module only where mmengine is installed; `timm_stylenorm` itself doe
 
 import atexit
 import contextlib
+import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -148,8 +149,12 @@ def _sync_bn_to_bn(node: Any) -> int:
 
 
 def _leave_group() -> None:
-    """At exit: gloo's threads must end before the interpreter does, else the process may abort after its work."""
+    """At exit: gloo's threads must end before the interpreter does, else they may abort a process that has finished.
+
+    They end with the last reference to the group. DDP, which has one, lies in cycles with the Runner.
+    """
     if torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
