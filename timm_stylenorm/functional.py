@@ -258,8 +258,8 @@ def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Ten
 
         L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
 
-    Choi et al., CVPR 2021, arXiv:2103.15597, Eq. (8) (IRW) and (14) (ISW); the margin as in the authors' file
-    network/instance_whitening.py.
+    The losses IRW, with a margin and all pairs, and ISW, without one, of Choi et al., CVPR 2021, arXiv:2103.15597; the
+    margin as in the authors' code.
 
     Args:
         z: Normalised map, (N, C, *spatial).

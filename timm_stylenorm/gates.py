@@ -30,7 +30,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
 
     Args:
         optimizer: Any optimizer that holds the parameters of `model`; changed in place. Momentum is left alone when a
-            gate is clamped, as in the authors' file main.py.
+            gate is clamped, as in the authors' code.
         model: Nothing happens if it has no gate.
         lr_factor: The learning rate of a gate is that of its old group times this; its weight decay is 0.
 

@@ -1,6 +1,6 @@
 """Which covariances instance selective whitening (ISW) lowers: those that react to photometric changes of the images.
 
-Choi et al., 'RobustNet', CVPR 2021, arXiv:2103.15597, Sec. 4.2 and the authors' file network/cov_settings.py.
+Choi et al., 'RobustNet', CVPR 2021, arXiv:2103.15597.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class BatchInstanceNorm2d(NormLayer):
         momentum: Of the running statistics; None for a plain average.
 
     Raises:
-        ValueError: `num_features` or `eps` not positive.
+        ValueError: `num_features` or `eps` not positive; in forward, a map of other dimensions.
     """
 
     dim = 4

@@ -122,6 +122,9 @@ class SelfNorm(StyleLayer):
         num_features: C.
         two: Whether the mean has its own gate.
         eps: Added to the unbiased variance.
+
+    Raises:
+        ValueError: `num_features` or `eps` not positive.
     """
 
     def __init__(self, num_features: int, two: bool = False, eps: float = 1e-12) -> None:

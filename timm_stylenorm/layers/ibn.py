@@ -36,7 +36,7 @@ class IBN(NormLayer):
         instance_first: Whether instance norm comes first.
 
     Raises:
-        ValueError: A ratio that leaves one of the two without a channel.
+        ValueError: A ratio that leaves one of the two without a channel; `num_features` or `eps` not positive.
     """
 
     def __init__(
