@@ -99,6 +99,13 @@ def install_safe_loaders() -> None:
         host._safe_torch_load = load_any
 
 
+def bare_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module  # type: ignore[assignment]
+    return model
+
+
 def _fit(model: Mapping[str, Tensor], loaded: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
     missing = [k for k in model if k not in loaded and not k.endswith(EXTRA_STATE)]
     surplus = [k for k in loaded if k not in model and not k.endswith(EXTRA_STATE)]
@@ -151,9 +158,7 @@ class CheckpointGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Runs between reading the file and copying it into the model."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = bare_model(runner.model)
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         source = str(runner._load_from or runner.work_dir)
         check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)

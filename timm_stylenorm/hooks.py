@@ -12,22 +12,15 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
 from .adapt import Statistics, adabn, batch_norms, get_statistics, set_statistics
+from .checkpoint import bare_model
 
 LOG_EVERY = 50  # batches
 LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
-
-
-def bare_model(model: nn.Module) -> nn.Module:
-    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
-    return model
 
 
 def domains(dataset: Any) -> list[str | None]:
@@ -119,7 +112,7 @@ def adapt_model(
             if number % LOG_EVERY == 0:
                 print_log(f'AdaBN: batch {number}{f"/{total}" if total else ""}', 'current')
 
-    adabn(model, parts(), momentum, forward=_forward(model, mode), sync=sync)
+    adabn(model, parts(), momentum, forward=forward_in(model, mode), sync=sync)
     how = 'estimated anew' if momentum is None else f'moved by {momentum} a batch'
     others = f', likewise in {get_world_size() - 1} more processes' if sync and get_world_size() > 1 else ''
     print_log(f'AdaBN: {len(batch_norms(model))} batch norms {how}, on {seen} images{others}', 'current')
@@ -128,7 +121,8 @@ def adapt_model(
     return model
 
 
-def _forward(model: Any, mode: str) -> Callable[[dict[str, Any]], Any]:
+def forward_in(model: Any, mode: str) -> Callable[[dict[str, Any]], Any]:
+    """Calls an mmengine model with a batch as its loader gives it, outside training."""
     return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
 
 

@@ -149,7 +149,7 @@ def _check(plan: _Plan, taken: dict[Any, str]) -> None:
             'remove_style first'
         )
     taken[owner, plan.method] = plan.method
-    own = vars(owner).get('style') or getattr(owner, 'style', None)
+    own = getattr(owner, 'style', None)
     if own is not None and not isinstance(own, str | nn.ModuleDict):  # for the string see `attach`
         raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
 

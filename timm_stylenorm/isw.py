@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .hooks import target_loader
+from .checkpoint import bare_model
+from .hooks import forward_in, target_loader
 from .resume import get_rng_state, set_rng_state
 from .whitening import photometric_view, select_pairs, selective_layers
 
@@ -43,7 +43,7 @@ class ISWHook(Hook):
         if runner.iter < self.begin or self.done:
             return
         self.done = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner.model)
         layers = selective_layers(model)
         if layers and all(layer.chosen for _, layer in layers):
             return
@@ -51,9 +51,7 @@ class ISWHook(Hook):
         try:
             torch.manual_seed(torch.initial_seed() + self.begin)
             loader = target_loader(runner.train_dataloader, runner.train_dataloader.batch_size or 1)
-            chosen = select_pairs(
-                model, self._pairs(loader, model), lambda data: model._run_forward(data, mode='tensor')
-            )
+            chosen = select_pairs(model, self._pairs(loader, model), forward_in(model, 'tensor'))
         finally:
             set_rng_state(states)
         told = ', '.join(f'{name} {count}' for name, count in chosen.items())
@@ -62,10 +60,10 @@ class ISWHook(Hook):
         )
 
     def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
-        """[views; images] as the model's forward takes them."""
+        """[views; images] as the loader would give them."""
         for data in islice(loader, self.batches):
             images = list(data['inputs'])
             rgb = getattr(model.data_preprocessor, 'channel_conversion', False)  # then the images are BGR
             views = [photometric_view(i.flip(0)).flip(0) if rgb else photometric_view(i) for i in images]
             twice = {k: [*v, *v] for k, v in data.items() if k != 'inputs'}
-            yield model.data_preprocessor({**twice, 'inputs': views + images}, False)
+            yield {**twice, 'inputs': views + images}

@@ -147,15 +147,14 @@ def _batch_norms(model: nn.Module, name: str) -> list[Site]:
 
 def _stem(model: nn.Module, name: str) -> list[Site]:
     conv, norm, pool = stem_of(model)
-    wanted = {'stem.conv': conv, 'stem.norm': norm, 'stem.pool': pool or conv}[name]
-    if conv is None or wanted is None:
+    wanted = {'stem.conv': conv, 'stem.norm': norm, 'stem.pool': pool}[name]
+    if conv is None or (wanted is None and name == 'stem.norm'):
         raise ValueError(
             f'site {name!r}: {type(model).__name__} has no {"norm" if conv else "convolution"} before its stages'
         )
-    channels = out_channels(conv[1])
-    if name == 'stem.pool' and pool is None:
+    if wanted is None:
         return []
-    return [Site(name, *wanted, channels, 'replace' if name == 'stem.norm' else 'after')]
+    return [Site(name, *wanted, out_channels(conv[1]), 'replace' if name == 'stem.norm' else 'after')]
 
 
 def _all_blocks(model: nn.Module, name: str) -> list[Site]:

@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from .layers import NormLayer
+from .layers.norms import is_frozen
 
 NORMS = (
     _BatchNorm,
@@ -131,9 +132,9 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
 
 def is_batch_norm(module: Any) -> bool:
     """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
-    names = {kind.__name__ for kind in type(module).__mro__}
-    frozen = bool(names & {'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'})
-    return frozen or (isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d))
+    return is_frozen(module) or (
+        isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d)
+    )
 
 
 def blocks_of(model: nn.Module) -> dict[str, list[Named]]:

@@ -6,13 +6,13 @@ several domains need a checkpoint each; AdaBNHook adapts to one after the other.
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from _cli import check_data, load_config, parser
+from _runs import whole
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
@@ -79,9 +79,8 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 
 def write(content: dict[str, Any], out: Path) -> None:
     """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
-    part = out.with_name(f'{out.name}.part')
-    torch.save(content, part)
-    os.replace(part, out)
+    with whole(out) as part:
+        torch.save(content, part)
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,18 @@ def name_of(shape: tuple[int, ...]) -> str:
     return 'x'.join(map(str, shape))
 
 
-def measure_eager(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
-    """The table of section eager."""
-    columns = {
-        f'{memory_format} {name_of(shape)}': layer_ratios(args.layers, shape, memory_format, args.rounds, bar)
+def by_format_and_shape(measure: Callable[..., list], args: argparse.Namespace, bar: tqdm) -> dict[str, list]:
+    """A column for each memory format and shape."""
+    return {
+        f'{memory_format} {name_of(shape)}': measure(args.layers, shape, memory_format, args.rounds, bar)
         for memory_format in args.formats
         for shape in args.sizes.shapes
     }
-    return table('Forward and backward against BatchNorm2d, eager', columns)
+
+
+def measure_eager(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
+    """The table of section eager."""
+    return table('Forward and backward against BatchNorm2d, eager', by_format_and_shape(layer_ratios, args, bar))
 
 
 def measure_compiled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
@@ -188,11 +193,7 @@ def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
 
 def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section cuda."""
-    columns = {
-        f'{f} {name_of(shape)}': cuda_ratios(args.layers, shape, f, args.rounds, bar)
-        for f in args.formats
-        for shape in args.sizes.shapes
-    }
+    columns = by_format_and_shape(cuda_ratios, args, bar)
     return table('Forward and backward against BatchNorm2d, eager, on the GPU', columns)
 
 

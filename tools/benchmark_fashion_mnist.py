@@ -16,14 +16,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
 
 import mmengine
 import timm
 import torch
-from _runs import fingerprint, write_whole
+from _runs import fingerprint, spread, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
@@ -144,10 +144,7 @@ def summarise(results: list[dict]) -> dict[str, dict[str, tuple[float, float]]]:
     for method in dict.fromkeys(result['method'] for result in results):
         runs = [result['accuracy'] for result in results if result['method'] == method]
         runs = [{**run, 'all shifts': mean(value for name, value in run.items() if name != 'clean')} for run in runs]
-        table[method] = {
-            name: (mean(run[name] for run in runs), stdev(run[name] for run in runs) if len(runs) > 1 else 0.0)
-            for name in runs[0]
-        }
+        table[method] = {name: spread([run[name] for run in runs]) for name in runs[0]}
     return table
 
 

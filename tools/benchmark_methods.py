@@ -17,10 +17,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from _runs import write_whole
+from _runs import spread, write_whole
 from tqdm import tqdm
 
 from timm_stylenorm import list_methods
@@ -98,11 +98,6 @@ def run(job: Job) -> float:
     if process.returncode:
         raise RuntimeError(f'{job.method}, seed {job.seed}, {job.benchmark}: exit code {process.returncode}, see {log}')
     return usage.ru_utime + usage.ru_stime
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation."""
-    return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def summarise(jobs: list[Job]) -> dict[str, dict[str, tuple[float, float]]]:

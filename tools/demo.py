@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads 
 
 from _cli import load_config, parser
 from _demo_picture import draw
-from _runs import fingerprint, write_whole
+from _runs import fingerprint, spread, write_whole
 
 from timm_stylenorm import list_methods
 from timm_stylenorm.paths import list_configs
@@ -125,8 +124,8 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
 
 def cell(values: list[float], digits: int = 1) -> str:
     """One value, or mean and sample standard deviation of several."""
-    spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.{digits}f}{spread}'
+    middle, deviation = spread(values)
+    return f'{middle:.{digits}f}' + (f' ± {deviation:.{digits}f}' if len(values) > 1 else '')
 
 
 def table(results: list[dict[str, Any]], methods: list[str]) -> str:

@@ -88,9 +88,14 @@ class NormLayer(StyleLayer):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def is_frozen(norm: Any) -> bool:
+    """Whether it is a batch norm whose weights and statistics cannot change, of torchvision, timm or their likes."""
+    return bool({'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__})
+
+
 def _refuse(cls: type, norm: Any) -> None:
     """Raise for a batch norm that `cls` cannot take the place of."""
-    if {'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__}:
+    if is_frozen(norm):
         raise ValueError(f'{cls.__name__} cannot replace {type(norm).__name__}: it is frozen; unfreeze the model first')
     for option, there in (('affine', norm.weight), ('track_running_stats', norm.running_mean)):
         if there is None:

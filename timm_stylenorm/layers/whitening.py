@@ -38,7 +38,6 @@ class InstanceWhitening(NormLayer):
 
     attaches = True
     share = 1.0
-    observing = False
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 2.0, eps: float = 1e-5) -> None:
         super().__init__()
@@ -55,9 +54,6 @@ class InstanceWhitening(NormLayer):
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
-    def observe(self, y: Tensor) -> None:
-        """What `SelectiveWhitening` does with the normalised map of a batch to choose from."""
-
     def pairs(self, x: Tensor) -> Tensor | None:
         """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
         return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
@@ -65,8 +61,6 @@ class InstanceWhitening(NormLayer):
     def restyle(self, x: Tensor) -> Tensor:
         one, zero = x.new_ones(self.num_features), x.new_zeros(self.num_features)
         y: Tensor = style_affine(x, partial(instance_norm_rule, eps=self.eps), one, zero)
-        if self.observing:
-            self.observe(y)
         if self.training and self.enabled:
             mask = self.pairs(x)
             if mask is not None:
@@ -97,6 +91,7 @@ class SelectiveWhitening(InstanceWhitening):
     """
 
     mask: Tensor
+    observing = False
     chosen = 0  # pairs; kept on the host, so that a forward pass need not ask the device
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, clusters: int = 3, eps: float = 1e-5) -> None:
@@ -109,6 +104,12 @@ class SelectiveWhitening(InstanceWhitening):
 
     def pairs(self, x: Tensor) -> Tensor | None:
         return self.mask.to(torch.promote_types(x.dtype, torch.float32)) if self.chosen else None
+
+    def restyle(self, x: Tensor) -> Tensor:
+        y = super().restyle(x)
+        if self.observing:
+            self.observe(y)
+        return y
 
     @torch.no_grad()
     def observe(self, y: Tensor) -> None:
