@@ -36,6 +36,8 @@ ARROWS = {
     'timm_stylenorm.isw': {'checkpoint', 'hooks', 'resume', 'whitening'},
     'timm_stylenorm.whitening': {'layers'},
     'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
+    'timm_stylenorm.dual_bn': {'errors', 'inject', 'layers'},
+    'timm_stylenorm.recipes': {'attach', 'dual_bn', 'errors', 'inject', 'layers', 'recipes', 'structure'},
     'timm_stylenorm.models': {'errors', 'inject', 'methods'},
 }
 

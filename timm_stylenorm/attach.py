@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,6 +113,35 @@ def _hook_dicts(module: nn.Module) -> tuple[dict[int, Any], ...]:
 def styled_modules(model: nn.Module) -> list[nn.Module]:
     """The modules to which layers are attached."""
     return [m for m in model.modules() if any(h in _HOOKS for hooks in _hook_dicts(m) for h in hooks.values())]
+
+
+def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
+    """The module to which a layer of the model is attached.
+
+    Raises:
+        ValueError: The layer is not attached in this model.
+    """
+    for module in styled_modules(model):
+        dicts = owner_of(module) is not module
+        if layer in owner_of(module).style.values() and (layer.place == 'after dict') == dicts:  # type: ignore
+            return module
+    raise ValueError(f'{layer.label or type(layer).__name__} is not attached in this {type(model).__name__}')
+
+
+@contextmanager
+def muted(module: nn.Module) -> Iterator[None]:
+    """What is attached to a module itself, not to modules inside of it, does not run."""
+    kept = [(hooks, dict(hooks)) for hooks in _hook_dicts(module)]
+    try:
+        for hooks, before in kept:
+            for key, hook in before.items():
+                if hook in _HOOKS + _BLOCK_HOOKS:
+                    del hooks[key]
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
 
 
 def detach_all(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from .attach import attach, detach_all, owner_of, replace, styled_modules
 from .layers import NormLayer, StyleLayer
 from .methods import get_method
 from .sites import Site, find_sites
-from .structure import is_batch_norm
+from .structure import is_batch_norm, norms_behind
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -86,17 +86,29 @@ def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
     plans = []
     for site in find_sites(model, method.sites if sites is None else sites, tokens='channel_dim' in layout):
-        layer = _replacement(name, site, spec) if site.where == 'replace' else _addition(model, name, site, spec)
+        replaces = site.where == 'replace'
+        layer = _replacement(name, method.layer, site, spec) if replaces else _addition(model, name, site, spec)
         layer.label = f'{name}.{site.label}'
         layer.channel_dim = layout.get('channel_dim', site.channel_dim)
         layer.prefix_tokens = layout.get('prefix_tokens', site.prefix_tokens)
         plans.append(_Plan(site, name, layer))
     method.layer.together([plan.layer for plan in plans])
+    if method.above is not None:
+        plans += _above(model, name, method.above, plans[0].site.module)
     return plans
 
 
-def _replacement(name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
-    layer = get_method(name).layer
+def _above(model: nn.Module, name: str, layer: type[NormLayer], cut: nn.Module) -> list[_Plan]:
+    """The batch norms behind the module `cut`, replaced."""
+    plans = []
+    for path, norm in norms_behind(model, cut):
+        replacement = _replacement(name, layer, Site(path, path, norm, None, 'replace'), {})
+        replacement.label = f'{name}.{path}'
+        plans.append(_Plan(Site(path, path, norm, None, 'replace'), name, replacement))
+    return plans
+
+
+def _replacement(name: str, layer: type[StyleLayer], site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
     if not issubclass(layer, NormLayer):
         raise ValueError(
             f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '

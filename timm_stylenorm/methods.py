@@ -22,12 +22,16 @@ class Method:
         sites: Default sites, see `sites.find_sites`.
         summary: One line for the method table.
         paper: Authors, venue and arXiv number.
+        above: Takes the place of the batch norms behind the layer; None where these stay.
+        recipe: The training procedure without which the layer does nothing, see `recipes`; None where it needs none.
     """
 
     layer: type[layers.StyleLayer]
     sites: tuple[str, ...]
     summary: str
     paper: str
+    above: type[layers.NormLayer] | None = None
+    recipe: str | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -126,6 +130,21 @@ METHODS: dict[str, Method] = {
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on those covariances that react to photometric changes',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+    ),
+    'advbn': Method(
+        layers.AdvBN,
+        sites=('stage1',),
+        summary='the channel statistics of the batch that raise the loss most, and dual batch norms above them',
+        paper='Shu et al., NeurIPS 2021, arXiv:2009.08965',
+        above=layers.DualBatchNorm2d,
+        recipe='advbn',
+    ),
+    'debiased': Method(
+        layers.DualBatchNorm2d,
+        sites=('batch_norms',),
+        summary='images of a batch in the style of other ones, with labels of both, through batch norms of their own',
+        paper='Li et al., ICLR 2021, arXiv:2010.05981',
+        recipe='debiased',
     ),
 }
 

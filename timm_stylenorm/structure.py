@@ -130,6 +130,13 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
             yield name, module
 
 
+def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
+    """The batch norms that are registered behind a module of the model."""
+    order = {m: i for i, m in enumerate(model.modules())}
+    last = max(order[m] for m in module.modules())
+    return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
+
+
 def is_batch_norm(module: Any) -> bool:
     """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
     return is_frozen(module) or (

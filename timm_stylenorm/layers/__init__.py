@@ -1,10 +1,12 @@
 """Style layers: modules that restyle a feature map and know nothing of models."""
 
+from .advbn import AdvBN
 from .base import StyleLayer
 from .bin import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .cnsn import CrossNorm, SelfNorm
 from .domainnorm import DomainNorm2d
 from .dsu import DSU
+from .dualbn import DualBatchNorm2d
 from .ibn import IBN
 from .mixing import EFDMix, MixStyle
 from .norms import InstanceNorm, NormLayer
@@ -16,11 +18,13 @@ __all__ = [
     'DSU',
     'IBN',
     'SNR',
+    'AdvBN',
     'BatchInstanceNorm1d',
     'BatchInstanceNorm2d',
     'BatchInstanceNorm3d',
     'CrossNorm',
     'DomainNorm2d',
+    'DualBatchNorm2d',
     'EFDMix',
     'InstanceNorm',
     'InstanceWhitening',

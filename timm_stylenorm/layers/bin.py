@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..functional import style_affine
 from .base import check
-from .norms import NormLayer, batch_moments, update_running
+from .norms import NormLayer, batch_moments, to_batch_norm, update_running
 
 
 class BatchInstanceNorm2d(NormLayer):
@@ -85,14 +84,7 @@ class BatchInstanceNorm2d(NormLayer):
     def to_norm(self) -> nn.Module:
         """Batch norm of the replaced kind with the weights and statistics; what the gates had learnt is lost."""
         kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[self.dim]
-        norm: Any = kind(self.num_features, self.eps, self.momentum)
-        if self.act is not None:  # it replaced timm's fused layer
-            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
-            norm.drop, norm.act = self.drop, self.act
-        norm.to(self.weight.device, self.weight.dtype).load_state_dict(self.state_dict(), strict=False)
-        for name in ('weight', 'bias'):
-            getattr(norm, name).requires_grad_(getattr(self, name).requires_grad)
-        return (convert_sync_batchnorm(norm, self.process_group) if self.synced else norm).train(self.training)
+        return to_batch_norm(self, kind, self.synced, self.process_group)
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
@@ -84,7 +85,8 @@ class NormLayer(StyleLayer):
         if ours.keys() != plain.keys():
             for key in plain:
                 del state_dict[prefix + key]
-            state_dict.update({prefix + key: value for key, value in ours.items()})
+            for key, value in ours.items():
+                state_dict.setdefault(prefix + key, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -103,6 +105,18 @@ def _refuse(cls: type, norm: Any) -> None:
                 f'{cls.__name__} cannot replace {type(norm).__name__} with {option}=False: it takes over its weights '
                 'and running statistics'
             )
+
+
+def to_batch_norm(layer: Any, kind: Any, synced: bool, process_group: Any) -> nn.Module:
+    """The batch norm that a layer with its weights and statistics stands for: of torch, timm's fused one, or synced."""
+    norm: Any = kind(layer.num_features, layer.eps, layer.momentum)
+    if layer.act is not None:  # it replaced timm's fused layer
+        norm = BatchNormAct2d(layer.num_features, layer.eps, layer.momentum)
+        norm.drop, norm.act = layer.drop, layer.act
+    norm.to(layer.weight.device, layer.weight.dtype).load_state_dict(layer.state_dict(), strict=False)
+    for name in ('weight', 'bias'):
+        getattr(norm, name).requires_grad_(getattr(layer, name).requires_grad)
+    return (convert_sync_batchnorm(norm, process_group) if synced else norm).train(layer.training)
 
 
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

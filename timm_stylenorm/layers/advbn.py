@@ -1,0 +1,98 @@
+"""Adversarial batch-level channel statistics.
+
+Shu, Wu, Goldblum, Goldstein, 'Encoding Robustness to Image Style via Adversarial Feature Perturbations', NeurIPS 2021,
+arXiv:2009.08965.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..functional import restyle
+from .base import StyleLayer, check
+
+
+class AdvBN(StyleLayer):
+    """Marks the cut of AdvBN, and disturbs the features there: a factor for each channel's mean over the batch, and one
+    for the deviations from it.
+
+        y = (x - m) * noise_std + m * noise_mean,    m = mean of x over images and positions, (C,)
+
+    then max(y, 0), where x comes out of a ReLU. As in the authors' code, no standard deviation enters: the noise
+    multiplies the centred map. The layer has no parameters, and by itself it is the identity, in training too: the
+    recipe `advbn` finds the noise and says what to give instead.
+
+    Args:
+        steps: Ascent steps of the recipe.
+        step: Their size.
+        eps: The noise stays within [1 - eps, 1 + eps].
+        clamp: Whether to clamp at 0 (derivative 0 there); None: where no value of the map is negative.
+
+    Attributes:
+        disturbed: What the layer gives in place of its input; None for the input.
+        taps: While it is a list, it takes the input of each forward, as it came and as a map (N, C, *spatial).
+
+    Raises:
+        ValueError: `steps`, `step` or `eps` not positive, or `steps` not an integer.
+    """
+
+    steps: int
+    step: float
+    eps: float
+    clamp: bool | None
+    disturbed: Tensor | None = None
+    taps: list[Tensor] | None = None
+
+    def __init__(self, steps: int = 6, step: float = 0.2, eps: float = 1.1, clamp: bool | None = None) -> None:
+        super().__init__()
+        self.change(steps=steps, step=step, eps=eps, clamp=clamp)
+
+    def change(self, **options: Any) -> None:
+        """Set arguments of the layer."""
+        numbers = {k: v for k, v in options.items() if k != 'clamp'}
+        check(self, **numbers)
+        if not isinstance(options.get('steps', 1), int):
+            raise ValueError(f'AdvBN: expected an integer number of steps, got {options["steps"]!r}')
+        vars(self).update(options)
+
+    @classmethod
+    def together(cls, layers: Any) -> None:
+        if len(layers) != 1:
+            raise ValueError(f'advbn perturbs the features at one cut, got {len(layers)} sites')
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.taps is not None:
+            self.taps.append(x)
+        return super().forward(x)
+
+    def restyle(self, x: Tensor) -> Tensor:
+        if self.taps is not None:
+            self.taps.append(x)
+        return x if self.disturbed is None else self.disturbed
+
+    def perturb(self, x: Tensor, noise_mean: Tensor, noise_std: Tensor) -> Tensor:
+        """The map with noise; differentiable in all three.
+
+        Args:
+            x: (N, C, *spatial).
+            noise_mean: Multiplies the batch mean, (C,).
+            noise_std: Multiplies the deviations from it, (C,).
+        """
+        mean = x.mean([0, *range(2, x.dim())], dtype=torch.promote_types(x.dtype, torch.float32))
+        scale, shift = noise_std, mean * (noise_mean - noise_std)
+        y = restyle(x, *(t.expand(len(x), -1) for t in (scale, shift)))
+        return F.relu(y) if self.clamps(x) else y
+
+    def clamps(self, x: Tensor) -> bool:
+        """Whether the features are clamped at 0."""
+        return bool(x.amin() >= 0) if self.clamp is None else self.clamp
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), 'disturbed': None, 'taps': None}
+
+    def extra_repr(self) -> str:
+        return f'steps={self.steps}, step={self.step}, eps={self.eps}, clamp={self.clamp}'

@@ -1,0 +1,147 @@
+"""Two batch norms in the place of one: main statistics for clean images, auxiliary ones for adversarial or stylised.
+
+Xie et al., 'Adversarial Examples Improve Image Recognition', CVPR 2020, arXiv:1911.09665, as AdvBN (arXiv:2009.08965)
+and shape-texture debiased training (arXiv:2010.05981) use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import check
+from .norms import NormLayer, to_batch_norm
+
+ROUTES = ('clean', 'adversarial')
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Which images of a mixed batch go through the auxiliary statistics: all from `first` on, or those of `aux`.
+
+    Attributes:
+        size: N.
+        first: The first such image where all others come before it; None in any other order.
+        main: Indices of the clean images otherwise.
+        aux: Indices of the others.
+        back: Where each image stands in [clean; others].
+    """
+
+    size: int
+    first: int | None
+    main: Tensor
+    aux: Tensor
+    back: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor | Sequence[bool]) -> Halves:
+        """From one boolean for each image, true for the auxiliary statistics."""
+        flags = torch.as_tensor(mask)
+        if flags.dtype != torch.bool or flags.dim() != 1:
+            raise ValueError(
+                f'a route is {" or ".join(map(repr, ROUTES))} or a boolean mask (N,), '
+                f'got {flags.dtype} of shape {tuple(flags.shape)}'
+            )
+        order = flags.to(torch.uint8).argsort(stable=True)
+        clean = int((~flags).sum())
+        in_order = bool((order == torch.arange(len(flags), device=flags.device)).all())
+        return cls(len(flags), clean if in_order else None, order[:clean], order[clean:], order.argsort())
+
+    def apply(self, x: Tensor, main: Callable[[Tensor], Tensor], aux: Callable[[Tensor], Tensor]) -> Tensor:
+        """Each part of `x` (N, ...) through its function; in the order of `x`."""
+        if len(x) != self.size:
+            raise ValueError(f'DualBatchNorm2d: the route is for {self.size} images, and the batch has {len(x)}')
+        if len(self.main) == self.size:
+            return main(x)
+        if len(self.aux) == self.size:
+            return aux(x)
+        if self.first is not None:
+            return torch.cat([main(x[: self.first]), aux(x[self.first :])])
+        parts = [main(x[self.main.to(x.device)]), aux(x[self.aux.to(x.device)])]
+        return torch.cat(parts)[self.back.to(x.device)]
+
+
+class DualBatchNorm2d(NormLayer):
+    """Batch norm with main and auxiliary weights and statistics, routed by an explicit tag; see `dual_bn.routed`.
+
+    x, y: (N, C, H, W). Keys: those of batch norm, and `aux_bn.*`, as in the authors' file aux_bn.py. A state without
+    `aux_bn` fills both. The arithmetic is torch's; both are SyncBatchNorm where `aux_bn` has been converted to it.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance.
+        momentum: Of the running statistics; None for plain averages.
+
+    Attributes:
+        route: 'clean' for the main batch norm, 'adversarial' for the auxiliary one, or `Halves`. In training and
+            evaluation alike; 'clean' unless `routed` says otherwise.
+
+    Raises:
+        ValueError: `num_features` or `eps` not positive; a batch of another size than the mask.
+    """
+
+    route: str | Halves = 'clean'
+    affine = track_running_stats = True
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        check(self, num_features=num_features, eps=eps)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
+        self.register_buffer('running_mean', torch.zeros(num_features))
+        self.register_buffer('running_var', torch.ones(num_features))
+        self.register_buffer('num_batches_tracked', torch.tensor(0))
+        self.aux_bn: nn.Module = nn.BatchNorm2d(num_features, eps, momentum)
+
+    @classmethod
+    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+        layer: Any = super().from_norm(norm, **kwargs)
+        if isinstance(norm, nn.SyncBatchNorm):
+            layer.aux_bn = nn.SyncBatchNorm.convert_sync_batchnorm(layer.aux_bn, norm.process_group)
+        return layer  # type: ignore[no-any-return]
+
+    def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**state, **{f'aux_bn.{key}': value.clone() for key, value in state.items()}}
+
+    def to_norm(self) -> nn.Module:
+        """Batch norm of the replaced kind with the main weights and statistics."""
+        synced = isinstance(self.aux_bn, nn.SyncBatchNorm)
+        return to_batch_norm(self, nn.BatchNorm2d, synced, self.process_group)
+
+    @property
+    def process_group(self) -> Any:
+        """That of SyncBatchNorm."""
+        return getattr(self.aux_bn, 'process_group', None)
+
+    def restyle(self, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            raise ValueError(f'{type(self).__name__}: expected a map (N, C, H, W), got shape {tuple(x.shape)}')
+        if self.route == 'clean' or not self.enabled:
+            return self._main(x)
+        if self.route == 'adversarial':
+            return self.aux_bn(x)  # type: ignore[no-any-return]
+        return self.route.apply(x, self._main, self.aux_bn)  # type: ignore[union-attr]
+
+    def _main(self, x: Tensor) -> Tensor:
+        kind: Any = nn.SyncBatchNorm if isinstance(self.aux_bn, nn.SyncBatchNorm) else nn.BatchNorm2d
+        return kind.forward(self, x)  # type: ignore[no-any-return]
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Asked by torch's forward; done in `restyle`."""
+
+    def _check_non_zero_input_channels(self, x: Tensor) -> None:
+        """Asked by torch's SyncBatchNorm."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), 'route': 'clean'}
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'

@@ -1,0 +1,162 @@
+"""AdvBN: train what lies above a cut on features whose channel statistics are disturbed in the worst direction.
+
+Shu, Wu, Goldblum, Goldstein, 'Encoding Robustness to Image Style via Adversarial Feature Perturbations', NeurIPS 2021,
+arXiv:2009.08965.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..dual_bn import convert_dual_bn, routed
+from ..errors import unknown
+from ..inject import add_style, style_layers
+from ..layers import AdvBN
+from ..structure import batch_norms
+from .base import Channels, ForwardLoss, Part, Recipe, refuse_checkpointing, total
+from .replay import Replay
+
+LOWER = ('frozen', 'statistics', 'trainable')
+
+
+class AdvBNRecipe(Recipe):
+    """Clean loss and adversarial loss: the noise of the `AdvBN` layer climbs the loss for some steps, and the network
+    above the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
+
+    The part of the model before the cut runs once for each batch. The ascent starts from ones, in evaluation mode and
+    through the auxiliary batch norms, and computes no gradient of a parameter; its steps are
+
+        noise <- clip(noise + step * sign(dL/dnoise), 1 - eps, 1 + eps)
+
+    As the authors' code: no random start, statistics over the batch of one process, unit weights of both losses.
+
+    Args:
+        cut: Site of the layer; by default where the model has one already, or behind stage 1.
+        steps, step, eps, clamp: See `AdvBN`; by default what the layer has.
+        lower: The part before the cut is 'frozen', trains with frozen batch norm 'statistics', or is 'trainable'.
+
+    Raises:
+        ValueError: Another word for `lower`.
+    """
+
+    def __init__(
+        self,
+        cut: str | None = None,
+        steps: int | None = None,
+        step: float | None = None,
+        eps: float | None = None,
+        clamp: bool | None = None,
+        lower: str = 'frozen',
+    ) -> None:
+        if lower not in LOWER:
+            raise ValueError(unknown("advbn's lower part:", lower, LOWER))
+        given = {'steps': steps, 'step': step, 'eps': eps, 'clamp': clamp}
+        self.cut, self.lower = cut, lower
+        self.options = {k: v for k, v in given.items() if v is not None}
+
+    def prepare(
+        self, model: nn.Module, encoder: nn.Module | None = None, mean: Channels = (0.0,), std: Channels = (1.0,)
+    ) -> None:
+        """See `Recipe.prepare`.
+
+        Raises:
+            ValueError: Besides what `add_style` refuses: the model has its layer already and `cut` names another
+                place; activation checkpointing.
+        """
+        refuse_checkpointing(model)
+        encoder = model if encoder is None else encoder
+        present = _layers(model)
+        if present and self.cut is not None and present[0].label != f'advbn.{self.cut}':
+            raise ValueError(f'recipe advbn: cut={self.cut!r}, and the model has its layer at {present[0].label!r}')
+        if present:
+            present[0].change(**self.options)
+        else:
+            sites = {} if self.cut is None else {'sites': self.cut}
+            add_style(encoder, {'type': 'advbn', **sites, **self.options})
+        for child in model.children():
+            beside = encoder is not model and encoder not in child.modules()
+            if beside and any(True for _ in batch_norms(child)):
+                convert_dual_bn(child)
+        if self.lower == 'frozen':
+            for module in _replay(model).lower:
+                module.requires_grad_(False)
+
+    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+        if not model.training:
+            return forward_loss(images, [Part(target)])
+        replay = _replay(model)
+        self._hold(replay)
+        with replay.recording():
+            clean = forward_loss(images, [Part(target)])
+
+        def loss(features: Tensor) -> Tensor:
+            with replay.playing(features):
+                return total(forward_loss(images, [Part(target)]))
+
+        with routed(model, 'adversarial'):
+            with evaluating(model):
+                noise = ascend(replay.layer, replay.features, loss)
+            with replay.playing(replay.layer.perturb(replay.features, *noise)):
+                adversarial = forward_loss(images, [Part(target, name='adv')])
+        return {**clean, **adversarial}
+
+    def _hold(self, replay: Replay) -> None:
+        """Keep the lower part in evaluation, or its batch norms."""
+        for module in replay.lower:
+            if self.lower == 'frozen':
+                module.eval()
+            elif self.lower == 'statistics':
+                for _, norm in batch_norms(module):
+                    norm.eval()
+
+
+def ascend(layer: AdvBN, features: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The noise that raises a loss: `layer.steps` steps of signed gradient ascent from ones.
+
+    Only the noise gets a gradient, so none reaches a parameter, and nothing is synchronised over processes. Where a
+    gradient is not finite, the noise stays.
+
+    Args:
+        layer: Gives steps, step size and radius, and disturbs the features.
+        features: (N, C, *spatial).
+        loss: Of the disturbed features, a scalar; the network should be in evaluation mode.
+
+    Returns:
+        noise_mean, noise_std: (C,), float32.
+    """
+    features = features.detach()
+    noise = [torch.ones(features.shape[1], device=features.device) for _ in range(2)]
+    for _ in range(layer.steps):
+        with torch.enable_grad():
+            value = loss(layer.perturb(features, *(n.requires_grad_() for n in noise)))
+            gradients = torch.autograd.grad(value, noise)
+        steps = [layer.step * g.nan_to_num(0, 0, 0).sign() for g in gradients]
+        noise = [
+            (n + s).clamp(1 - layer.eps, 1 + layer.eps) for n, s in zip((n.detach() for n in noise), steps, strict=True)
+        ]
+    return noise[0], noise[1]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules are in evaluation mode, and after it in their own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _layers(model: nn.Module) -> list[AdvBN]:
+    return [layer for _, layer in style_layers(model) if isinstance(layer, AdvBN)]
+
+
+def _replay(model: nn.Module) -> Replay:
+    return Replay(model, _layers(model)[0])

@@ -1,0 +1,93 @@
+"""What all recipes share: a training procedure of more than one pass for each batch, the same for every host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+Channels = Sequence[float] | Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a batch and what they are to be.
+
+    Attributes:
+        target: Labels in whatever form the host has them.
+        rows: Which images of the batch.
+        weight: Of this part's loss.
+        name: Goes before the names of its losses; '' for none.
+    """
+
+    target: Any
+    rows: slice = field(default_factory=lambda: slice(None))
+    weight: float = 1.0
+    name: str = ''
+
+    def label(self, loss: str) -> str:
+        """'loss_cls' -> 'adv.loss_cls'."""
+        return f'{self.name}.{loss}' if self.name else loss
+
+
+ForwardLoss = Callable[[Tensor, Sequence[Part]], dict[str, Tensor]]
+
+
+class Recipe:
+    """A training procedure. It holds settings, and nothing of one model: copies of a host share it.
+
+    A host calls `prepare` once, before it makes DDP wrappers, EMA copies and optimizers, and `losses` in place of its
+    plain forward and loss, inside what DDP wraps.
+    """
+
+    def prepare(
+        self, model: nn.Module, encoder: nn.Module | None = None, mean: Channels = (0.0,), std: Channels = (1.0,)
+    ) -> None:
+        """Put the layers that the recipe needs into a model, in place.
+
+        Args:
+            model: The whole network: a classifier or a segmentor.
+            encoder: The part of it in which stages are looked up; `model` by default.
+            mean: The images that the model will see are (values in [0, 1] - mean) / std, for each channel.
+            std: See `mean`.
+        """
+        raise NotImplementedError
+
+    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+        """The losses of all passes over one training batch, to be summed and differentiated once by the host.
+
+        Args:
+            model: What `prepare` got.
+            images: (N, C, H, W), normalised.
+            target: Their labels, as the host has them.
+            forward_loss: `forward_loss(images, parts) -> losses` runs the host's forward in the mode the model is in
+                and returns its losses by name: those that count have 'loss' or a part 'style' in their names, the
+                rest is for the log. Means over the rows of each part, times its weight; parts of one name are summed.
+        """
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: Any) -> Recipe:
+        return self
+
+
+def total(losses: dict[str, Any]) -> Tensor:
+    """The sum of the task's own losses, without those of style layers, as mmengine reads a dict of losses."""
+    terms = [v for k, v in losses.items() if 'loss' in k and 'style' not in k.split('.')]
+    means = [t.mean() for v in terms for t in (v if isinstance(v, list | tuple) else [v])]
+    return sum(means[1:], means[0])
+
+
+def refuse_checkpointing(model: nn.Module) -> None:
+    """Raise where a model recomputes activations: the backward pass would run them by another route.
+
+    Raises:
+        ValueError: Naming the module.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, 'grad_checkpointing', False) or getattr(module, 'with_cp', False):
+            raise ValueError(
+                f'recipes do not go with activation checkpointing, which {name or type(module).__name__!r} uses: '
+                'the recomputation would not know which of several passes it belongs to'
+            )

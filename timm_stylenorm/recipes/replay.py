@@ -1,0 +1,121 @@
+"""Run only what lies above a style layer, again and again: what comes before it returns what it returned before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..attach import module_of, muted, owner_of
+from ..layers import AdvBN
+
+
+class Replay:
+    """The part of a model before the cut: it runs once while `recording`, and returns the same while `playing`.
+
+    Before the cut is what is registered before it in the same module, or in a module around it, and the module that
+    carries the layer. Only the outermost of these are recorded, by a hook. A module that is not called on the way to
+    the cut, or called again after it, runs as ever.
+
+    Args:
+        model: The whole network.
+        layer: The layer at the cut, attached in it.
+    """
+
+    def __init__(self, model: nn.Module, layer: AdvBN) -> None:
+        self.layer, self.cut = layer, module_of(model, layer)
+        self.lower = [*_before(model, self.cut), self.cut]
+        self.features: Tensor  # what the layer got, (N, C, *spatial)
+        self._outputs: dict[nn.Module, list[Any]] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """One forward is recorded.
+
+        Raises:
+            RuntimeError: The forward did not pass the cut, or passed it more than once.
+        """
+        self._outputs = {module: [] for module in self.lower[:-1]}
+        taps: list[Tensor] = []
+        self.layer.taps = taps
+        handles = [module.register_forward_hook(self._record) for module in self.lower[:-1]]
+        try:
+            yield
+            if len(taps) != 2:
+                raise RuntimeError(f'{self.layer.label}: one forward passed the cut {len(taps) // 2} times, not once')
+            self._outputs[self.cut], self.features = taps[:1], taps[1]
+        finally:
+            self.layer.taps = None
+            for handle in handles:
+                handle.remove()
+
+    def _record(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self.layer.taps:  # still before the cut
+            self._outputs[module].append(output)
+
+    @contextmanager
+    def playing(self, features: Tensor) -> Iterator[None]:
+        """One forward starts at the layer, which gives `features`."""
+        with ExitStack() as stack:
+            for module, outputs in self._outputs.items():
+                if module is not self.cut:
+                    stack.enter_context(muted(module))
+                if outputs:
+                    stack.enter_context(_forward(module, outputs))
+            stack.enter_context(self._layers_before_off())
+            self.layer.disturbed = features
+            stack.callback(setattr, self.layer, 'disturbed', None)
+            yield
+
+    @contextmanager
+    def _layers_before_off(self) -> Iterator[None]:
+        """Style layers at the cut that come before the layer have done their work."""
+        layers: list[Any] = list(owner_of(self.cut).style.values())
+        before = [(layer, layer.enabled) for layer in layers[: layers.index(self.layer)]]
+        for layer, _ in before:
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer, enabled in before:
+                layer.enabled = enabled
+
+
+@contextmanager
+def _forward(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
+    """The first calls of a module's forward give `outputs`, further calls compute."""
+    own = vars(module).get('forward')
+    module.forward = _player(module.forward, outputs)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own  # type: ignore[method-assign]
+
+
+def _player(forward: Callable[..., Any], outputs: list[Any]) -> Callable[..., Any]:
+    left = iter(outputs)
+
+    def play(*args: Any, **kwargs: Any) -> Any:
+        for output in left:
+            return output
+        return forward(*args, **kwargs)
+
+    return play
+
+
+def _before(model: nn.Module, cut: nn.Module) -> list[nn.Module]:
+    """The outermost modules that are registered before `cut`."""
+    path = next(name for name, module in model.named_modules() if module is cut)
+    parent, found = model, []
+    for step in path.split('.'):
+        for name, child in parent.named_children():
+            if name == step:
+                parent = child
+                break
+            found.append(child)
+    return found
