@@ -1,4 +1,5 @@
-"""Style layers as plugins of mmseg's bottleneck blocks, one for every method that may follow any module.
+"""Style layers as plugins of mmseg's bottleneck blocks, one for every method that may follow any module
+and needs no recipe.
 
     plugins=[dict(cfg=dict(type='SNR', reduction=16), stages=(True, True, True, False), position='after_conv3')]
     plugins=[dict(cfg=dict(type='MixStyle', p=0.5), stages=(True, True, False, False), position='after_conv3')]
@@ -32,7 +33,8 @@ def _plugin(method: str) -> type[StyleLayer]:
 
 
 for _name, _row in METHODS.items():
-    if not hasattr(_row.layer, 'from_norm') and _row.layer.__name__ not in PLUGINS:
+    _fits = _row.recipe is None and not hasattr(_row.layer, 'from_norm')
+    if _fits and _row.layer.__name__ not in PLUGINS:
         PLUGINS[_row.layer.__name__] = _plugin(_name)
         MODELS.register_module(module=PLUGINS[_row.layer.__name__])
 globals().update(PLUGINS)  # where pickle looks for them

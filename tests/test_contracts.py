@@ -16,6 +16,7 @@ import timm_stylenorm
 from timm_stylenorm.attach import styled_modules
 from timm_stylenorm.layers import NormLayer
 from timm_stylenorm.methods import METHODS
+from timm_stylenorm.recipes import Part, build_recipe
 
 # Every row, acting in every training forward, and once more with its loss where it has one. At few blocks, since
 # exchanged statistics amplify rounding from one block to the next.
@@ -26,6 +27,7 @@ STYLES = [
     for name, row in METHODS.items()
 ]
 STYLES += [dict(type=name, num_classes=4) for name, row in METHODS.items() if 'num_classes' in row.defaults]
+RECIPE_OPTIONS = {'advbn': dict(lower='trainable', steps=1), 'debiased': dict(styliser='pixel')}
 ARCHITECTURES = [
     'resnet18', 'resnet50', 'resnext50_32x4d', 'seresnet50', 'densenet121', 'efficientnet_b0', 'mobilenetv3_large_100',
     'regnety_008', 'convnext_tiny', 'vgg16_bn', 'hrnet_w18', 'resnetv2_50', 'dla34',
@@ -67,13 +69,29 @@ def images(n=2, size=64):
     return torch.randn(n, 3, size, size)
 
 
-def train_step_gradients(model, x, seed=1):
-    """Gradients by name, and the style losses, of one training step."""
+def recipe_of(model):
+    """The recipe without which the layers of a model do nothing, or None."""
+    names = {METHODS[label.partition('.')[0]].recipe for label, _ in timm_stylenorm.style_layers(model)} - {None}
+    return build_recipe({'type': (name := names.pop()), **RECIPE_OPTIONS[name]}) if names else None
+
+
+def train_step_gradients(model, x, seed=1, with_recipe=True):
+    """Gradients by name of one training step, with the style losses."""
     torch.manual_seed(seed)
     model.train().zero_grad()
-    loss = model(x).float().square().mean()
-    losses = timm_stylenorm.style_losses(model, torch.arange(len(x)) % 4)
-    (loss + sum(losses.values())).backward()
+
+    def forward_loss(images, parts):
+        y = model(images).float()
+        losses = {part.label('loss'): part.weight * y[part.rows].square().mean() for part in parts}
+        return {**losses, **timm_stylenorm.style_losses(model, torch.arange(len(x)) % 4)}
+
+    if with_recipe and (recipe := recipe_of(model)):
+        recipe.prepare(model)
+        losses = recipe.losses(model, x, torch.arange(len(x)) % 4, forward_loss)
+        assert len(losses) > 1
+    else:
+        losses = forward_loss(x, [Part(None)])
+    sum(losses.values()).backward()
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
 
@@ -97,13 +115,13 @@ def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, ar
     assert all(g.isfinite().all() for g in gradients.values())
 
 
-def test_acts_in_training(style):
+def test_acts_in_training_unless_a_recipe_makes_it(style, method):
     base = timm.create_model('resnet18', num_classes=4, zero_init_last=False)  # so that every branch counts
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style), images(4)
     for name, parameter in model.named_parameters():
         if name.endswith('.gate'):  # batch norm at the start of the training
             nn.init.constant_(parameter, 0.5)
-    assert not torch.allclose(model.train()(x), base.train()(x))
+    assert torch.allclose(model.train()(x), base.train()(x)) == (METHODS[method].recipe is not None)
 
 
 def test_base_keys_never_change(style, method):
@@ -183,7 +201,7 @@ def test_sync_batchnorm_conversion_keeps_the_layers(style, convert):
 
 def test_channels_last_gives_the_same_gradients(style):
     model, x = build(style).double(), images(4).double()
-    expected = train_step_gradients(model, x)
+    expected = train_step_gradients(copy.deepcopy(model), x)
     model.to(memory_format=torch.channels_last)
     seen = []
     for layer in layers_of(model):
@@ -211,11 +229,11 @@ def test_autocast(style, dtype):
 
 def test_checkpointing_gives_equal_gradients(style):
     model, x = build(style), images()
-    expected = train_step_gradients(model, x)
+    expected = train_step_gradients(model, x, with_recipe=False)  # recipes refuse it
     model.set_grad_checkpointing(True)
     for module in model.modules():  # the first pass moved the running statistics only
         assert not isinstance(module, nn.Dropout) or module.p == 0
-    assert_same(train_step_gradients(model, x), expected, rtol=1e-4, atol=1e-6)
+    assert_same(train_step_gradients(model, x, with_recipe=False), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_compiles_without_a_graph_break(style):

@@ -21,7 +21,8 @@ SWIN |= {'window_size': 4, 'drop_path_rate': 0.0, 'out_indices': (3,)}
 MIT = {'type': 'MixVisionTransformer', 'embed_dims': 8, 'num_layers': (2, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
 BACKBONES = {'Swin': SWIN, 'MiT': MIT}
 ENDS = {'Swin': ('stages.0.blocks.1', 'stages.1.blocks.0'), 'MiT': ('layers.0.1.1', 'layers.1.1.0')}
-ADDED = [name for name, row in METHODS.items() if row.layer.attaches and not hasattr(row.layer, 'from_norm')]
+ROWS = {name: row for name, row in METHODS.items() if row.recipe is None}
+ADDED = [name for name, row in ROWS.items() if row.layer.attaches and not hasattr(row.layer, 'from_norm')]
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,13 @@ FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last
 
 
 def layer_classes() -> dict[str, type[nn.Module]]:
-    """Every method's layer by the method's name, then the layers for 4 dimensions that no method uses, by theirs."""
-    classes = {name: method.layer for name, method in METHODS.items()}
+    """The layer of every method that is no recipe by the method's name, then the other layers of maps by theirs."""
+    classes = {name: method.layer for name, method in METHODS.items() if method.recipe is None}
+    idle = [method.layer for method in METHODS.values() if method.recipe and method.layer.attaches]
     for name in layers.__all__:
         one = getattr(layers, name)
         takes_maps = 'num_features' in inspect.signature(one).parameters and not name.endswith(('1d', '3d'))
-        if takes_maps and one not in classes.values():
+        if takes_maps and one not in [*classes.values(), *idle]:
             classes[name] = one
     return classes
 

@@ -27,27 +27,35 @@ class AdvBN(StyleLayer):
     recipe `advbn` finds the noise and says what to give instead.
 
     Args:
+        num_features: Unused; for the signature that all layers share.
         steps: Ascent steps of the recipe.
         step: Their size.
         eps: The noise stays within [1 - eps, 1 + eps].
-        clamp: Whether to clamp at 0 (derivative 0 there); None: where no value of the map is negative.
+        clamp: Whether to clamp at 0 (derivative 0 there); 'auto': where no value of the map is negative.
 
     Attributes:
         disturbed: What the layer gives in place of its input; None for the input.
         taps: While it is a list, it takes the input of each forward, as it came and as a map (N, C, *spatial).
 
     Raises:
-        ValueError: `steps`, `step` or `eps` not positive, or `steps` not an integer.
+        ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, another `clamp`.
     """
 
     steps: int
     step: float
     eps: float
-    clamp: bool | None
+    clamp: bool | str
     disturbed: Tensor | None = None
     taps: list[Tensor] | None = None
 
-    def __init__(self, steps: int = 6, step: float = 0.2, eps: float = 1.1, clamp: bool | None = None) -> None:
+    def __init__(
+        self,
+        num_features: int | None = None,
+        steps: int = 6,
+        step: float = 0.2,
+        eps: float = 1.1,
+        clamp: bool | str = 'auto',
+    ) -> None:
         super().__init__()
         self.change(steps=steps, step=step, eps=eps, clamp=clamp)
 
@@ -57,6 +65,8 @@ class AdvBN(StyleLayer):
         check(self, **numbers)
         if not isinstance(options.get('steps', 1), int):
             raise ValueError(f'AdvBN: expected an integer number of steps, got {options["steps"]!r}')
+        if options.get('clamp', True) not in (True, False, 'auto'):
+            raise ValueError(f"AdvBN: clamp is true, false or 'auto', got {options['clamp']!r}")
         vars(self).update(options)
 
     @classmethod
@@ -89,7 +99,7 @@ class AdvBN(StyleLayer):
 
     def clamps(self, x: Tensor) -> bool:
         """Whether the features are clamped at 0."""
-        return bool(x.amin() >= 0) if self.clamp is None else self.clamp
+        return bool(x.amin() >= 0) if self.clamp == 'auto' else bool(self.clamp)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), 'disturbed': None, 'taps': None}

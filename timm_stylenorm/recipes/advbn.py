@@ -50,7 +50,7 @@ class AdvBNRecipe(Recipe):
         steps: int | None = None,
         step: float | None = None,
         eps: float | None = None,
-        clamp: bool | None = None,
+        clamp: bool | str | None = None,
         lower: str = 'frozen',
     ) -> None:
         if lower not in LOWER:
