@@ -14,21 +14,21 @@ from mmengine.registry import MODELS
 
 from timm_stylenorm import layers
 
-__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm', 'let_norm_eval_reach_bin']
+__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm', 'let_norm_eval_reach_ours']
 
 
-def let_norm_eval_reach_bin() -> None:
-    """Makes a backbone's `norm_eval=True` freeze the statistics of BIN as those of batch norm; idempotent.
+def let_norm_eval_reach_ours() -> None:
+    """Makes a backbone's `norm_eval=True` freeze the statistics of BIN and dual batch norm, too; idempotent.
 
-    mmseg asks for torch's class, which BIN is not. The batch norm inside IBN is found anyway.
+    mmseg asks for torch's class, which these are not. The batch norm inside IBN is found anyway.
     """
     for name, module in list(sys.modules.items()):
         kind = getattr(module, '_BatchNorm', None) if name.startswith('mmseg.models.backbones.') else None
         if isinstance(kind, type):
-            module._BatchNorm = (kind, layers.BatchInstanceNorm2d)  # type: ignore[attr-defined]
+            module._BatchNorm = (kind, layers.BatchInstanceNorm2d, layers.DualBatchNorm2d)  # type: ignore[attr-defined]
 
 
-let_norm_eval_reach_bin()
+let_norm_eval_reach_ours()
 
 
 @MODELS.register_module(name=['BIN', 'BIN2d'])

@@ -1,11 +1,15 @@
-"""mmseg's segmentors with one more key, `style`.
+"""mmseg's segmentors with two more keys, `style` and `recipe`.
 
     model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stage1', 'stage2', 'stage3')))
+    model = dict(type='StyleNormEncoderDecoder', recipe=dict(type='advbn', cut='stage1', steps=6))
 
 `style` is a method's name, a dict whose `type` is the name, or a list of them, as for `timm_stylenorm.add_style`. It
 restyles the backbone. The names of the backbone's own parameters stay, so `pretrained` and `init_cfg` go on working.
+`recipe` is a training procedure, by its name or as such a dict, see `timm_stylenorm.recipes`: heads count as above the
+backbone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin
 from timm_stylenorm.losses import check_heads
+from timm_stylenorm.recipes import Part, build_recipe
 
 
 def _plain(style: Any) -> Any:
@@ -26,27 +31,43 @@ def _plain(style: Any) -> Any:
     return [_plain(item) for item in style] if isinstance(style, list) else style
 
 
+def _unit_statistics(preprocessor: Any) -> tuple[Tensor, Tensor]:
+    """Mean and std of `SegDataPreProcessor` for values in [0, 1], each (C,); without any, images are in [0, 255]."""
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return torch.zeros(3), torch.full((3,), 1 / 255)
+    return preprocessor.mean.flatten() / 255, preprocessor.std.flatten() / 255
+
+
 class StyledSegmentor(StyleLossMixin):
-    """Adds `style` to the backbone and its losses to the segmentor's; put it before an mmseg segmentor in the bases.
+    """Adds `style` and `recipe` to an mmseg segmentor; put it before the segmentor in the bases.
+
+    Recipes see the images as RGB: without `bgr_to_rgb` in the data preprocessor they are turned around for them.
 
     Args:
         *args: of the segmentor.
         style: name, dict or list of them; `None` collects only the losses that the backbone brings itself
             (`TIMMBackbone(model_name='resnet50_snr')`, SNR plugins).
+        recipe: name or dict of a training procedure.
         **kwargs: of the segmentor.
 
     Raises:
-        ValueError: an unknown method, site or option in `style`; the message names what is near.
+        ValueError: an unknown method, site, recipe or option; the message names what is near.
     """
 
     backbone: nn.Module
 
-    def __init__(self, *args: Any, style: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, style: Any = None, recipe: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.recipe = None if recipe is None else build_recipe(_plain(recipe))
         if style is not None:
             add_style(self.backbone, _plain(style))
             check_heads(self.backbone, self.num_classes, dense=True)  # type: ignore[has-type, attr-defined]
-            self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
+        if self.recipe is not None:
+            preprocessor: Any = self.data_preprocessor  # type: ignore[attr-defined]
+            mean, std = _unit_statistics(preprocessor)
+            self._bgr = len(mean) == 3 and not getattr(preprocessor, '_channel_conversion', False)
+            self.recipe.prepare(self, self.backbone, self._turned(mean), self._turned(std))  # type: ignore[arg-type]
+        self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Any]:
         """Losses of the heads and of the style layers.
@@ -56,19 +77,44 @@ class StyledSegmentor(StyleLossMixin):
             data_samples: with ground truth (1, H, W), where 255 is ignored.
 
         Returns:
-            mmseg's losses and `style.<method>.<site>`, already weighted. They are part of the total.
+            mmseg's losses and `style.<method>.<site>`, already weighted. They are part of the total. The further
+            passes of a recipe have its word before them: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
         """
-        losses = super().loss(inputs, data_samples)  # type: ignore[misc]
-        target = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
+        if self.recipe is None:
+            return self._forward_loss(inputs, [Part(data_samples)])
+
+        def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
+            return self._forward_loss(self._turned(images, 1), parts)
+
+        return self.recipe.losses(self, self._turned(inputs, 1), data_samples, forward_loss)  # type: ignore[arg-type]
+
+    def _forward_loss(self, images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
+        """Losses of one pass; see `Recipe.losses`.
+
+        Raises:
+            ValueError: more than one part: the heads of a segmentor take whole batches.
+        """
+        if len(parts) != 1:
+            raise ValueError(
+                f'a segmentor gives one loss for all images of a pass, and the recipe asks for {len(parts)}'
+            )
+        (part,) = parts
+        losses = super().loss(images, part.target)  # type: ignore[misc]
+        target = torch.cat([sample.gt_sem_seg.data for sample in part.target])
         style = style_losses(self, target, ignore_index=255)  # type: ignore[arg-type]
-        return {**losses, **{f'style.{name}': value for name, value in style.items()}}
+        losses = {**losses, **{f'style.{name}': value for name, value in style.items()}}
+        return {part.label(name): value for name, value in losses.items()}
+
+    def _turned(self, channels: Tensor, dim: int = 0) -> Tensor:
+        """BGR to RGB, and back."""
+        return channels.flip(dim) if self._bgr else channels
 
 
 @MODELS.register_module()
 class StyleNormEncoderDecoder(StyledSegmentor, EncoderDecoder):
-    """mmseg's `EncoderDecoder` with the key `style`."""
+    """mmseg's `EncoderDecoder` with the keys `style` and `recipe`."""
 
 
 @MODELS.register_module()
 class StyleNormCascadeEncoderDecoder(StyledSegmentor, CascadeEncoderDecoder):
-    """mmseg's `CascadeEncoderDecoder` (OCRNet, PointRend) with the key `style`."""
+    """mmseg's `CascadeEncoderDecoder` (OCRNet, PointRend) with the keys `style` and `recipe`."""

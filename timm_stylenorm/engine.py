@@ -58,9 +58,12 @@ class StyleLossMixin:
     """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adds `style.*` to the total; mmengine sums only keys that contain 'loss' and merely logs the others."""
+        """Adds `style.*`, and those of further passes as `adv.style.*`, to the total.
+
+        mmengine sums only keys that contain 'loss' and merely logs the others.
+        """
         total, log = super().parse_losses(losses)  # type: ignore[misc]
-        style = [value for key, value in log.items() if key.startswith('style.') and 'loss' not in key]
+        style = [value for key, value in log.items() if 'style' in key.split('.') and 'loss' not in key]
         if style:
             total = log['loss'] = total + sum(style)
         return total, log

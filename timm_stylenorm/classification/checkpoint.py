@@ -14,7 +14,7 @@ def load_checkpoint(net: nn.Module, path: str) -> None:
 
     Reads a state dict, or a dict that holds one as `state_dict_ema`, `state_dict` or `model`, with or without the
     prefixes `module.` and `net.`. Style parameters that the file lacks keep their initialisation, and so does a
-    classifier with another number of classes (a message says so).
+    classifier with another number of classes (a message says so); auxiliary batch norms become copies of the main ones.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -29,6 +29,7 @@ def load_checkpoint(net: nn.Module, path: str) -> None:
         del state[key]
         misfits.remove(key)
     may_miss = {name for name, _ in style_parameters(net)} | set(other_head)
+    may_miss |= {key for key in own if '.aux_bn.' in key}  # auxiliary batch norms: copies of the main ones then
     missing = [key for key in own if key not in state and key not in may_miss]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected or misfits:

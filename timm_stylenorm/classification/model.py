@@ -1,9 +1,12 @@
 """Any timm model, with or without style layers, as a model of mmengine's Runner."""
 
 import difflib
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from ..engine import StyleLossMixin
 from ..inject import add_style, set_domains
 from ..losses import check_heads, style_losses
+from ..recipes import Part, build_recipe
 from .checkpoint import load_checkpoint
 
 
@@ -26,12 +30,14 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             label_smoothing=0.1, data_preprocessor=dict(mixup=0.2, cutmix=1.0))
 
     The losses are `loss_cls` and, for methods with a loss of their own, `style.<method>.<site>`; the total is their
-    sum. The network stands in `self.net`, so its keys in a checkpoint start with `net.`.
+    sum. A recipe adds those of its other passes: `adv.loss_cls`, `adv.style.<method>.<site>`. The network stands in
+    `self.net`, so its keys in a checkpoint start with `net.`.
 
     Args:
         model: a name of `timm.list_models()` or `hf-hub:...`; names with a style (`resnet50_padain`) work too.
         num_classes: K.
         style: as everywhere: a method's name, a dict with `type` and its arguments, or a list of them.
+        recipe: a training procedure, see `recipes`: its name, or a dict with `type` and its arguments.
         label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
             except Mixup's, which are smoothed when they are made.
         small_images: a 3x3 stem of stride 1 without pooling, as in ResNets for CIFAR.
@@ -45,6 +51,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         model: str,
         num_classes: int = 1000,
         style: str | dict | list | None = None,
+        recipe: str | dict | None = None,
         label_smoothing: float = 0.0,
         small_images: bool = False,
         init_checkpoint: str | None = None,
@@ -54,21 +61,24 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
         _check_name(model)
+        procedure = None if recipe is None else build_recipe(recipe)
         net = timm.create_model(model, num_classes=num_classes, **model_kwargs)
         if small_images:
             use_small_stem(net)
         if style is not None:
             add_style(net, style)
         check_heads(net, num_classes, dense=False)
-        if init_checkpoint:
-            load_checkpoint(net, init_checkpoint)
         if not isinstance(data_preprocessor, nn.Module):
             data_config = resolve_model_data_config(net)
             defaults = dict(mean=data_config['mean'], std=data_config['std'])
             defaults.update(type='ClsPreprocessor', num_classes=num_classes, label_smoothing=label_smoothing)
             data_preprocessor = {**defaults, **(data_preprocessor or {})}
         super().__init__(data_preprocessor=data_preprocessor)
-        self.net = net
+        if procedure is not None:
+            procedure.prepare(net, mean=self.data_preprocessor.mean.flatten(), std=self.data_preprocessor.std.flatten())
+        if init_checkpoint:
+            load_checkpoint(net, init_checkpoint)
+        self.net, self.recipe = net, procedure
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
         self.soft_loss = SoftTargetCrossEntropy()
 
@@ -90,20 +100,44 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
         if mode == 'loss':
-            set_domains(self.net, domain)
+            return self._losses(inputs, targets, domain)
         logits = self.net(inputs)
-        if mode == 'tensor':
-            return logits
-        if mode == 'loss':
-            return self._losses(logits, targets)
-        return _predictions(logits, targets, domain)
+        return logits if mode == 'tensor' else _predictions(logits, targets, domain)
 
-    def _losses(self, logits: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
+    def _losses(self, images: Tensor, targets: Tensor | None, domain: list[str] | None) -> dict[str, Tensor]:
         if targets is None:
             raise ValueError("StyleNormClassifier: mode='loss' needs targets")
-        loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
-        style = style_losses(self.net, targets)
-        return dict(loss_cls=loss(logits.float(), targets), **{f'style.{name}': term for name, term in style.items()})
+        forward_loss = partial(self._forward_loss, domain=domain)
+        if self.recipe is None:
+            return forward_loss(images, [Part(targets)])
+        return self.recipe.losses(self.net, images, targets, forward_loss)
+
+    def _forward_loss(self, images: Tensor, parts: Sequence[Part], domain: list[str] | None) -> dict[str, Tensor]:
+        """Losses of one pass; see `Recipe.losses`. Those of style layers are over all images, see `_one_target`."""
+        set_domains(self.net, domain and list(domain) * (len(images) // len(domain)))
+        logits = self.net(images)
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            criterion = self.soft_loss if part.target.is_floating_point() else self.hard_loss
+            loss = part.weight * criterion(logits[part.rows].float(), part.target)
+            name = part.label('loss_cls')
+            losses[name] = losses[name] + loss if name in losses else loss
+        style = style_losses(self.net, _one_target(parts, logits))
+        return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
+
+
+def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
+    """The labels of a whole batch (N, K): of each image, those of its parts, mixed by their weights.
+
+    A single part keeps the target it has.
+    """
+    if len(parts) == 1:
+        return parts[0].target  # type: ignore[no-any-return]
+    mixed = torch.zeros_like(logits, dtype=torch.float32)
+    for part in parts:
+        target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])
+        mixed[part.rows] += part.weight * target
+    return mixed / mixed.sum(1, keepdim=True)
 
 
 def _check_name(model: str) -> None:
