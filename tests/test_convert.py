@@ -16,6 +16,7 @@ KEY_LISTS = {
     'snr_causality_resnet18_7': 'snr',
     'deeplab_snr_19': 'snr-deeplab',
     'fada_feature_extractor_resnet101': 'fada',
+    'net_advbn_resnet18': 'advbn',
 }
 
 
@@ -46,8 +47,8 @@ def test_every_key_is_accounted_for_and_comes_back(name, target):
         assert torch.equal(back.state_dict[key], state[key])
     for key in back.report.added:
         assert back.state_dict[key].shape == state[key].shape
-    heads = 'fc.weight', 'fc.bias'
-    expected = {*heads} & state.keys() if target == 'mmseg' else set()
+    heads = {'fc.weight', 'fc.bias', 'head.fc.weight', 'head.fc.bias'}
+    expected = heads & state.keys() if target == 'mmseg' else set()
     assert set(gone) == expected | {key for key in state if key.startswith(('layer5', 'layer6'))}
 
 

@@ -142,6 +142,15 @@ def test_the_tool_converts_verifies_reports_and_exports(tmp_path, snr, capsys):
     assert all(key.startswith('backbone.') for key in read_state_dict(ours))
 
 
+def test_the_tool_writes_the_plain_network_of_two_batch_norms(tmp_path, capsys):
+    source, ours = tmp_path / 'advbn.pth', tmp_path / 'plain.safetensors'
+    torch.save({'state_dict': authors_state('net_advbn_resnet18')}, source)
+    shown = tool(capsys, source, ours, '--plain', '--verify')
+    assert 'every key fits resnet18 (ResNet)' in shown
+    assert not any('aux_bn' in key for key in read_state_dict(ours))
+    assert tool(capsys, source, '--from', 'snr').endswith('The nearest is advbn.')
+
+
 def test_the_tool_refuses_what_does_not_go_together(tmp_path, capsys):
     assert 'mmengine reads .pth' in tool(capsys, 'a.pth', 'b.safetensors', '--to', 'mmseg')
     assert '--export goes with none' in tool(capsys, 'a.pth', 'b.pth', '--export', 'snr', '--from', 'snr')

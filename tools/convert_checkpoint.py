@@ -1,4 +1,4 @@
-"""Convert a checkpoint of others (torchvision, pAdaIN, IBN-Net, SNR, BIN) to timm's or mmseg's keys, or back.
+"""Convert a checkpoint of others to timm's or mmseg's keys, or back.
 
 Without an output file it only tells what it would do.
 """
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument('--part', metavar='NAME', help='entry of the file that holds the weights, if not found out')
     own.add_argument('--prefix', default='', help="put before every key: 'backbone.' for mmengine's load_from")
     own.add_argument('--drop-classifier', action='store_true', help='for a model with other classes')
+    own.add_argument('--plain', action='store_true', help='without auxiliary batch norms: the plain network')
     own.add_argument('--report', metavar='FILE', help='write there what became of every key')
     own.add_argument('--force', action='store_true', help='overwrite the output')
     return own
@@ -37,8 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse combinations before anything is read."""
-    if args.export and (args.source or args.to != 'timm' or args.verify is not None or args.drop_classifier):
-        raise ValueError('--export goes with none of --from, --to, --verify, --drop-classifier')
+    converts = args.source or args.to != 'timm' or args.verify is not None or args.drop_classifier or args.plain
+    if args.export and converts:
+        raise ValueError('--export goes with none of --from, --to, --verify, --drop-classifier, --plain')
     if args.to == 'mmseg' and args.verify is not None:
         raise ValueError('--verify builds timm models: leave it out with --to mmseg')
     if args.to == 'mmseg' and args.output and not args.output.endswith('.pth'):
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> Conversion:
     if args.export:
         result = export(checkpoint.state_dict, args.export)
     else:
-        result = convert(checkpoint.state_dict, args.source, args.to, args.drop_classifier)
+        result = convert(checkpoint.state_dict, args.source, args.to, args.drop_classifier, args.plain)
     if checkpoint.beside:
         result.report.notes.append(f'read {checkpoint.part!r}; left in the file: {", ".join(checkpoint.beside)}')
     if args.verify is not None:

@@ -87,7 +87,11 @@ class Conversion:
 
 
 def convert(
-    state: Mapping[str, Tensor], source: str | None = None, target: str = 'timm', drop_classifier: bool = False
+    state: Mapping[str, Tensor],
+    source: str | None = None,
+    target: str = 'timm',
+    drop_classifier: bool = False,
+    plain: bool = False,
 ) -> Conversion:
     """Rename the keys of others to ours.
 
@@ -96,10 +100,11 @@ def convert(
         source: A row of `SOURCES`; by default found out. A source that is named may leave keys over, which are dropped.
         target: 'timm', or 'mmseg' for a bare backbone of mmsegmentation.
         drop_classifier: Leave the image classifier out, for a model with other classes.
+        plain: Leave auxiliary batch norms out: the plain network that evaluation uses.
 
     Raises:
-        ValueError: Unknown source or target, keys of no source, two keys that mean the same, or a network that the
-            target does not have.
+        ValueError: Unknown source or target, keys of no source, two keys that mean the same, a network that the
+            target does not have, or `plain` for a method that changes what evaluation computes.
     """
     if target not in TARGETS:
         raise ValueError(unknown('target', target, TARGETS))
@@ -107,13 +112,17 @@ def convert(
     if target == 'mmseg':
         _refuse_mmseg(inner)
     row, report = get_source(name)[1], Report(name, target, prefix)
+    if plain and row.method is not None and not row.dual:
+        raise ValueError(f'a checkpoint of {name} has no plain network in it: {row.method} takes part in evaluation')
     no_head = _NO_MMSEG_HEAD if target == 'mmseg' else 'the classifier, as asked' if drop_classifier else ''
     result: dict[str, Tensor] = {}
     layout = Layout.of(inner, target)
     for key, value in inner.items():
         rule, new = row.find(key, layout) or (Rule(None, None, f'no key of {name}'), '')
-        if not new or (rule.head and no_head):
-            report.dropped[prefix + key] = no_head if new else rule.why
+        auxiliary = 'an auxiliary batch norm' if plain and '.aux_bn.' in new else ''
+        why = (no_head if rule.head else auxiliary) if new else rule.why
+        if why:
+            report.dropped[prefix + key] = why
             continue
         if new in result:
             raise ValueError(f'{prefix + key!r} and another key of the checkpoint both mean {new!r}')
@@ -123,7 +132,7 @@ def convert(
     for key, (value, why) in supplement(result).items():
         result[key] = value
         report.added[key] = why
-    return _described(result, report, row)
+    return _described(result, report, row, None if plain else row.method)
 
 
 def export(state: Mapping[str, Tensor], source: str) -> Conversion:
@@ -167,14 +176,20 @@ def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report
             f'cannot export to {report.source}: the model has no weights for {" or ".join(row.marker)}; it is of '
             'another method'
         )
-    for key, value in row.unused(result).items():
+    places = {_module(key): i for i, key in reversed([*enumerate(result)])}
+    for key, (value, what) in row.unused(result).items():
         rule, _ = row.find(key, layout) or (Rule(None, None), '')
         found.append((rule.rank, key, value))
-        report.added[key] = f'{rule.why}: ones and zeros'
+        report.added[key] = f'{rule.why}: {what}'
     if row.lacks:
         report.notes.append(f'the file lacks {row.lacks}')
-    found.sort(key=lambda entry: entry[0])  # stable: within a rank the order stays
+    found.sort(key=lambda entry: (entry[0], places.get(_module(entry[1]), len(result))))  # stable
     return Conversion({key: value for _, key, value in found}, report)
+
+
+def _module(key: str) -> str:
+    """Where a key stands in the authors' order: adversarial batch norms behind the clean ones."""
+    return key.rpartition('.')[0].replace('.adv_bn', '.clean_bn')
 
 
 def _refuse_mmseg(keys: Iterable[str]) -> None:
@@ -186,8 +201,8 @@ def _refuse_mmseg(keys: Iterable[str]) -> None:
             )
 
 
-def _described(state: dict[str, Tensor], report: Report, row: Source) -> Conversion:
-    style = describe.style(state, row.method)
+def _described(state: dict[str, Tensor], report: Report, row: Source, method: str | None) -> Conversion:
+    style = describe.style(state, method)
     name = describe.architecture(state)
     if name is not None and style is not None:
         name = f'{name}_{style["type"]}'

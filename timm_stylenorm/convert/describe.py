@@ -56,6 +56,8 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | N
         return _snr(state)
     if method == 'ibn':
         return _ibn_b(state) or _ibn_a(state)
+    if method == 'advbn':
+        return _advbn(state)
     return None if method is None else {'type': method}
 
 
@@ -104,6 +106,12 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:
         if key.endswith('.style.snr.head.weight'):
             found['num_classes'] = len(value)
     return found
+
+
+def _advbn(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The cut is below the first stage with auxiliary batch norms."""
+    above = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
+    return {'type': 'advbn'} | ({} if above == 2 else {'sites': [f'stage{above - 1}']})
 
 
 def _blocks(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:

@@ -95,7 +95,8 @@ def _counts(state: State) -> str:
     other = [prefix + key for key in inner if key not in known] + [key for key in state if not key.startswith(prefix)]
     counts = ', '.join(f'{name} {len(fits[name][1])}' for name in order)
     strange = f' {len(other)} it does not know: {", ".join(other[:3])}{", ..." if len(other) > 3 else ""}.'
-    lacking = '' if other else f' It lacks what marks {order[0]}: {" and ".join(SOURCES[order[0]].marker)}.'
+    unmarked = not other and not SOURCES[order[0]].marked(inner)
+    lacking = f' It lacks what marks {order[0]}: {" and ".join(SOURCES[order[0]].marker)}.' if unmarked else ''
     if not known:
         return (
             f'None of its {len(state)} keys is known: {", ".join(list(state)[:3])}{", ..." if len(state) > 3 else ""}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +21,7 @@ FIELDS = {
     'x': '.+',  # any module
     'last': r'\d+',  # the last block of stage s
     'act': 'act2|act3|relu',  # the activation behind a block's residual sum
+    'home': r'feature_x\.[4-6]\.|head\.layer[2-4]_',  # where AdvBN's authors have the blocks of stage s
 }
 
 
@@ -30,28 +32,31 @@ class Layout:
     Attributes:
         blocks: Stage -> index of its last block.
         act: Name of the activation behind the residual sum.
+        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' below the cut, 'head.layer2_' above.
     """
 
     blocks: Mapping[str, str]
     act: str
+    homes: Mapping[str, str]
 
     @classmethod
     def of(cls, keys: Iterable[str], target: str = 'timm') -> Layout:
         """Read from keys of either side; `target` is whose names the activations have."""
+        keys, bottleneck = list(keys), False
         blocks: dict[str, int] = {}
-        bottleneck = False
         for key in keys:
             found = re.match(r'layer([1-4])\.(\d+)\.(.*)', key)
             if found:
                 blocks[found[1]] = max(blocks.get(found[1], 0), int(found[2]))
                 bottleneck |= found[3] == 'conv3.weight'
         act = 'relu' if target == 'mmseg' else 'act3' if bottleneck else 'act2'
-        return cls({s: str(b) for s, b in blocks.items()}, act)
+        return cls({s: str(b) for s, b in blocks.items()}, act, _homes(keys))
 
-    def fields(self, stage: str | None) -> dict[str, str]:
-        """Values of the fields that depend on the network."""
-        last = self.blocks.get(stage or '')
-        return {'act': self.act} | ({} if last is None else {'last': last})
+    def fields(self, found: Mapping[str, str]) -> dict[str, str]:
+        """Values of the fields that depend on the network, from those of one key."""
+        stage = found.get('s') or {home: s for s, home in self.homes.items()}.get(found.get('home', ''), '')
+        values = {'act': self.act, 's': stage, 'last': self.blocks.get(stage), 'home': self.homes.get(stage)}
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,13 @@ class Rule:
         if found is None:
             return None
         fields = found.groupdict()
-        known = layout.fields(fields.get('s'))
+        known = layout.fields(fields)
         if any(fields[name] != value for name, value in known.items() if name in fields):
             return None
-        return '' if there is None else there.format(**(known | fields))
+        if there is None:
+            return ''
+        values = known | fields
+        return there.format(**values) if _pattern(there).groupindex.keys() <= values.keys() else None
 
     def reshape(self, value: Tensor, back: bool = False) -> Tensor:
         """The tensor as the other side has it; unchanged if it does not have the expected dimensions."""
@@ -111,6 +119,24 @@ def behind(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
     """The same rules, where the authors' keys have a prefix."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)
+
+
+def _homes(keys: Iterable[str]) -> dict[str, str]:
+    """From the authors' keys; from ours, by whether the batch norms of a stage have all an auxiliary one, or none."""
+    homes: dict[str, str] = {}
+    norms: Counter[tuple[str, bool]] = Counter()
+    for key in keys:
+        if theirs := re.match(r'feature_x\.([4-6])\.|head\.layer([2-4])_', key):
+            homes[theirs[2] or str(int(theirs[1]) - 3)] = theirs[0]
+        elif ours := re.match(r'layer([1-4])\..*\.running_mean$', key):
+            norms[ours[1], '.aux_bn.' in key] += 1
+    for stage in {stage for stage, _ in norms}:
+        main, auxiliary = norms[stage, False], norms[stage, True]
+        if auxiliary == main and stage != '1':
+            homes[stage] = f'head.layer{stage}_'
+        elif not auxiliary and stage != '4':
+            homes[stage] = f'feature_x.{int(stage) + 3}.'
+    return homes
 
 
 @cache

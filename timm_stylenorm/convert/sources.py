@@ -6,7 +6,7 @@ Adding one is adding a row. Where a source is told apart by more than its rules,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..errors import unknown
 from .rules import Layout, Rule, behind, drop, same
+
+State = Mapping[str, Tensor]
+Unused = Callable[[State], dict[str, tuple[Tensor, str]]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Source:
         marker: Regular expressions; a checkpoint of this source has a key for each.
         method: The style method that the keys bring with them; None for none.
         lacks: What an export cannot give; '' for nothing.
-        dead_stages: Stages whose SNR modules the authors create and never run.
+        unused: From the authors' state, what their network has beside it and never runs: key -> value and what that is.
+        dual: The method adds auxiliary batch norms, and evaluation computes what the plain network does.
         any_network: Its rules take any key, so that without its marks it knows none.
         hint: What the weights need besides fitting keys.
     """
@@ -36,7 +40,8 @@ class Source:
     marker: tuple[str, ...]
     method: str | None = None
     lacks: str = ''
-    dead_stages: tuple[str, ...] = ()
+    unused: Unused = lambda state: {}
+    dual: bool = False
     any_network: bool = False
     hint: str = ''
 
@@ -61,28 +66,29 @@ class Source:
         keys = list(keys)
         return all(any(re.fullmatch(marker, key) for key in keys) for marker in self.marker)
 
-    def unused(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Neutral values for modules that the authors' network has and never runs; `state` has the authors' keys."""
-        found: dict[str, Tensor] = {}
-        narrow = state.get('style_reid_laye1.fc1.weight')
-        for stage in self.dead_stages:
-            norms = [v for k, v in state.items() if re.fullmatch(rf'layer{stage}\.\d+\.bn\d\.weight', k)]
-            if narrow is not None and norms:
-                like, c = norms[-1], len(norms[-1])
-                hidden = max(c * narrow.shape[0] // narrow.shape[1], 1)
-                gate = f'style_reid_laye{stage}'
-                found |= {f'IN{stage}.weight': like.new_ones(c), f'IN{stage}.bias': like.new_zeros(c)}
-                found |= {
-                    f'{gate}.fc1.weight': like.new_zeros(hidden, c, 1, 1),
-                    f'{gate}.fc1.bias': like.new_zeros(hidden),
-                }
-                found |= {f'{gate}.fc2.weight': like.new_zeros(c, hidden, 1, 1), f'{gate}.fc2.bias': like.new_zeros(c)}
-        return found
-
 
 def host(keys: Iterable[str]) -> str:
     """Whose names our keys have: 'mmseg' (torchvision's too) or 'timm'."""
     return 'mmseg' if any('.relu.style.' in key for key in keys) else 'timm'
+
+
+def _stage_4_of_snr(state: State) -> dict[str, tuple[Tensor, str]]:
+    narrow = state.get('style_reid_laye1.fc1.weight')
+    norms = [v for k, v in state.items() if re.fullmatch(r'layer4\.\d+\.bn\d\.weight', k)]
+    if narrow is None or not norms:
+        return {}
+    like, c = norms[-1], len(norms[-1])
+    hidden = max(c * narrow.shape[0] // narrow.shape[1], 1)
+    found = {'IN4.weight': like.new_ones(c), 'IN4.bias': like.new_zeros(c)}
+    for layer, shape in (('fc1', (hidden, c, 1, 1)), ('fc2', (c, hidden, 1, 1))):
+        found[f'style_reid_laye4.{layer}.weight'] = like.new_zeros(shape)
+        found[f'style_reid_laye4.{layer}.bias'] = like.new_zeros(shape[0])
+    return {key: (value, 'ones and zeros') for key, value in found.items()}
+
+
+def _below_the_cut(state: State) -> dict[str, tuple[Tensor, str]]:
+    clean = [key for key in state if key.startswith('feature_x.') and '.clean_bn' in key]
+    return {key.replace('.clean_bn', '.adv_bn'): (state[key].clone(), 'a copy of clean_bn') for key in clean}
 
 
 RESNET = [
@@ -124,6 +130,21 @@ SNR = [
     Rule('IN{s}.{p}', 'layer{s}.{last}.style.snr.{p}', rank=2),
     Rule('style_reid_laye{s}.fc{k}.{p}', 'layer{s}.{last}.style.snr.fc{k}.{p}', rank=3),
 ]
+_FROZEN = 'the authors create it below the cut and never run it'
+ADVBN = [
+    Rule('feature_x.0.weight', 'conv1.weight'),
+    Rule('feature_x.1.{n}', 'bn1.{n}'),
+    drop('feature_x.{x}.adv_bn{k}.{n}', _FROZEN),
+    drop('feature_x.{x}.adv_bn.{n}', _FROZEN),
+    Rule('{home}{b}.conv{k}.weight', 'layer{s}.{b}.conv{k}.weight'),
+    Rule('{home}{b}.clean_bn{k}.{n}', 'layer{s}.{b}.bn{k}.{n}'),
+    Rule('{home}{b}.adv_bn{k}.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}'),
+    Rule('{home}{b}.downsample.conv.weight', 'layer{s}.{b}.downsample.0.weight'),
+    Rule('{home}{b}.downsample.clean_bn.{n}', 'layer{s}.{b}.downsample.1.{n}'),
+    Rule('{home}{b}.downsample.adv_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}'),
+    Rule('head.fc.{p}', 'fc.{p}', head=True),
+]
+AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
 _DEEPLAB = "DeepLabV2's sum of dilated convolutions has no counterpart among mmseg's decode heads"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
 _STEM = r'conv1\.weight|features\.conv0\.weight'
@@ -141,7 +162,7 @@ SOURCES: dict[str, Source] = {
         (*RESNET, *CLASSIFIER, *SNR_HEADS, *SNR),
         (_STEM, *_SNR_KEYS),
         method='snr',
-        dead_stages=('4',),
+        unused=_stage_4_of_snr,
     ),
     'snr-deeplab': Source(
         'SNR, segmentation (DeepLabV2 with resnet101)',
@@ -152,6 +173,21 @@ SOURCES: dict[str, Source] = {
         'code will ask for them',
         hint="the network has its stride on the first 1x1 convolution, as mmseg's style='caffe', dilation 2 and 4 in "
         'all blocks of stages 3 and 4, and ceil_mode=True in its pooling (mmseg: backbone.maxpool.ceil_mode = True)',
+    ),
+    'advbn': Source(
+        'AdvBN (resnet18 to resnet152, cut behind stage 1, 2 or 3)',
+        tuple(ADVBN),
+        (r'feature_x\.0\.weight', r'head\.layer4_0\.adv_bn1\.weight'),
+        method='advbn',
+        dual=True,
+        unused=_below_the_cut,
+    ),
+    'debiased': Source(
+        'shape-texture debiased training (resnet, resnext)',
+        (*RESNET, *AUXILIARY, *CLASSIFIER),
+        (_STEM, r'bn1\.aux_bn\.weight'),
+        method='debiased',
+        dual=True,
     ),
     'bin': Source(
         "Batch-Instance Normalization (any network of the authors' code)",
@@ -189,7 +225,7 @@ def get_source(name: str) -> tuple[str, Source]:
     return name, SOURCES[name]
 
 
-def supplement(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, str]]:
+def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
     """What our layers have and old files lack: key -> value and why, for keys of ours."""
     found = {}
     for key, value in state.items():
