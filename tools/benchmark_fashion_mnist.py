@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 import timm_stylenorm
 from timm_stylenorm.errors import unknown
+from timm_stylenorm.methods import METHODS
 from timm_stylenorm.paths import config_root
 
 BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
@@ -86,8 +87,9 @@ def method_config(method: str) -> Config:
     if name in ('baseline', 'adabn'):
         return cfg
     pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
-    style = {**cfg.model.get('style', {}), **{key: ast.literal_eval(value) for key, value in pairs.items()}}
-    cfg.model.style = {**style, 'type': name}
+    place = 'recipe' if METHODS[name].recipe else 'style'
+    given = {**cfg.model.get(place, {}), **{key: ast.literal_eval(value) for key, value in pairs.items()}}
+    cfg.model[place] = {**given, 'type': name}
     return cfg
 
 
