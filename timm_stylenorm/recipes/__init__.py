@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import unknown
 from .advbn import AdvBNRecipe
 from .base import Part, Recipe
+from .debiased import DebiasedRecipe
+from .stylisers import STYLISERS, build_styliser
 
-__all__ = ['RECIPES', 'AdvBNRecipe', 'Part', 'Recipe', 'build_recipe']
+__all__ = [
+    'RECIPES',
+    'STYLISERS',
+    'AdvBNRecipe',
+    'DebiasedRecipe',
+    'Part',
+    'Recipe',
+    'build_recipe',
+    'build_styliser',
+]
 
-RECIPES: dict[str, type[Recipe]] = {'advbn': AdvBNRecipe}
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    'advbn': AdvBNRecipe,
+    'debiased': DebiasedRecipe,
+    'shape_biased': partial(DebiasedRecipe, gamma=1.0),
+    'texture_biased': partial(DebiasedRecipe, gamma=0.0),
+}
 
 
 def build_recipe(recipe: str | Mapping[str, Any]) -> Recipe:

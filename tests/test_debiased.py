@@ -1,0 +1,303 @@
+"""Shape-texture debiased training against the reference vectors, and what it does to a model."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from golden_data import assert_matches, load
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from timm_stylenorm.attacks import fgsm
+from timm_stylenorm.layers import DualBatchNorm2d
+from timm_stylenorm.recipes import DebiasedRecipe, Part, build_recipe, debiased
+from timm_stylenorm.recipes.stylisers import Styliser
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class Swap(Styliser):
+    """The style image itself; keeps what it got."""
+
+    def __call__(self, content, style, alpha=1.0):
+        self.seen, self.index = content, style
+        return content[style]
+
+
+def summed(forward):
+    """A host's `forward_loss` with cross-entropy."""
+
+    def forward_loss(images, parts):
+        logits, losses = forward(images), {}
+        for part in parts:
+            name = part.label('loss_cls')
+            losses[name] = losses.get(name, 0) + part.weight * F.cross_entropy(logits[part.rows], part.target)
+        return losses
+
+    return forward_loss
+
+
+def permutations(monkeypatch, *given):
+    left = iter(given)
+    monkeypatch.setattr(torch, 'randperm', lambda n, device=None: next(left).to(device))
+
+
+@pytest.fixture
+def data():
+    return load('shape_texture_a')
+
+
+def mixed_loss(logits, label_a, label_b, weight):
+    ce = [F.cross_entropy(logits, label, reduction='none') for label in (label_a, label_b)]
+    return ((1 - weight) * ce[0] + weight * ce[1]).mean()
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_the_loss_is_the_authors(data, soft, monkeypatch):
+    permutations(monkeypatch, data['style_index'])
+    logits = data['logits'].requires_grad_()
+    target = F.one_hot(data['label'], 6).float() if soft else data['label']
+    recipe = DebiasedRecipe(Swap(), gamma=float(data['gamma']))
+    losses = recipe.losses(nn.Module(), data['images'][:4], target, summed(lambda images: logits))
+    assert set(losses) == {'loss_cls', 'stylised.loss_cls'}
+    loss = sum(losses.values())
+    assert_matches(loss, data['loss'])
+    assert_matches(torch.autograd.grad(loss, logits)[0], data['grad_logits'])
+
+
+def test_labels_and_weights_are_the_authors(data, monkeypatch):
+    permutations(monkeypatch, data['style_index'])
+    seen = []
+    recipe = DebiasedRecipe(Swap())
+    recipe.losses(nn.Module(), data['images'][:4], data['label'], lambda images, parts: seen.extend(parts) or {})
+    first, shape, texture = seen
+    torch.testing.assert_close(torch.cat([first.target, shape.target]), data['label_a'])
+    torch.testing.assert_close(torch.cat([data['label'][data['style_index']], texture.target]), data['label_b'])
+    assert (first.rows, shape.rows, texture.rows) == (slice(0, 4), slice(4, 8), slice(4, 8))
+    weights = torch.tensor([first.weight, shape.weight, texture.weight])
+    torch.testing.assert_close(weights, torch.tensor([0.5, 0.4, 0.1]))
+
+
+@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
+def test_mixup_and_cutmix_are_the_authors(data, kind, monkeypatch):
+    """Images, labels and weights of the clean half; the styliser gets the images as they were."""
+    permutations(monkeypatch, data['style_index'], data['mixup_index'])
+    monkeypatch.setattr(debiased, 'beta', lambda alpha, n, like: data['mixup_lambda'].view(1))
+    centre = iter(data['cutmix_centre'])
+    monkeypatch.setattr(torch, 'randint', lambda high, size: next(centre))
+    styliser = Swap()
+    recipe = DebiasedRecipe(styliser, **{kind: 0.4})
+    recipe.prepare(nn.Sequential(nn.BatchNorm2d(3)), mean=MEAN, std=STD)
+    clean = (data['images'][:4] - recipe.mean) / recipe.std
+    got = {}
+
+    def forward(images):
+        got['images'] = images * recipe.std + recipe.mean
+        return data['logits']
+
+    loss = sum(recipe.losses(nn.Module(), clean, data['label'], summed(forward)).values())
+    torch.testing.assert_close(got['images'][:4], data[f'{kind}_images'][:4], rtol=0, atol=1e-5)
+    torch.testing.assert_close(styliser.seen, data['images'][:4], rtol=0, atol=1e-5)
+    want = mixed_loss(data['logits'], data['label_a'], data[f'{kind}_label_b'], data[f'{kind}_weight'])
+    torch.testing.assert_close(loss, want)
+
+
+def test_cutmix_boxes_end_at_the_edge():
+    images = torch.stack([torch.zeros(1, 4, 6), torch.ones(1, 4, 6)])
+    mixed, share = debiased.cutmix(images, torch.tensor([1, 0]), 1.0, (0, 5))
+    want = torch.zeros(4, 6)
+    want[:2, 2:] = 1
+    torch.testing.assert_close(mixed[0, 0], want)
+    torch.testing.assert_close(mixed[1, 0], 1 - want)
+    assert share == 8 / 24
+
+
+def test_fgsm_is_the_authors(data):
+    """The arrays of the reference, by their linear model."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(90, 6))
+    model[1].load_state_dict({'weight': data['fgsm_weight'], 'bias': data['fgsm_bias']})
+    x = data['fgsm_x'].requires_grad_()
+    loss = -model(x).gather(1, data['fgsm_target'][:, None]).mean()
+    assert_matches(loss, data['fgsm_loss'])
+    assert_matches(torch.autograd.grad(loss, x)[0], data['fgsm_grad'])
+    torch.testing.assert_close(16 / 255 / torch.tensor(IMAGENET_DEFAULT_STD), data['fgsm_eps'])
+    attacked = fgsm(model, x, data['fgsm_target'], IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert_matches(attacked, data['fgsm_x_adv'])
+    assert not attacked.requires_grad
+    assert model[1].weight.grad is None
+
+
+@pytest.mark.parametrize('name', ['debiased', 'shape_biased', 'texture_biased'])
+def test_each_recipe_trains_all_parameters_in_one_step(name):
+    net = timm.create_model('resnet18', num_classes=5, zero_init_last=False)
+    recipe = build_recipe({'type': name, 'styliser': 'pixel'})
+    recipe.prepare(net, mean=MEAN, std=STD)
+    losses = recipe.losses(net, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]), summed(net))
+    assert set(losses) == {'loss_cls', 'stylised.loss_cls'}
+    sum(losses.values()).backward()
+    assert [k for k, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize(('name', 'share'), [('debiased', 0.8), ('shape_biased', 1.0), ('texture_biased', 0.0)])
+def test_gamma_is_the_share_of_the_shape(name, share, monkeypatch):
+    permutations(monkeypatch, torch.tensor([1, 0]))
+    logits = torch.randn(4, 5)
+    recipe = build_recipe({'type': name, 'styliser': 'pixel'})
+    labels = torch.tensor([3, 1])
+    loss = recipe.losses(nn.Module(), torch.rand(2, 3, 8, 8), labels, summed(lambda images: logits))[
+        'stylised.loss_cls'
+    ]
+    want = share * F.cross_entropy(logits[2:], labels) + (1 - share) * F.cross_entropy(logits[2:], labels.flip(0))
+    torch.testing.assert_close(loss, want / 2)
+
+
+def test_each_half_passes_through_its_own_batch_norm():
+    norm = nn.BatchNorm2d(3)
+    net = nn.Sequential(norm)
+    recipe = DebiasedRecipe('pixel', alpha=1.0)
+    recipe.prepare(net, mean=MEAN, std=STD)
+    norm, got = net[0], {}
+
+    def forward(images):
+        got['in'], got['out'] = images, net(images)
+        return got['out'].mean((2, 3))
+
+    recipe.losses(net, torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), summed(forward))
+    for half, own in ((slice(0, 4), norm), (slice(4, 8), norm.aux_bn)):
+        torch.testing.assert_close(own.running_mean, 0.1 * got['in'][half].mean((0, 2, 3)))
+        torch.testing.assert_close(got['out'][half].mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+
+
+def test_evaluation_is_the_plain_model():
+    net = timm.create_model('resnet18', num_classes=5).eval()
+    x, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    plain = net(x)
+    recipe = DebiasedRecipe('pixel')
+    recipe.prepare(net)
+    losses = recipe.losses(net, x, labels, summed(net))
+    torch.testing.assert_close(losses, {'loss_cls': F.cross_entropy(plain, labels)})
+
+
+def test_the_styliser_sees_values_from_0_to_1_and_the_model_normalised_ones(monkeypatch):
+    permutations(monkeypatch, torch.tensor([1, 2, 0]))
+    styliser, net = Swap(), nn.Sequential(nn.BatchNorm2d(3))
+    recipe = DebiasedRecipe(styliser)
+    recipe.prepare(net, mean=MEAN, std=STD)
+    x = torch.rand(3, 3, 8, 8)
+    normal = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    got = []
+    recipe.losses(net, normal, torch.arange(3), lambda images, parts: got.append(images) or {})
+    torch.testing.assert_close(styliser.seen, x)
+    torch.testing.assert_close(got[0], torch.cat([normal, normal[[1, 2, 0]]]))
+
+
+def test_one_image_takes_its_own_style():
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(DebiasedRecipe('pixel').stylise(x, torch.randperm(1)), x, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('scale', 'min_size', 'seen'),
+    [(0.5, 16, {(20, 32)}), (0.5, 112, {(40, 64)}), (0.25, 16, {(16, 26)}), ((1, 0.5), 16, {(40, 64), (20, 32)})],
+)
+def test_the_styliser_works_on_smaller_images(scale, min_size, seen):
+    class Small(Swap):
+        sizes = set()
+
+        def __call__(self, content, style, alpha=1.0):
+            self.sizes.add(tuple(content.shape[2:]))
+            return content
+
+    Small.sizes = set()
+    recipe = DebiasedRecipe(Small(), scale=scale, min_size=min_size)
+    x = F.interpolate(torch.rand(2, 3, 5, 8), (40, 64), mode='bicubic').clamp(0, 1)
+    for _ in range(12):
+        y = recipe.stylise(x, torch.tensor([1, 0]))
+        torch.testing.assert_close(y, x, rtol=0, atol=0.2)
+    assert Small.sizes == seen
+
+
+def test_a_seed_gives_the_same_losses():
+    net = timm.create_model('resnet18', num_classes=5)
+    recipe = DebiasedRecipe('fourier', scale=(1, 0.5), min_size=16, cutmix=1.0)
+    recipe.prepare(net)
+    x, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    runs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        runs.append({k: float(v) for k, v in recipe.losses(net, x, labels, summed(net)).items()})
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_segmentation_keeps_the_labels_of_the_shape():
+    samples = ['sample 0', 'sample 1']
+    for gamma in (None, 1.0):
+        recipe, got = DebiasedRecipe('pixel', gamma=gamma), []
+
+        def forward_loss(images, parts, got=got):
+            got[:] = [images, parts]
+            return {'decode.loss_ce': images.sum()}
+
+        losses = recipe.losses(nn.Module(), torch.rand(2, 3, 8, 8), samples, forward_loss)
+        assert list(losses) == ['decode.loss_ce']
+        assert len(got[0]) == 4
+        assert got[1] == [Part([*samples, *samples])]
+
+
+@pytest.mark.parametrize('option', [{'gamma': 0.8}, {'mixup': 0.2}, {'cutmix': 1.0}])
+def test_labels_of_maps_are_not_mixed(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f'labels of maps cannot be mixed .* segmentation needs {name}='):
+        DebiasedRecipe('pixel', **option).losses(nn.Module(), torch.rand(2, 3, 8, 8), ['a', 'b'], None)
+
+
+@pytest.mark.parametrize('ready', ['', 'encoder', 'all'])
+def test_all_batch_norms_become_dual_unless_they_are(ready):
+    name = 'resnet18_debiased' if ready else 'resnet18'
+    model = nn.Sequential()
+    model.backbone = timm.create_model(name, num_classes=0)
+    model.head = timm.create_model('resnet18_debiased' if ready == 'all' else 'resnet18')
+    DebiasedRecipe('pixel').prepare(model, model.backbone)
+    duals = [m for m in model.modules() if isinstance(m, DualBatchNorm2d)]
+    assert len(duals) == 40
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 40  # the auxiliary ones in them
+
+
+def test_a_model_without_batch_norms_trains_as_well():
+    net = timm.create_model('convnext_atto', num_classes=4)
+    recipe = DebiasedRecipe('pixel')
+    recipe.prepare(net)
+    losses = recipe.losses(net, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), summed(net))
+    assert set(losses) == {'loss_cls', 'stylised.loss_cls'}
+
+
+def test_activation_checkpointing_is_refused():
+    net = timm.create_model('resnet18')
+    net.set_grad_checkpointing()
+    with pytest.raises(ValueError, match='activation checkpointing'):
+        DebiasedRecipe('pixel').prepare(net)
+    assert not any(isinstance(m, DualBatchNorm2d) for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [
+        ({'alpha': 1.5}, '0 <= alpha <= 1'),
+        ({'gamma': -0.1}, '0 <= gamma <= 1'),
+        ({'scale': 0}, '0 < scale <= 1'),
+        ({'scale': ()}, '0 < scale <= 1'),
+        ({'scale': (1, 1.5)}, '0 < scale <= 1'),
+        ({'mixup': 0.4, 'cutmix': 1.0}, 'mixup or cutmix'),
+        ({'mixup': -1.0}, 'mixup or cutmix'),
+        ({'styliser': 'pixels'}, "did you mean 'pixel'"),
+    ],
+)
+def test_values_out_of_range_are_named(options, told):
+    with pytest.raises(ValueError, match=told):
+        DebiasedRecipe(**{'styliser': 'pixel', **options})
+
+
+def test_the_default_styliser_tells_of_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'train_styliser\.py'):
+        build_recipe('debiased')

@@ -1,0 +1,191 @@
+"""Shape-texture debiased training: images in the style of other ones, with the labels of both.
+
+Li, Yu, Tan, Mei, Tang, Shen, Yuille, Xie, 'Shape-Texture Debiased Neural Network Training', ICLR 2021,
+arXiv:2010.05981.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..dual_bn import convert_dual_bn, routed
+from ..layers import DualBatchNorm2d
+from ..layers.base import beta
+from ..structure import batch_norms
+from .base import Channels, ForwardLoss, Part, Recipe, refuse_checkpointing
+from .stylisers import Styliser, build_styliser
+
+
+class DebiasedRecipe(Recipe):
+    """One pass over [images; the same images in the style of others of the batch], each half through its batch norms.
+
+    Image i takes the style of image perm[i], of a permutation drawn for each batch, without gradient. The clean half
+    keeps its labels; the stylised one has gamma times the loss with its own labels, those of the shape, and 1 - gamma
+    times the loss with those of image perm[i], the texture. The total is the mean over all 2N images, as in the
+    authors' code. Losses of the stylised half are named `stylised.*`.
+
+    `gamma` 1 and 0 are the paper's shape-biased and texture-biased models, the recipes `shape_biased` and
+    `texture_biased`. Labels of maps cannot be mixed: in segmentation gamma is 1, and the losses are means over all 2N
+    images, with plain names.
+
+    Mixup and CutMix act on the clean half and its labels, after stylisation, as in the authors' code; they use one of
+    the two.
+
+    Args:
+        styliser: See `build_styliser`: 'adain', which needs weights, 'fourier' or 'pixel'.
+        alpha: Strength of the style, 0 to 1.
+        gamma: Share of the shape's label; None for 0.8, and 1 in segmentation.
+        scale: The styliser works on images of this size relative to theirs, and its result is enlarged again. Of
+            several (multi-grid: `scale=(1, 0.707, 0.5)`), each batch draws one.
+        min_size: Images are not made smaller than this, in pixels of the shorter side. The authors have 112, for
+            ResNeXt-101 with Mixup 200.
+        mixup, cutmix: alpha of the Beta distribution; 0 for none. The authors have 0.4 and 1.
+
+    Raises:
+        ValueError: A value out of range, both Mixup and CutMix.
+    """
+
+    def __init__(
+        self,
+        styliser: str | Mapping[str, Any] | Styliser = 'adain',
+        alpha: float = 0.5,
+        gamma: float | None = None,
+        scale: float | Sequence[float] = 1.0,
+        min_size: int = 112,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        self.scales = [float(scale)] if isinstance(scale, int | float) else [float(s) for s in scale]
+        for name, value in (('alpha', alpha), ('gamma', gamma)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f'recipe debiased: expected 0 <= {name} <= 1, got {value}')
+        if not self.scales or not all(0 < s <= 1 for s in self.scales):
+            raise ValueError(f'recipe debiased: expected 0 < scale <= 1, or several of them, got {scale!r}')
+        if mixup < 0 or cutmix < 0 or (mixup and cutmix):
+            raise ValueError(
+                f'recipe debiased: mixup or cutmix, positive, or neither, got mixup={mixup} and cutmix={cutmix}'
+            )
+        self.alpha, self.gamma, self.min_size, self.mixup, self.cutmix = alpha, gamma, min_size, mixup, cutmix
+        self.styliser = build_styliser(styliser)
+        self.mean, self.std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+    def prepare(
+        self, model: nn.Module, encoder: nn.Module | None = None, mean: Channels = (0.0,), std: Channels = (1.0,)
+    ) -> None:
+        """See `Recipe.prepare`. A model without batch norms keeps its two kinds of images together.
+
+        Raises:
+            ValueError: Activation checkpointing; batch norms that are frozen or that a style method has replaced.
+        """
+        refuse_checkpointing(model)
+        for part in [model, *model.children()]:
+            norms = [norm for _, norm in batch_norms(part)]
+            if norms and not any(isinstance(norm, DualBatchNorm2d) for norm in norms):
+                convert_dual_bn(part)
+        self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
+
+    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+        """See `Recipe.losses`.
+
+        Raises:
+            ValueError: Labels of maps, and `gamma` below 1, Mixup or CutMix.
+        """
+        if not model.training:
+            return forward_loss(images, [Part(target)])
+        index = torch.randperm(len(images), device=images.device)
+        stylised = self.stylise(images, index)
+        stylised_half = torch.arange(2 * len(images)) >= len(images)
+        images, parts = self._parts(images, target, index)
+        with routed(model, stylised_half):
+            return forward_loss(torch.cat([images, stylised]), parts)
+
+    @torch.no_grad()
+    def stylise(self, images: Tensor, index: Tensor) -> Tensor:
+        """Image i in the style of image index[i]; both normalised, (N, C, H, W)."""
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        plain = (images * std + mean).clamp(0, 1)
+        size = plain.shape[2:]
+        scale = self.scales[int(torch.randint(len(self.scales), ())) if len(self.scales) > 1 else 0]
+        scale = max(scale, min(1.0, self.min_size / min(size)))
+        if scale < 1:
+            plain = F.interpolate(plain, [round(scale * s) for s in size], mode='bilinear', antialias=True)
+        result = self.styliser(plain, index, self.alpha)
+        if scale < 1:
+            result = F.interpolate(result, size, mode='bilinear')
+        return ((result - mean) / std).to(images.dtype)
+
+    def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[Part]]:
+        """The clean images, mixed if asked, and what both halves are to be."""
+        if not _of_images(target):
+            return images, [Part(self._dense(target))]
+        n = len(images)
+        clean, rest = slice(0, n), slice(n, 2 * n)
+        images, other, share = self._mixed(images)
+        gamma = 0.8 if self.gamma is None else self.gamma
+        parts = [
+            Part(target, clean, (1 - share) / 2),
+            Part(target[other], clean, share / 2),
+            Part(target, rest, gamma / 2, 'stylised'),
+            Part(target[index], rest, (1 - gamma) / 2, 'stylised'),
+        ]
+        return images, [part for part in parts if part.weight]
+
+    def _mixed(self, images: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Mixed images, with which others, and the share of the others' labels."""
+        if not self.mixup and not self.cutmix:
+            return images, torch.arange(len(images), device=images.device), 0.0
+        other = torch.randperm(len(images), device=images.device)
+        share = beta(self.mixup or self.cutmix, 1, torch.empty(0)).item()
+        if self.mixup:
+            return mixup(images, other, share), other, share
+        row, column = (int(torch.randint(size, ())) for size in images.shape[2:])
+        mixed, share = cutmix(images, other, share, (row, column))
+        return mixed, other, share
+
+    def _dense(self, target: Any) -> Any:
+        for name, value, needed in (('gamma', self.gamma, 1), ('mixup', self.mixup, 0), ('cutmix', self.cutmix, 0)):
+            if value is not None and value != needed:
+                raise ValueError(
+                    f'recipe debiased: the labels of maps cannot be mixed with those of other images, so segmentation '
+                    f'needs {name}={needed}, got {value}'
+                )
+        return torch.cat([target, target]) if isinstance(target, Tensor) else [*target, *target]
+
+
+def _of_images(target: Any) -> bool:
+    """Whether it is labels (N,) or probabilities (N, K)."""
+    return isinstance(target, Tensor) and (target.dim() == 1 or (target.dim() == 2 and target.is_floating_point()))
+
+
+def mixup(images: Tensor, index: Tensor, share: float) -> Tensor:
+    """(1 - share) * images + share * images[index]."""
+    return torch.lerp(images, images[index], share)
+
+
+def cutmix(images: Tensor, index: Tensor, share: float, centre: tuple[int, int]) -> tuple[Tensor, float]:
+    """A box of every image comes from another one.
+
+    Args:
+        images: (N, C, H, W).
+        index: (N,), which other.
+        share: Of the area; the box has int(H * sqrt(share)) rows and int(W * sqrt(share)) columns, the same number on
+            both sides of the centre, as far as they are inside the image.
+        centre: Row and column.
+
+    Returns:
+        The images, and the true share of the box.
+    """
+    box = []
+    for size, middle in zip(images.shape[2:], centre, strict=True):
+        half = int(size * math.sqrt(share)) // 2
+        box.append(slice(max(middle - half, 0), min(middle + half, size)))
+    mixed = images.clone()
+    mixed[:, :, box[0], box[1]] = images[index][:, :, box[0], box[1]]
+    area = math.prod(b.stop - b.start for b in box)
+    return mixed, area / math.prod(images.shape[2:])
