@@ -20,9 +20,10 @@ README = (ROOT / 'README.md').read_text()
 ARROWS = {
     'timm_stylenorm.errors': set(),
     'timm_stylenorm.maps': set(),
+    'timm_stylenorm.adaptation_losses': {'maps'},
     'timm_stylenorm.kernel': {'maps'},
     'timm_stylenorm.mapwise': {'kernel', 'maps'},
-    'timm_stylenorm.functional': {'kernel', 'maps', 'mapwise'},
+    'timm_stylenorm.functional': {'adaptation_losses', 'kernel', 'maps', 'mapwise'},
     'timm_stylenorm.layers': {'functional', 'layers'},
     'timm_stylenorm.methods': {'errors', 'layers'},
     'timm_stylenorm.structure': {'layers'},
@@ -37,8 +38,13 @@ ARROWS = {
     'timm_stylenorm.whitening': {'layers'},
     'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
     'timm_stylenorm.dual_bn': {'errors', 'inject', 'layers'},
-    'timm_stylenorm.recipes': {'attach', 'dual_bn', 'errors', 'inject', 'layers', 'recipes', 'structure'},
+    'timm_stylenorm.attacks': set(),
+    'timm_stylenorm.recipes': {
+        *('attach', 'dual_bn', 'errors', 'functional', 'inject', 'layers', 'maps', 'recipes', 'structure'),
+    },
     'timm_stylenorm.models': {'errors', 'inject', 'methods'},
+    'timm_stylenorm.tasks': {'inject', 'layers', 'losses', 'methods', 'recipes'},
+    'timm_stylenorm.launch': {'errors', 'inject', 'methods', 'recipes', 'tasks'},
 }
 
 

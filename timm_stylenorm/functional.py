@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import mapwise
+from .adaptation_losses import image_weighted_max_square_loss, max_square_loss
 from .kernel import instance_moments, restyle, style_affine
 from .maps import outside_autocast, widen
 from .mapwise import NORM_FLOOR, domain_norm
@@ -26,8 +27,10 @@ __all__ = [
     'efdmix',
     'entropy',
     'exchange_styles',
+    'image_weighted_max_square_loss',
     'instance_moments',
     'instance_norm_rule',
+    'max_square_loss',
     'mixstyle',
     'permuted_adain',
     'restyle',

@@ -1,0 +1,81 @@
+"""What segmentors share that learn from labelled source and unlabelled target images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmseg.models import SegDataPreProcessor
+from mmseg.registry import MODELS
+from mmseg.utils import SampleList
+from torch import Tensor
+
+from ..segmentors import StyleNormEncoderDecoder
+
+
+@MODELS.register_module()
+class UDADataPreProcessor(SegDataPreProcessor):
+    """mmseg's, for both parts of a batch of `UDADataset`. `size` is the source's.
+
+    Target images are padded to the largest of their batch only; let their pipeline give them one size, since padding
+    would be adapted to like anything else.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.target = SegDataPreProcessor(**{**kwargs, 'size': None, 'size_divisor': kwargs.get('size_divisor') or 1})
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """As mmseg's; in training with the key `target`: dict(inputs=..., data_samples=...).
+
+        Raises:
+            ValueError: A training batch has no target images.
+        """
+        done = super().forward(data, training)
+        if not training:
+            return done
+        if 'target' not in data:
+            raise ValueError("a batch without target images: train_dataloader.dataset must be dict(type='UDADataset')")
+        return {**done, 'target': self.target(data['target'], training)}
+
+
+class UDASegmentor(StyleNormEncoderDecoder):
+    """Takes the keys of `StyleNormEncoderDecoder`; a subclass adds the losses of the target in `loss`.
+
+    Its checkpoints have the keys of the plain segmentor, whose config tests them. mmseg's `SegDataPreProcessor` becomes
+    `UDADataPreProcessor`.
+    """
+
+    def __init__(self, *args: Any, data_preprocessor: Any = None, **kwargs: Any) -> None:
+        if isinstance(data_preprocessor, dict) and data_preprocessor.get('type') == 'SegDataPreProcessor':
+            data_preprocessor = {**data_preprocessor, 'type': 'UDADataPreProcessor'}
+        super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
+
+    def forward(
+        self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor', target: dict[str, Any] | None = None
+    ) -> Any:
+        """mmseg's, with what `UDADataPreProcessor` adds to training batches."""
+        if mode == 'loss' and target is not None:
+            return self.adapt(inputs, data_samples, target['inputs'])
+        return super().forward(inputs, data_samples, mode)
+
+    def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
+        """All losses of a training batch.
+
+        Args:
+            inputs: source images (N, 3, H, W).
+            data_samples: their labels.
+            target: target images (N, 3, H', W').
+        """
+        raise NotImplementedError
+
+    def logits(self, head: Any, features: Sequence[Tensor], size: Any) -> Tensor:
+        """A head's logits (N, K, *size)."""
+        return F.interpolate(head(features), size, mode='bilinear', align_corners=head.align_corners)
+
+    @property
+    def auxiliary_heads(self) -> list[Any]:
+        """None, one or several."""
+        if not self.with_auxiliary_head:
+            return []
+        many = hasattr(self.auxiliary_head, '__iter__')
+        return list(self.auxiliary_head) if many else [self.auxiliary_head]

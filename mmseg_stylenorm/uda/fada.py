@@ -1,0 +1,150 @@
+"""FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), also with pAdaIN."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from mmseg.utils import SampleList, add_prefix
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from timm_stylenorm import style_layers, style_losses
+from timm_stylenorm.adaptation_losses import domain_loss, soft_labels
+from timm_stylenorm.layers import PermutedAdaIN
+
+from .base import UDASegmentor
+
+IGNORE = 255
+
+
+class ClassDomainDiscriminator(nn.Module):
+    """Features (N, C, H, W) -> logits (N, 2K, H, W): K classes of the source, then K of the target.
+
+    Two 3x3 convolutions with leaky ReLU (0.2), then one for each domain. Names and initialisation (torch's own) are
+    those of the authors' PixelDiscriminator.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (256, 128)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in channels:
+            layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            in_channels = width
+        self.D = nn.Sequential(*layers)
+        self.cls1 = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+        self.cls2 = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.D(x)
+        return torch.cat([self.cls1(x), self.cls2(x)], 1)
+
+
+@contextmanager
+def switched_off(layers: Sequence[PermutedAdaIN]) -> Iterator[None]:
+    """Style layers are the identity within."""
+    before = [layer.enabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.enabled = False
+        yield
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled
+
+
+@MODELS.register_module()
+class FADA(UDASegmentor):
+    """Trains a segmentor on the source, and its features against a discriminator of (domain, class).
+
+        L   = CE(z_s / T, y) + adversarial_weight * domain_loss(D(f_t), t_t, source)
+        L_D = (domain_loss(D(f_s), t_s, source) + domain_loss(D(f_t), t_t, target)) / 2,    t = min(softmax(z / T), cap)
+
+    f are the features that the decode head reads, z its logits. L trains the segmentor alone, L_D the discriminator
+    alone, so that their sum has the gradients of both and one backward pass serves: give them an optimizer each with
+    `optim_wrapper=dict(constructor='AdversarialOptimWrapperConstructor', discriminator=dict(...))`.
+
+    With `style=dict(type='padain', mode='source_target')` the source passes the backbone together with the target
+    images, resized to its size, takes over their styles, and alone goes on; the target's own pass has no pAdaIN. In the
+    authors' code that pass styles the first half of the target images by the second, which is nothing for their one
+    image per process, and the stem's layer acts on the image itself.
+
+    Args:
+        *args: Of `StyleNormEncoderDecoder`.
+        discriminator: Arguments of `ClassDomainDiscriminator`; the numbers of channels and classes are the head's.
+        temperature: T, 1.8 in the authors' code; the segmentation loss has it, too, and the test has not.
+        cap: Of the soft labels.
+        adversarial_weight: See above.
+        feature_index: Which of the backbone's maps the discriminator sees; by default the decode head's (last).
+        **kwargs: Of `StyleNormEncoderDecoder`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        discriminator: dict[str, Any] | None = None,
+        temperature: float = 1.8,
+        cap: float = 0.9,
+        adversarial_weight: float = 0.001,
+        feature_index: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        index, channels = self.decode_head.in_index, self.decode_head.in_channels
+        if not isinstance(index, int):
+            index, channels = index[-1], channels[-1]
+        self.feature_index = index if feature_index is None else feature_index
+        options = {'in_channels': channels, 'num_classes': self.num_classes, **(discriminator or {})}
+        self.discriminator = ClassDomainDiscriminator(**options)
+        self.temperature, self.cap, self.adversarial_weight = temperature, cap, adversarial_weight
+        if kwargs.get('recipe') is not None:
+            raise ValueError('FADA is a training procedure of its own and does not go with `recipe`')
+
+    def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
+        restylers = self._restylers()
+        source = self._source_features(inputs, target, paired=bool(restylers))
+        logits = self.logits(self.decode_head, source, inputs.shape[2:]) / self.temperature
+        losses = add_prefix(self.decode_head.loss_by_feat(logits, data_samples), 'decode')
+        if self.with_auxiliary_head:
+            losses.update(self._auxiliary_head_forward_train(source, data_samples))
+        labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
+        if restylers:  # the style layers saw the target images behind those of the source
+            labels = torch.cat([labels, torch.full_like(labels, IGNORE)])
+        terms = style_losses(self, labels, ignore_index=IGNORE)
+        losses.update({f'style.{name}': value for name, value in terms.items()})
+        with switched_off(restylers):
+            features = self.extract_feat(target)
+        style_losses(self)  # taken, so that none waits for the next step
+        with torch.no_grad():
+            target_logits = self.logits(self.decode_head, features, target.shape[2:]) / self.temperature
+        return {**losses, **self._adversarial_losses(source, logits, features, target_logits)}
+
+    def _adversarial_losses(
+        self, source: Sequence[Tensor], logits: Tensor, target: Sequence[Tensor], target_logits: Tensor
+    ) -> dict[str, Tensor]:
+        source_labels, target_labels = soft_labels(logits, self.cap), soft_labels(target_logits, self.cap)
+        f_s, f_t = source[self.feature_index], target[self.feature_index]
+        fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        fooled = self._upsampled(functional_call(self.discriminator, fixed, (f_t,)), target_logits)
+        told_s = self._upsampled(self.discriminator(f_s.detach()), logits)
+        told_t = self._upsampled(self.discriminator(f_t.detach()), target_logits)
+        return {
+            'adversarial.loss_target': self.adversarial_weight * domain_loss(fooled, target_labels, 0),
+            'discriminator.loss_source': 0.5 * domain_loss(told_s, source_labels, 0),
+            'discriminator.loss_target': 0.5 * domain_loss(told_t, target_labels, 1),
+        }
+
+    def _upsampled(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=self.align_corners)
+
+    def _source_features(self, inputs: Tensor, target: Tensor, paired: bool) -> Sequence[Tensor]:
+        if not paired:
+            return self.extract_feat(inputs)
+        features = self.extract_feat(torch.cat([inputs, self._upsampled(target, inputs)]))
+        return [f[: len(inputs)] for f in features]
+
+    def _restylers(self) -> list[PermutedAdaIN]:
+        layers = [layer for _, layer in style_layers(self.backbone)]
+        return [m for m in layers if isinstance(m, PermutedAdaIN) and m.mode == 'source_target']

@@ -1,0 +1,90 @@
+"""An optimizer for the segmentor and one for its discriminator, for mmengine's Runner.
+
+The losses of `FADA` have separate gradients in one backward pass. Hence its training step is the usual one, which
+mmengine's plain wrapper for several processes runs too. `MMSeparateDistributedDataParallel`, which would call a
+`train_step` of the model, wraps every child by itself and hides the methods of mmseg's heads (`loss`, `predict`).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import Tensor, nn
+
+from timm_stylenorm.checkpoint import bare_model
+
+
+class JointOptimWrapperDict(OptimWrapperDict):
+    """Optimizers of disjoint parameters that step together, after one backward pass.
+
+    The first one decides on precision, loss scale and gradient accumulation. Every other one may clip the gradients of
+    its own parameters. Schedules (`param_scheduler=dict(segmentor=[...], discriminator=[...])`, or one list for both),
+    logs, checkpoints and resume are those of mmengine's `OptimWrapperDict`.
+    """
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The forward pass runs in here."""
+        first, *_ = self.values()
+        with first.optim_context(model):
+            yield
+
+    def update_params(self, loss: Tensor, step_kwargs: Any = None, zero_kwargs: Any = None) -> None:
+        """Backward, then all optimizers step, unless gradients are still accumulated."""
+        first, *others = self.values()
+        first.backward(first.scale_loss(loss))
+        if not first.should_update():
+            return
+        scaler = getattr(first, 'loss_scaler', None)
+        for wrapper in others:
+            if scaler is None:
+                wrapper.step()
+                continue
+            scaler.unscale_(wrapper.optimizer)
+            if wrapper.clip_grad_kwargs:
+                wrapper._clip_grad()
+            scaler.step(wrapper.optimizer)
+        first.step()  # the last one, since it moves the loss scale
+        self.zero_grad()
+
+    def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
+        """For accumulation."""
+        next(iter(self.values())).initialize_count_status(model, cur_iter, max_iters)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class AdversarialOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Builds the usual optimizer, of all but the child `discriminator`, and a second one for that child.
+
+        optim_wrapper = dict(
+            constructor='AdversarialOptimWrapperConstructor',
+            optimizer=dict(type='SGD', lr=2.5e-4, momentum=0.9, weight_decay=5e-4),
+            paramwise_cfg=dict(custom_keys=dict(decode_head=dict(lr_mult=10.0))),
+            discriminator=dict(optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99))),
+        )
+
+    Raises:
+        ValueError: There is no `discriminator` in the config.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        optim_wrapper_cfg = dict(optim_wrapper_cfg)
+        self.discriminator = optim_wrapper_cfg.pop('discriminator', None)
+        if self.discriminator is None:
+            raise ValueError("optim_wrapper lacks discriminator=dict(optimizer=dict(type='Adam', lr=1e-4))")
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Both, as `segmentor` and `discriminator`.
+
+        Raises:
+            ValueError: The model has no child of that name.
+        """
+        bare: Any = bare_model(model)
+        if not hasattr(bare, 'discriminator'):
+            raise ValueError(f'{type(self).__name__}: {type(bare).__name__} has no discriminator')
+        rest = nn.ModuleDict({name: child for name, child in bare.named_children() if name != 'discriminator'})
+        second = build_optim_wrapper(bare.discriminator, self.discriminator)
+        return JointOptimWrapperDict(segmentor=super().__call__(rest), discriminator=second)
