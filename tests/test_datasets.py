@@ -79,7 +79,7 @@ def test_gta5_names_a_missing_split_file(root):
 def test_gta5_says_that_labels_are_not_converted(root):
     for path in (root / 'labels').glob('*_labelTrainIds.png'):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r'00000_labelTrainIds\.png does not exist.*tools/prepare_gta5\.py'):
+    with pytest.raises(FileNotFoundError, match=r'3 of 3 images have no label.*00000_labelTrainIds\.png.*tools/prepare_gta5\.py'):
         GTA5Dataset(data_root=str(root))
 
 
@@ -98,7 +98,7 @@ def test_a_class_id_out_of_range_names_file_id_and_cure(root, wrong):
     Image.fromarray(label).save(path)
     dataset = GTA5Dataset(data_root=str(root), pipeline=PIPELINE)
     assert dataset[0]['gt_seg_map'].max() == 255
-    with pytest.raises(ValueError, match=rf'{path} holds class ids \[{wrong}\].*0\.\.18.*tools/prepare_gta5\.py'):
+    with pytest.raises(ValueError, match=rf'{path} holds class ids \[{wrong}\].*0\.\.18.*tools/prepare_\*\.py'):
         dataset[1]
 
 
@@ -134,11 +134,12 @@ def test_a_truncated_image_names_the_file(root):
         GTA5Dataset(data_root=str(root), pipeline=PIPELINE)[1]
 
 
-def test_a_missing_label_names_the_file_and_the_cure(root):
+def test_a_label_that_vanished_names_the_file_and_the_cure(root):
     path = root / 'labels/00002_labelTrainIds.png'
+    dataset = GTA5Dataset(data_root=str(root), pipeline=PIPELINE)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf'label {path} does not exist.*tools/prepare_gta5\.py'):
-        GTA5Dataset(data_root=str(root), pipeline=PIPELINE)[2]
+    with pytest.raises(FileNotFoundError, match=rf'label {path} does not exist.*tools/prepare_\*\.py'):
+        dataset[2]
 
 
 def test_a_colour_label_is_refused(root):

@@ -1,15 +1,24 @@
-"""Evaluates a checkpoint: python tools/test.py CONFIG CHECKPOINT [--out FOLDER] [--show-dir FOLDER]."""
+"""Evaluates a checkpoint: python tools/test.py CONFIG CHECKPOINT [--data CONFIG] [--out FOLDER] [--show-dir FOLDER].
+
+Where the config tests with `DomainIoUMetric`, per-domain results go into the work dir: domains.json, domains.png and
+confusion.png. --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
+"""
 
 import argparse
+from pathlib import Path
 
 from _cli import check_data, load_config, parser
+from mmengine.config import Config
 from mmengine.runner import Runner
+
+from timm_stylenorm.paths import config_root
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = parser(__doc__)
     own.add_argument('checkpoint', help='.pth file or URL')
+    own.add_argument('--data', help='config, by path or name below configs/, whose test data and metric replace those')
     own.add_argument('--out', help='folder for the predictions as PNG files (segmentation)')
     own.add_argument('--show-dir', help='folder for coloured overlays (segmentation)')
     own.add_argument('--tta', action='store_true', help='test-time augmentation of the config (segmentation)')
@@ -20,18 +29,39 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
     cfg = load_config(args)
-    check_data(cfg.get('test_dataloader'), args.config)
+    if args.data:
+        other = Config.fromfile(args.data if Path(args.data).is_file() else config_root() / args.data)
+        cfg.test_dataloader, cfg.test_evaluator = other.test_dataloader, other.test_evaluator
+        cfg.merge_from_dict(args.cfg_options or {})
+    parts = parts_of(cfg)
+    for part in parts:
+        check_data({'dataset': part}, args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    if args.out:
-        cfg.merge_from_dict({'test_evaluator': {'output_dir': args.out, 'keep_results': True}})
+    for metric in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+        ours = metric.type == 'DomainIoUMetric'
+        if ours:
+            metric.setdefault('report_dir', cfg.work_dir)
+        if args.out:
+            metric.update({'output_dir': args.out} if ours else {'output_dir': args.out, 'keep_results': True})
     if args.show_dir:
         cfg.merge_from_dict(
             {'default_hooks': {'visualization': {'draw': True}}, 'visualizer': {'save_dir': args.show_dir}}
         )
     if args.tta:
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        for part in parts:
+            part.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     return Runner.from_cfg(cfg).test()
+
+
+def parts_of(cfg: Config) -> list[Config]:
+    """The data sets that are tested on: those of the chosen domains, or the only one."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or Config()
+    domains, only = dataset.get('domains'), dataset.get('only')
+    if domains is None:
+        return [dataset]
+    chosen = list(domains) if only is None else [only] if isinstance(only, str) else only
+    return [domains[name] for name in chosen if name in domains]
 
 
 if __name__ == '__main__':

@@ -1,6 +1,18 @@
 """Data sets and their loading; importing this registers them with mmseg."""
 
-from .gta5 import GTA5Dataset
-from .loading import LoadTrainIds
+from .corruption import ImageCorruption
+from .domains import DomainConcatDataset
+from .loading import LoadTrainIds, ScoreAsShown
+from .streets import LAYOUTS, GTA5Dataset, StreetsDataset
+from .uda import UDADataset
 
-__all__ = ['GTA5Dataset', 'LoadTrainIds']
+__all__ = [
+    'LAYOUTS',
+    'DomainConcatDataset',
+    'GTA5Dataset',
+    'ImageCorruption',
+    'LoadTrainIds',
+    'ScoreAsShown',
+    'StreetsDataset',
+    'UDADataset',
+]

@@ -3,12 +3,13 @@
 import os
 
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 IGNORE = 255
-_CURE = 'tools/prepare_gta5.py or tools/prepare_cityscapes.py checks and converts labels'
+_CURE = 'docs/datasets.md says which of tools/prepare_*.py checks and converts it'
 
 
 def ids_beyond_a_byte(path: str) -> list[int]:
@@ -67,3 +68,16 @@ class LoadTrainIds(LoadAnnotations):
 
     def __repr__(self) -> str:
         return f'{super().__repr__()[:-1]}, num_classes={self.num_classes})'
+
+
+@TRANSFORMS.register_module()
+class ScoreAsShown(BaseTransform):
+    """Lets a prediction be scored at the size that the network sees, on the label as it is after resizing and cropping.
+
+    mmseg otherwise scales predictions to the size of the file, which only fits labels that no transform has touched.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Takes the present size for the original one."""
+        results['ori_shape'] = results['img'].shape[:2]
+        return results

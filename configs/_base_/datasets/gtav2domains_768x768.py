@@ -1,0 +1,73 @@
+# Domain generalisation from GTA5: trains on it, validates on Cityscapes, and tests on several domains in one run.
+# Protocol after RobustNet (Choi et al., CVPR 2021, arXiv:2103.15597): crops of 768, whole images at a single scale, the
+# mean over Cityscapes, BDD100K and Mapillary. Differs: all GTA5 images are trained on unless `ann_file` names a split.
+# The other domains wait for --cfg-options test_dataloader.dataset.only="['cityscapes','acdc_fog']".
+# docs/datasets.md says what is where, and how it is prepared.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadTrainIds'),
+    dict(type='RandomResize', scale=(1914, 1052), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(768, 768), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')]
+mapillary_pipeline = [  # as RobustNet: the shorter side becomes 1536, then the middle square, scored at that size
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadTrainIds'),
+    dict(type='Resize', scale=(100000, 1536), keep_ratio=True),
+    dict(type='CenterCrop', crop_size=1536, auto_pad=True, pad_cfg=dict(type='Pad', pad_val=dict(img=0, seg=255))),
+    dict(type='ScoreAsShown'),
+    dict(type='PackSegInputs'),
+]
+street = dict(type='StreetsDataset', pipeline=test_pipeline, complete=True)
+cityscapes = dict(**street, layout='cityscapes', data_root='data/cityscapes')
+acdc = dict(**street, data_root='data/acdc')
+conditions = ['acdc_fog', 'acdc_night', 'acdc_rain', 'acdc_snow']
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(type='GTA5Dataset', data_root='data/gta5', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=cityscapes,
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='DomainConcatDataset',
+        only=['cityscapes', 'bdd100k', 'mapillary'],
+        domains=dict(
+            cityscapes=cityscapes,
+            bdd100k=dict(**street, layout='bdd100k', data_root='data/bdd100k'),
+            mapillary=dict(
+                type='StreetsDataset',
+                layout='mapillary',
+                data_root='data/mapillary',
+                pipeline=mapillary_pipeline,
+                complete=True,
+            ),
+            synthia=dict(**street, layout='synthia', data_root='data/synthia'),
+            **{condition: dict(**acdc, layout=condition) for condition in conditions},
+            dark_zurich=dict(**street, layout='dark_zurich', data_root='data/dark_zurich'),
+            night_driving=dict(**street, layout='night_driving', data_root='data/night_driving'),
+        ),
+    ),
+)
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = dict(
+    type='DomainIoUMetric',
+    means=dict(mean=['cityscapes', 'bdd100k', 'mapillary'], mean_acdc=conditions),
+    pools=dict(acdc=conditions),  # as the ACDC benchmark counts: all its images as one set
+    subsets=dict(synthia=['mIoU16', 'mIoU13']),
+)

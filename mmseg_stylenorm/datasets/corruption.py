@@ -1,0 +1,64 @@
+"""Corrupted images made while loading: Cityscapes-C and the like."""
+
+import inspect
+import zlib
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from timm_stylenorm.errors import unknown
+
+
+@TRANSFORMS.register_module()
+class ImageCorruption(BaseTransform):
+    """One of the corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261).
+
+    Cityscapes-C are the images of Cityscapes val after these functions (Michaelis et al., arXiv:1907.07484; Kamann and
+    Rother, CVPR 2020, arXiv:1908.05005, whose severities of noise end at 3). An image's noise depends on its index in
+    the data set, the name, the severity and the seed, and on nothing else: runs and numbers of workers do not matter.
+
+    Args:
+        name: 'gaussian_noise', 'fog', ...: what `imagecorruptions.get_corruption_names('all')` lists.
+        severity: 1 to 5.
+        seed: Another one draws other noise.
+
+    Raises:
+        ImportError: The package is missing.
+        ValueError: An unknown name, or a severity out of range.
+    """
+
+    def __init__(self, name: str, severity: int = 1, seed: int = 0) -> None:
+        try:
+            import imagecorruptions
+        except ImportError as error:
+            raise ImportError(
+                'ImageCorruption needs the package imagecorruptions: pip install imagecorruptions-imaug '
+                f'(the older imagecorruptions fails with current numpy); {error}'
+            ) from error
+        known = imagecorruptions.get_corruption_names('all')
+        if name not in known:
+            raise ValueError(unknown('corruption', name, known))
+        if severity not in range(1, 6):
+            raise ValueError(f'ImageCorruption: severity is 1, 2, 3, 4 or 5, got {severity}')
+        self.name, self.severity, self.seed = name, severity, seed
+        self._corrupt = imagecorruptions.corrupt
+        self._takes_seed = 'seed' in inspect.signature(imagecorruptions.corruption_dict[name]).parameters
+
+    def transform(self, results: dict) -> dict:
+        """Corrupts `img`, BGR (H, W, 3) of uint8 as mmcv loads it, by `sample_idx`."""
+        key = (self.seed, results['sample_idx'], self.severity, zlib.crc32(self.name.encode()))
+        drawn = int(np.random.SeedSequence(key).generate_state(1)[0])
+        extra = {'seed': drawn} if self._takes_seed else {}  # these draw from generators of their own
+        before = np.random.get_state()  # noqa: NPY002 (the others draw from numpy's global generator)
+        np.random.seed(drawn)  # noqa: NPY002
+        try:
+            rgb = np.ascontiguousarray(results['img'][..., ::-1])
+            corrupted = self._corrupt(rgb, self.severity, self.name, **extra)
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+        results['img'] = np.ascontiguousarray(corrupted[..., ::-1])
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(name={self.name!r}, severity={self.severity}, seed={self.seed})'

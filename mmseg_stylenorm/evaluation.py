@@ -1,0 +1,165 @@
+"""IoU over several domains in one test."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from mmseg.registry import METRICS
+from PIL import Image
+from prettytable import PrettyTable
+from torch import Tensor
+
+from timm_stylenorm.errors import unknown
+
+from .report import write_report
+
+# SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
+ABSENT = ('terrain', 'truck', 'train', 'wall', 'fence', 'pole')
+SUBSETS = {'mIoU16': ABSENT[:3], 'mIoU13': ABSENT}  # name -> classes left out
+
+
+def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int = 255) -> np.ndarray:
+    """Pixels by class of the label (rows) and of the prediction (columns), int64 (classes, classes).
+
+    Raises:
+        ValueError: A class beyond the last one.
+    """
+    keep = label != ignore_index
+    label, prediction = label[keep].long(), prediction[keep].long()
+    for what, ids in (('label', label), ('prediction', prediction)):
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
+            raise ValueError(f'a {what} holds class {int(ids.max())}, the data set has classes 0..{classes - 1}')
+    return torch.bincount(label * classes + prediction, minlength=classes**2).view(classes, classes).cpu().numpy()
+
+
+def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and accuracy of each class in [0, 1]; nan of a class that is nowhere."""
+    hits, truth = matrix.diagonal(), matrix.sum(1)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return hits / (truth + matrix.sum(0) - hits), hits / truth
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float('nan')
+
+
+@METRICS.register_module()
+class DomainIoUMetric(BaseMetric):
+    """IoU of each domain that the samples name (see `DomainConcatDataset`), and means over domains.
+
+    Reports `<domain>/mIoU`, `<domain>/mAcc` and `<domain>/aAcc` in percent, computed as mmseg's `IoUMetric` does, and
+    `<mean>/mIoU`, ... for the means. Without domains it is `mIoU`, ... of all samples. IoU by class stands in the log
+    and, with everything else, in the report. Samples without labels are predicted only.
+
+    Args:
+        means: Lists of domains by the name of their mean; `{'mean': all domains}` by default. Domains count alike.
+        pools: Lists of domains by the name under which their pixels are counted as of one domain, too.
+        subsets: Names in `SUBSETS` to report besides mIoU: a list for all domains, or lists by domain or pool.
+            'mIoU16' and 'mIoU13' average the IoU of the classes that SYNTHIA has, or that are usual for it. The
+            network keeps its 19 classes: a pixel for which it predicts another class is an error.
+        report_dir: Folder for domains.json, domains.png and confusion.png.
+        output_dir: Folder for predictions as PNG files of train ids, with a folder for each domain in it.
+        ignore_index: Label that does not count.
+        prefix: See mmengine's `BaseMetric`.
+        collect_device: See mmengine's `BaseMetric`.
+
+    Raises:
+        ValueError: An unknown subset; before a test, an unknown domain; a class beyond those of the data set.
+    """
+
+    def __init__(
+        self,
+        means: Mapping[str, Sequence[str]] | None = None,
+        pools: Mapping[str, Sequence[str]] | None = None,
+        subsets: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        report_dir: str | None = None,
+        output_dir: str | None = None,
+        ignore_index: int = 255,
+        prefix: str | None = None,
+        collect_device: str = 'cpu',
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.means, self.pools, self.subsets = means, pools or {}, subsets
+        for name in [n for names in subsets.values() for n in names] if isinstance(subsets, Mapping) else subsets:
+            if name not in SUBSETS:
+                raise ValueError(unknown('subset of classes', name, SUBSETS))
+        self.report_dir, self.output_dir, self.ignore_index = report_dir, output_dir, ignore_index
+
+    @BaseMetric.dataset_meta.setter  # type: ignore[attr-defined]
+    def dataset_meta(self, meta: dict) -> None:
+        """Takes the data set's meta information, and checks the names of domains against it before the test begins."""
+        self._dataset_meta = meta
+        named = {name for names in [*(self.means or {}).values(), *self.pools.values()] for name in names}
+        named |= set(self.subsets) if isinstance(self.subsets, Mapping) else set()
+        known = [*meta.get('known_domains', named), *self.pools]
+        for name in sorted(named.difference(known)):
+            raise ValueError(f'DomainIoUMetric: {unknown("domain", name, known)}')
+        for name in {*(self.means or {}), *self.pools} & {*meta.get('known_domains', ())}:
+            raise ValueError(f'DomainIoUMetric: a mean or pool is called {name!r}, and so is a domain')
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
+        for sample in data_samples:
+            prediction, domain = sample['pred_sem_seg']['data'].squeeze(0), sample.get('domain', '')
+            matrix = None
+            if 'gt_sem_seg' in sample:
+                label = sample['gt_sem_seg']['data'].squeeze(0).to(prediction.device)
+                matrix = confusion(prediction, label, len(self.dataset_meta['classes']), self.ignore_index)
+            self.results.append((domain, matrix))  # one for each sample: what pads the last batches is cut by number
+            if self.output_dir:
+                file = Path(self.output_dir, domain, f'{Path(sample["img_path"]).stem}.png')
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(prediction.cpu().numpy().astype(np.uint8)).save(file)
+
+    def compute_metrics(self, results: list[tuple[str, np.ndarray | None]]) -> dict[str, float]:
+        """Percentages from the matrices of all processes; writes log and report."""
+        groups: dict[str, list[np.ndarray]] = {}
+        for domain, matrix in results:
+            if matrix is not None:
+                groups.setdefault(domain, []).append(matrix)
+        tested = list(groups)
+        for name, parts in self.pools.items():
+            if set(parts) <= set(tested):
+                groups[name] = [matrix for part in parts for matrix in groups[part]]
+        rows = {name: self._row(name, matrices) for name, matrices in groups.items()}
+        means = {'mean': tested} if self.means is None and len(tested) > 1 else self.means or {}
+        means = {name: list(parts) for name, parts in means.items() if parts and set(parts) <= set(rows)}
+        scores = {name: row['scores'] for name, row in rows.items()}
+        for name, parts in means.items():
+            shared = [key for key in scores[parts[0]] if all(key in scores[part] for part in parts)]
+            scores[name] = {key: _mean(scores[part][key] for part in parts) for key in shared}
+        self._log(rows, scores)
+        if self.report_dir and rows:
+            report = {'classes': list(self.dataset_meta['classes']), 'means': means, 'scores': scores, 'domains': rows}
+            write_report(Path(self.report_dir), report)
+        values = {f'{name}/{key}'.lstrip('/'): value for name, row in scores.items() for key, value in row.items()}
+        return {key: round(value, 2) for key, value in values.items()}
+
+    def _row(self, name: str, matrices: list[np.ndarray]) -> dict[str, Any]:
+        """All there is to say of a domain, in percent."""
+        classes, matrix = self.dataset_meta['classes'], np.sum(matrices, axis=0)
+        iou, accuracy = (100 * values for values in class_scores(matrix))
+        scores = {'mIoU': _mean(iou), 'mAcc': _mean(accuracy)}
+        scores['aAcc'] = 100 * float(matrix.trace()) / matrix.sum() if matrix.any() else float('nan')
+        subsets = self.subsets.get(name, ()) if isinstance(self.subsets, Mapping) else self.subsets
+        for subset in subsets:
+            scores[subset] = _mean(v for label, v in zip(classes, iou, strict=True) if label not in SUBSETS[subset])
+        by_class = dict(zip(classes, iou.tolist(), strict=True))
+        return {'images': len(matrices), 'scores': scores, 'IoU': by_class, 'confusion': matrix.tolist()}
+
+    def _log(self, rows: dict[str, dict], scores: dict[str, dict[str, float]]) -> None:
+        """Two tables: scores of domains and means; IoU by class and domain."""
+        columns = list(dict.fromkeys(key for row in scores.values() for key in row))
+        first = PrettyTable(['domain', 'images', *columns], align='r')
+        for name, row in scores.items():
+            images = rows[name]['images'] if name in rows else ''
+            first.add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
+        second = PrettyTable(['IoU', *(name or 'all' for name in rows)], align='r')
+        for label in self.dataset_meta['classes']:
+            second.add_row([label, *(f'{row["IoU"][label]:.2f}' for row in rows.values())])
+        MMLogger.get_current_instance().info(f'percent of each domain and class:\n{first}\n{second}')
