@@ -1,0 +1,107 @@
+"""Self-training on labels that a network wrote, hard ones (PNG of train ids) or soft ones (probabilities, .npz).
+
+`tools/make_pseudo_labels.py` writes both. Hard ones are read as any labels are, by `LoadTrainIds`, and any segmentor
+trains on them.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.transforms import BaseTransform
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import PackSegInputs
+from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.utils import SampleList
+from torch import Tensor
+
+from timm_stylenorm.adaptation_losses import soft_cross_entropy
+
+from ..segmentors import StyleNormEncoderDecoder
+
+KEY = 'probabilities'
+_CURE = 'tools/make_pseudo_labels.py writes it again'
+
+
+def write_soft(path: Path, probabilities: Tensor) -> None:
+    """Probabilities (K, H, W) of K classes in steps of 1/255, compressed."""
+    with path.open('wb') as file:  # a file, since numpy appends .npz to a name
+        np.savez_compressed(file, **{KEY: (probabilities * 255).round().byte().cpu().numpy()})
+
+
+def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
+    """What `write_soft` wrote: (K, H, W), uint8. The archive's own checksum is verified.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or of other contents.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            soft = arrays[KEY]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'soft label {path} does not exist; {_CURE}') from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f'soft label {path} cannot be read ({error}); {_CURE}') from error
+    if soft.ndim != 3 or len(soft) != num_classes or soft.dtype != np.uint8:
+        raise ValueError(
+            f'soft label {path} has shape {soft.shape} and type {soft.dtype}, expected ({num_classes}, H, W) of uint8'
+        )
+    return soft
+
+
+@TRANSFORMS.register_module()
+class LoadSoftLabels(BaseTransform):
+    """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
+
+    Both follow the image through mmseg's transforms. Put it behind the image's loading, and `PackSoftLabels` last.
+
+    Args:
+        num_classes: K, at least 2.
+    """
+
+    def __init__(self, num_classes: int = 19) -> None:
+        self.num_classes = num_classes
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        height, width = results['img'].shape[:2]
+        soft = read_soft(results['seg_map_path'], self.num_classes).transpose(1, 2, 0)
+        soft = cv2.resize(np.ascontiguousarray(soft), (width, height), interpolation=cv2.INTER_LINEAR)
+        results['gt_soft'], results['gt_seg_map'] = soft, soft.argmax(2).astype(np.uint8)
+        results['seg_fields'] = [*results.get('seg_fields', []), 'gt_seg_map', 'gt_soft']
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_classes={self.num_classes})'
+
+
+@TRANSFORMS.register_module()
+class PackSoftLabels(PackSegInputs):
+    """mmseg's `PackSegInputs`, with `gt_soft` in the data sample: (K, H, W), uint8."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed = super().transform(results)
+        soft = np.ascontiguousarray(results['gt_soft'].transpose(2, 0, 1))
+        packed['data_samples'].gt_soft = PixelData(data=torch.from_numpy(soft))
+        return packed
+
+
+@MODELS.register_module()
+class SelfDistillation(StyleNormEncoderDecoder):
+    """Its decode head learns from the soft labels of `PackSoftLabels` by cross entropy; pixels beyond them are ignored.
+
+    Auxiliary heads and style layers learn from their classes. Takes the keys of `StyleNormEncoderDecoder`.
+    """
+
+    def _decode_head_forward_train(self, inputs: list[Tensor], data_samples: SampleList) -> dict[str, Tensor]:
+        padded = [F.pad(s.gt_soft.data, s.metainfo.get('padding_size', (0, 0, 0, 0))) for s in data_samples]
+        labels = torch.stack(padded).float()
+        labels = labels / labels.sum(1, keepdim=True).clamp(min=1)
+        logits = F.interpolate(
+            self.decode_head(inputs), labels.shape[2:], mode='bilinear', align_corners=self.align_corners
+        )
+        return {'decode.loss_soft': soft_cross_entropy(logits, labels)}

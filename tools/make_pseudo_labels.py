@@ -1,0 +1,147 @@
+"""Writes a network's predictions for target images as labels: make_pseudo_labels.py CONFIG CHECKPOINT OUT [--soft].
+
+The images are those of the config's `UDADataset(target=...)`, in the config's test pipeline without labels. OUT gets a
+file for each, in the same subfolders: NAME_pseudo.png with train ids, 255 where the network is not sure, or with --soft
+NAME_soft.npz with probabilities. Interrupted, the same command goes on; files that are damaged are written again.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _cli import load_config, parser
+from _runs import whole, write_whole
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
+from mmseg.registry import DATASETS
+from torch.utils.data import DataLoader
+
+from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
+
+MANIFEST = 'pseudo_labels.json'
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = parser(__doc__)
+    own.add_argument('checkpoint', help='.pth file')
+    own.add_argument('out', help='folder for the labels')
+    own.add_argument('--soft', action='store_true', help='probabilities of all classes')
+    own.add_argument('--threshold', type=float, default=0.0, help='hard labels: 255 where no class is as probable')
+    own.add_argument('--stride', type=int, default=4, help='soft labels: one for so many pixels in each direction')
+    own.add_argument('--force', action='store_true', help='delete labels of other settings in OUT')
+    args = own.parse_args(argv)
+    if args.launcher != 'none':
+        own.error('runs as one process')
+    return args
+
+
+def target_dataset(cfg: Config, config: str) -> Any:
+    """The target's images, to be tested on.
+
+    Raises:
+        ValueError: the config does not train on a UDADataset.
+    """
+    target = cfg.train_dataloader.dataset.get('target')
+    if target is None:
+        raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
+    steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
+    return DATASETS.build({**copy.deepcopy(target), 'pipeline': steps, 'test_mode': True})
+
+
+def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
+    """Where the label of each image goes."""
+    root = Path(dataset.data_prefix['img_path'])
+    images = [Path(dataset.get_data_info(k)['img_path']).relative_to(root) for k in range(len(dataset))]
+    return [out / image.parent / f'{image.name.removesuffix(dataset.img_suffix)}{suffix}' for image in images]
+
+
+def claim(out: Path, files: list[Path], settings: dict[str, Any], force: bool) -> None:
+    """Makes the folder one of labels of these settings; what is left in it is kept.
+
+    Raises:
+        FileExistsError: it holds labels of others, and --force, which deletes them, was not given.
+    """
+    manifest = out / MANIFEST
+    before = json.loads(manifest.read_text()) if manifest.exists() else {}
+    if before == settings:
+        return
+    old = [file for file in files if file.exists()]
+    if (before or old) and not force:
+        differ = ', '.join(f'{k} {before.get(k)} and not {v}' for k, v in settings.items() if before.get(k) != v)
+        raise FileExistsError(f'{out} holds labels of other settings ({differ}); choose another folder, or --force')
+    for file in old:
+        file.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(manifest, settings)
+
+
+def is_whole(file: Path, num_classes: int) -> bool:
+    """Whether a label is there and can be read."""
+    if not file.exists():
+        return False
+    if file.suffix == '.png':
+        label = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        return label is not None and label.ndim == 2 and bool(np.all((label < num_classes) | (label == 255)))
+    try:
+        read_soft(file, num_classes)
+    except ValueError:
+        return False
+    return True
+
+
+def write(logits: torch.Tensor, file: Path, args: argparse.Namespace) -> None:
+    """The label of one image from its logits (K, H, W)."""
+    probabilities = logits.float().softmax(0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as part:
+        if args.soft:
+            write_soft(part, F.avg_pool2d(probabilities, args.stride, ceil_mode=True))
+            return
+        sure, label = probabilities.max(0)
+        png = cv2.imencode('.png', torch.where(sure < args.threshold, 255, label).byte().cpu().numpy())[1]
+        part.write_bytes(png.tobytes())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns how many labels it wrote."""
+    args = parse_args(argv)
+    cfg = load_config(args)
+    init_default_scope('mmseg')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    dataset, out = target_dataset(cfg, args.config), Path(args.out)
+    num_classes = len(dataset.metainfo['classes'])
+    settings = {'kind': 'soft' if args.soft else 'hard', 'num_classes': num_classes, 'config': Path(args.config).stem}
+    settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
+    settings['checkpoint'] = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
+    files = label_files(dataset, out, '_soft.npz' if args.soft else '_pseudo.png')
+    claim(out, files, settings, args.force)
+    todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
+    if todo:
+        runner = Runner.from_cfg(cfg)
+        runner.load_or_resume()
+        runner.model.eval()
+        workers = cfg.test_dataloader.get('num_workers', 0)
+        loader = DataLoader(dataset.get_subset(todo), collate_fn=pseudo_collate, num_workers=workers)
+        bar = ProgressBar(len(todo))
+        with torch.no_grad():
+            for k, batch in zip(todo, loader, strict=True):
+                (sample,) = runner.model.test_step(batch)
+                write(sample.seg_logits.data, files[k], args)
+                bar.update()
+    print(f'\n{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')
+    return len(todo)
+
+
+if __name__ == '__main__':
+    main()
