@@ -84,7 +84,7 @@ def test_routes_end_with_their_block():
 
 def test_wrong_routes_are_named():
     layer = DualBatchNorm2d(4)
-    with pytest.raises(ValueError, match="unknown route 'advesarial'.*'adversarial'"), routed(layer, 'advesarial'):
+    with pytest.raises(ValueError, match=r"unknown route 'advesarial'.*'adversarial'"), routed(layer, 'advesarial'):
         pass
     with pytest.raises(ValueError, match=r'a boolean mask \(N,\), got torch.int64'), routed(layer, [0, 1]):
         pass
