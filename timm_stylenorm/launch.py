@@ -1,0 +1,210 @@
+"""Run timm's own train.py or validate.py, unmodified, with style methods and recipes.
+
+    python -m timm_stylenorm.launch [--style NAME] [--style-kwargs KEY=VALUE ...]
+                                    [--recipe NAME] [--recipe-kwargs KEY=VALUE ...] SCRIPT ARGS...
+
+    python -m timm_stylenorm.launch --style padain --style-kwargs p=0.05 train.py --data-dir images --model resnet50
+    python -m timm_stylenorm.launch train.py --data-dir images --model resnet50_snr
+    python -m timm_stylenorm.launch --recipe advbn --recipe-kwargs steps=3 train.py --data-dir images --model resnet50
+    torchrun --nproc_per_node 2 -m timm_stylenorm.launch --recipe advbn train.py --data-dir images --model resnet50
+
+SCRIPT is a file of a clone of timm, of the version that is installed; everything behind it is its own. It runs as
+`python SCRIPT ARGS...` would, but `timm.create_model` puts the style into what it builds and reads `resnet50_snr`, and
+timm's tasks add style losses and run recipes. validate.py takes the same options as the training did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import inspect
+import logging
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.models
+import timm.task
+import torch
+from timm.task import TrainingTask
+from torch import nn
+
+from .inject import add_style, style_layers, style_parameters
+from .methods import get_method
+from .recipes import Recipe, build_recipe
+from .tasks import StyleTask, prepare, recipe_of
+
+_logger = logging.getLogger(__name__)
+
+
+class _KeyValues(argparse.Action):
+    """`p=0.05 sites=stage1` -> {'p': 0.05, 'sites': 'stage1'}, values as Python literals where they are some."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        pairs = [value.partition('=') for value in values]
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **{k: _literal(v) for k, _, v in pairs}})
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our arguments, and those from the script on: the first that is no option, no value of one, and no KEY=VALUE."""
+    i = 0
+    while i < len(argv) and argv[i] != '--' and (argv[i].startswith('-') or '=' in argv[i]):
+        i += 2 if argv[i] in ('--style', '--recipe') else 1
+    return argv[:i], argv[i + (argv[i : i + 1] == ['--']) :]
+
+
+def _parse(argv: Sequence[str]) -> tuple[dict[str, Any] | None, Recipe | None, dict[str, Any], Sequence[str]]:
+    """The style, the recipe, its normalisation, and the script with its arguments; exits where something is wrong."""
+    ours, script = _split(argv)
+    parser = argparse.ArgumentParser(
+        'python -m timm_stylenorm.launch',
+        '%(prog)s [options] SCRIPT ARGS...',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('--style', metavar='NAME', help='a style method for every model that the script builds')
+    parser.add_argument('--recipe', metavar='NAME', help='how to train; a model like resnet50_advbn tells by itself')
+    for name, what in (('style', 'the method, and sites'), ('recipe', 'the recipe, and mean and std of the images')):
+        parser.add_argument(
+            f'--{name}-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE', help=f'of {what}'
+        )
+    args = parser.parse_args(ours)
+    try:
+        style, recipe, images = _check(args)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    if not script:
+        parser.error('name the script to run: the path of train.py or validate.py in a clone of timm')
+    if not Path(script[0]).is_file():
+        parser.error(f'there is no script {script[0]!r}; timm has its scripts in its repository, not in the package')
+    return style, recipe, images, script
+
+
+def _check(args: argparse.Namespace) -> tuple[dict[str, Any] | None, Recipe | None, dict[str, Any]]:
+    for name in ('style', 'recipe'):
+        if getattr(args, f'{name}_kwargs') and not getattr(args, name):
+            raise ValueError(f'--{name}-kwargs without --{name}')
+    if args.style:
+        get_method(args.style).check_kwargs(args.style, args.style_kwargs)
+    images = {k: args.recipe_kwargs.pop(k) for k in ('mean', 'std') if k in args.recipe_kwargs}
+    style = {**args.style_kwargs, 'type': args.style} if args.style else None
+    return style, build_recipe({**args.recipe_kwargs, 'type': args.recipe}) if args.recipe else None, images
+
+
+def _styling(
+    create: Callable[..., nn.Module], style: Mapping[str, Any] | None, recipe: Recipe | None, images: Mapping[str, Any]
+) -> Callable[..., nn.Module]:
+    """timm's `create_model` with a style and a recipe's layers, which must be there before optimizers and EMA."""
+
+    @functools.wraps(create)
+    def create_model(*args: Any, **kwargs: Any) -> nn.Module:
+        given = inspect.signature(create).bind(*args, **kwargs)
+        path = given.arguments.pop('checkpoint_path', None)
+        model = create(*given.args, **given.kwargs)
+        if style is not None:
+            add_style(model, style)
+        if recipe is not None:
+            prepare(recipe, model, **images)
+        if path:
+            _load(model, path)
+        added = Counter(label.partition('.')[0] for label, _ in style_layers(model))
+        if added:
+            model.register_forward_hook(_tell_missing_task)
+            _logger.info(f'style layers: {", ".join(f"{n} of {name}" for name, n in added.items())}')
+        return model
+
+    return create_model
+
+
+def _load(model: nn.Module, path: str) -> None:
+    """The weights of a plain model, or of one of this style."""
+    found: Any = timm.models.load_checkpoint(model, path, strict=False)
+    if found is None:  # the model has read a file of its own kind
+        return
+    missing = set(found.missing_keys) - {name for name, _ in style_parameters(model)}
+    if missing or found.unexpected_keys:
+        raise ValueError(f'{path} does not fit: missing {sorted(missing)}, unexpected {sorted(found.unexpected_keys)}')
+
+
+def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:
+    """A forward hook, until a task has the model: losses that nobody adds and recipes that nobody runs are errors."""
+    if model.training and torch.is_grad_enabled():
+        left = [label for label, layer in style_layers(model) if layer.aux is not None or layer.logits is not None]
+        if left or recipe_of(model):
+            raise RuntimeError(
+                f'the script trains without a task of timm.task, which would {"add" if left else "run"} '
+                f'{", ".join(left) or "the recipe " + repr(recipe_of(model))}: use the train.py of timm >= 1.0.24'
+            )
+
+
+def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, Any]) -> type[TrainingTask]:
+    """A task of timm that adds style losses, and runs the recipe or that of its model."""
+
+    class Launched(StyleTask, kind):  # type: ignore[valid-type, misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{'recipe': recipe, **images, **kwargs})
+            for module in self.modules():
+                for key in [k for k, hook in module._forward_hooks.items() if hook is _tell_missing_task]:
+                    del module._forward_hooks[key]
+
+    Launched.__name__ = Launched.__qualname__ = f'StyleNorm{kind.__name__}'
+    return Launched
+
+
+@contextmanager
+def styled_timm(
+    style: Mapping[str, Any] | None = None, recipe: Recipe | None = None, images: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Within, `timm.create_model` and the tasks of `timm.task` are ours, for whoever imports them now.
+
+    Args:
+        style: Of all models, see `add_style`.
+        recipe: For all models and tasks; by default the one that the layers of a model need.
+        images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
+    """
+    images = images or {}
+    models: list[Any] = [timm, timm.models, timm.models._factory]
+    new = {(module, 'create_model'): _styling(module.create_model, style, recipe, images) for module in models}
+    for name, kind in vars(timm.task).items():
+        if isinstance(kind, type) and issubclass(kind, TrainingTask) and kind is not TrainingTask:
+            ours = _with_style(kind, recipe, images)
+            new |= {(module, name): ours for module in (timm.task, sys.modules[kind.__module__])}
+    old = {(module, name): getattr(module, name) for module, name in new}
+    try:
+        for (module, name), value in new.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name), value in old.items():
+            setattr(module, name, value)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the script; its exit code and its exceptions are ours."""
+    style, recipe, images, script = _parse(sys.argv[1:] if argv is None else argv)
+    folder = Path(script[0]).resolve().parent
+    if (folder / 'timm').is_dir() and folder != Path(timm.__file__).resolve().parents[1]:
+        _logger.warning(f'timm {timm.__version__} of {timm.__file__} runs, not the one beside {script[0]}')
+    sys.argv = list(script)
+    if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
+        sys.path[0] = str(folder)
+    with styled_timm(style, recipe, images):
+        runpy.run_path(script[0], run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()

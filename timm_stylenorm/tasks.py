@@ -1,0 +1,245 @@
+"""timm's training tasks with style losses and recipes: what `timm_stylenorm.launch` gives to timm's own train.py.
+
+    task = StyleNormTask(timm.create_model('resnet50_snr'), nn.CrossEntropyLoss(), device=device)
+    task = AdvBNTask(timm.create_model('resnet50', pretrained=True), nn.CrossEntropyLoss(), cut='stage1', steps=6)
+
+Distributed training, EMA, accumulation, compilation and checkpoints go through timm's `TrainingTask` as ever, and a
+checkpoint has the keys of the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from timm.models import group_parameters
+from timm.task import ClassificationTask, TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .inject import style_layers
+from .layers import AdvBN
+from .losses import check_heads, style_losses
+from .methods import METHODS
+from .recipes import Part, Recipe, build_recipe
+from .recipes.base import Channels
+from .recipes.replay import Replay
+
+__all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare', 'recipe_of']
+
+_logger = logging.getLogger(__name__)
+
+
+def recipe_of(model: nn.Module) -> str | None:
+    """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
+    methods = [label.partition('.')[0] for label, layer in style_layers(model) if layer.label]
+    return next((METHODS[name].recipe for name in methods if METHODS[name].recipe), None)
+
+
+def prepare(recipe: Recipe, model: nn.Module, mean: Channels | None = None, std: Channels | None = None) -> None:
+    """`recipe.prepare` with the normalisation of a timm model, where none is given; see there."""
+    config = resolve_model_data_config(model) if mean is None or std is None else {}
+    recipe.prepare(model, mean=config['mean'] if mean is None else mean, std=config['std'] if std is None else std)
+
+
+class RecipeModule(nn.Module):
+    """What DDP wraps: a model, and with a target and a criterion the losses of a recipe; without, its logits.
+
+    timm looks through modules with a child `module`, so that EMA, checkpoints and evaluation see the model's own keys.
+
+    Args:
+        model: Prepared by the recipe.
+        recipe: Called once for each batch.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.module, self.recipe = model, recipe
+
+    def forward(self, input: Tensor, target: Tensor | None = None, criterion: Any = None) -> Any:
+        """Logits (N, K), or the losses by name and the logits of the first pass.
+
+        Args:
+            input: Images (N, C, H, W), normalised.
+            target: As the criterion takes it.
+            criterion: `criterion(logits, target)` is a scalar.
+        """
+        if target is None:
+            return self.module(input)
+        outputs: list[Tensor] = []
+
+        def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
+            output = self.module(images)
+            if not outputs:
+                outputs.append(output[parts[0].rows])
+            return part_losses(self.module, output, parts, criterion)
+
+        return self.recipe.losses(self.module, input, target, forward_loss), outputs[0]
+
+    def no_weight_decay(self) -> set[str]:
+        """For timm's optimizers, see `DistillationTask`s of timm."""
+        names = self.module.no_weight_decay() if hasattr(self.module, 'no_weight_decay') else ()  # type: ignore
+        return {f'module.{name}' for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """For timm's layer-wise learning rates."""
+        groups = group_parameters(self.module, self.module.group_matcher(coarse=coarse), reverse=True)  # type: ignore
+        return lambda name: groups[name.removeprefix('module.')]
+
+
+def part_losses(
+    model: nn.Module, logits: Tensor, parts: Sequence[Part], criterion: Callable[[Tensor, Any], Tensor]
+) -> dict[str, Tensor]:
+    """Of one forward: 'loss_cls' of each part, and what style layers left, over all images."""
+    losses: dict[str, Tensor] = {}
+    for part in parts:
+        name, term = part.label('loss_cls'), part.weight * criterion(logits[part.rows], part.target)
+        losses[name] = losses[name] + term if name in losses else term
+    style = style_losses(model, _one_target(parts, logits))
+    return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
+
+
+def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
+    """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
+    if len(parts) == 1:
+        return parts[0].target  # type: ignore[no-any-return]
+    mixed = torch.zeros_like(logits, dtype=torch.float32)
+    for part in parts:
+        target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])
+        mixed[part.rows] += part.weight * target
+    return mixed / mixed.sum(1, keepdim=True)
+
+
+class StyleTask(TrainingTask):
+    """Stands before one of timm's tasks in the bases, and adds the style losses of the model which that trains.
+
+    The result has each of them as 'style.<label>' then, and timm's own loss as 'loss_cls'; for a model without any it
+    is timm's, bit for bit. With a recipe the result has the losses of all passes by their names.
+
+    Args:
+        *args: See timm's task.
+        recipe: A recipe, its name, or a dict with its name under `type`; by default the one that the layers of the
+            model need ('advbn' for `resnet50_advbn`), or none. It puts its layers into the model where they are
+            missing: optimizers are made after the task then.
+        mean: The images are (values in [0, 1] - mean) / std; by default as the model's `pretrained_cfg` says.
+        std: See `mean`.
+        **kwargs: See timm's task.
+
+    Raises:
+        ValueError: A class head of a style layer that does not fit the model, or in a task of several labels for each
+            image; a recipe in a task that distils, or for a model in DDP; see also `build_recipe`, `Recipe.prepare`.
+        TypeError: An argument that the recipe does not have.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        recipe: str | Mapping[str, Any] | Recipe | None = None,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._place = 'trainable_module' if hasattr(self, 'trainable_module') else 'model'  # timm < 1.0.27
+        model = unwrap_model(self._trained)
+        if getattr(self, 'multi_label', False):
+            _refuse_heads(model)
+        elif hasattr(model, 'num_classes'):
+            check_heads(model, model.num_classes, dense=False)
+        recipe = recipe_of(model) if recipe is None else recipe
+        self.recipe = recipe if isinstance(recipe, Recipe | None) else build_recipe(recipe)
+        if self.recipe is None:
+            return
+        if not isinstance(self, ClassificationTask):
+            raise ValueError(f'{type(self).__name__}: recipes learn from labels, not from a teacher')
+        if isinstance(self._trained, DistributedDataParallel):
+            raise ValueError('a recipe runs within DDP: give the task the bare model, then call prepare_distributed')
+        prepare(self.recipe, model, mean, std)
+        setattr(self, self._place, RecipeModule(model, self.recipe))
+
+    @property
+    def _trained(self) -> Any:
+        """The model, or what is around it: `RecipeModule`, DDP."""
+        return getattr(self, self._place)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Timm's result for a batch; 'loss' is the sum of all."""
+        if self.recipe is not None:
+            losses, output = self._trained(input, target, self.criterion)
+            counted = [v for k, v in losses.items() if 'loss' in k or 'style' in k.split('.')]
+            return {'loss': torch.as_tensor(sum(counted)), 'output': output, **losses}
+        result: dict[str, Tensor] = super().forward(input, target)
+        terms = {f'style.{name}': term for name, term in style_losses(self._trained, target).items()}
+        if not terms:
+            return result
+        return {**result, 'loss': sum(terms.values(), result['loss']), 'loss_cls': result['loss'], **terms}
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> Any:
+        """See timm's; on the CPU, where DDP takes no devices, it gets none."""
+        cpu = all(p.device.type == 'cpu' for p in self._trained.parameters())
+        return super().prepare_distributed(None if cpu else device_ids, **ddp_kwargs)
+
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """See timm's; with a recipe, only what lies behind its cut, in place, and the log says what."""
+        if self.recipe is None:
+            return super().compile(backend, mode, **kwargs)
+        parts = dict(_compilable(self._trained.module))
+        # four kinds of passes, with two sizes of batches, go through code that all parts share
+        dynamo: Any = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(parts))
+        for part in parts.values():
+            part.compile(backend=backend, mode=mode, **kwargs)
+        _logger.info(f'{type(self).__name__}: compiled {", ".join(parts)}; what comes before the cut is not')
+        return self._trained
+
+
+def _compilable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules behind the cut of a model: those before it are exchanged from pass to pass."""
+    lower = {m for _, layer in style_layers(model) if isinstance(layer, AdvBN) for m in Replay(model, layer).lower}
+
+    def outermost(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+        for name, child in module.named_children():
+            inside = not lower.isdisjoint(child.modules())
+            if inside or isinstance(child, nn.ModuleList | nn.ModuleDict):
+                yield from () if child in lower else outermost(child, f'{path}{name}.')
+            elif next(child.parameters(), None) is not None:
+                yield path + name, child
+
+    yield from outermost(model, '')
+
+
+def _refuse_heads(model: nn.Module) -> None:
+    for label, layer in style_layers(model):
+        if getattr(layer, 'head', None) is not None:
+            raise ValueError(f'{label}: its class head (num_classes) learns one label for each image, not several')
+
+
+class StyleNormTask(StyleTask, ClassificationTask):
+    """timm's `ClassificationTask` with style losses and recipes; arguments as there, and those of `StyleTask`."""
+
+
+class _NamedRecipe(StyleNormTask):
+    name: str
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        hosts = {*inspect.signature(ClassificationTask).parameters, 'mean', 'std'}
+        options = {k: kwargs.pop(k) for k in list(kwargs) if k not in hosts}
+        super().__init__(model, *args, recipe={'type': self.name, **options}, **kwargs)
+
+
+class AdvBNTask(_NamedRecipe):
+    """`StyleNormTask` with the recipe `advbn`, whose arguments (`cut`, `steps`, ...) it takes by name."""
+
+    name = 'advbn'
+
+
+class DebiasedTask(_NamedRecipe):
+    """`StyleNormTask` with the recipe `debiased`, whose arguments it takes by name."""
+
+    name = 'debiased'
