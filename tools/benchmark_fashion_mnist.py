@@ -6,6 +6,10 @@ Trains the shipped config of each method (or the baseline's with `style=<method>
 clean and on restyled images, prints a Markdown table and writes OUT.json and OUT.png. A finished run leaves a file in
 --work-dir and is not repeated while its config stays the same, so the command can be interrupted, and methods and seeds
 can be added later; after a change of the code, delete that folder. A method may carry arguments: `padain:p=0.1`.
+
+    python tools/benchmark_fashion_mnist.py --fine-tune 300 --methods baseline advbn:lower=frozen,steps=6,step=0.2
+
+With --fine-tune all methods start from the trained baseline of their seed, and `baseline` is plain fine-tuning.
 """
 
 import argparse
@@ -69,6 +73,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--data', help='folder of the idx files; default: as in the config')
     parser.add_argument('--iters', type=int, help='training iterations; default: as in the config')
+    parser.add_argument(
+        '--fine-tune', type=int, metavar='ITERS', help='start from the baseline, at a tenth of its rate'
+    )
     parser.add_argument('--limit', type=int, help='use at most this many images of each set')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/fashion_mnist'), help='results of single runs')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/fashion_mnist/summary'), help='OUT.json, OUT.png')
@@ -88,9 +95,17 @@ def method_config(method: str) -> Config:
         return cfg
     pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
     place = 'recipe' if METHODS[name].recipe else 'style'
-    given = {**cfg.model.get(place, {}), **{key: ast.literal_eval(value) for key, value in pairs.items()}}
+    given = {**cfg.model.get(place, {}), **{key: _literal(value) for key, value in pairs.items()}}
     cfg.model[place] = {**given, 'type': name}
     return cfg
+
+
+def _literal(text: str) -> object:
+    """'0.1' -> 0.1, 'frozen' -> 'frozen'."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
 
 
 def file_name(method: str, seed: int) -> str:
@@ -98,15 +113,19 @@ def file_name(method: str, seed: int) -> str:
     return f'{re.sub(r"[^a-z0-9_.]+", "-", method)}_{seed}'
 
 
-def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
-    """The config of one run: no validation, no checkpoints, quiet."""
+def run_config(method: str, seed: int, args: argparse.Namespace, fine_tune: int | None = None) -> Config:
+    """The config of one run: no validation, no checkpoints, quiet; from the weights of a start for `fine_tune`."""
     cfg = method_config(method)
     sets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.datasets]
     for part in sets:
         part.root = args.data or part.root
         part.limit = min(part.limit, args.limit or part.limit)
     configured = cfg.train_cfg.max_iters
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters or configured, val_interval=10**9)
+    iters = fine_tune or args.iters or configured
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**9)
+    if fine_tune:
+        cfg.model.init_checkpoint = str(start_file(seed, args))
+        cfg.optim_wrapper.optimizer.lr /= 10
     for scheduler in cfg.param_scheduler:  # the same shape over fewer or more iterations
         begin, end = (scheduler[k] * cfg.train_cfg.max_iters // configured for k in ('begin', 'end'))
         scheduler.update(begin=begin, end=max(end, begin + 1))
@@ -118,18 +137,47 @@ def run_config(method: str, seed: int, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
-    """Accuracy of one run by test set, trained now or read from an earlier call with the same config."""
+def name_of(method: str, seed: int, cfg: Config) -> str:
+    """'padain_2_' and what tells this run from others under its name."""
     said = {key: cfg.to_dict()[key] for key in WHAT_COUNTS}
-    file = folder / f'{file_name(method, seed)}_{fingerprint(said)}.json'
-    if file.exists():
-        bar.update(cfg.train_cfg.max_iters)
-        return json.loads(file.read_text())
+    return f'{file_name(method, seed)}_{fingerprint(said)}'
+
+
+def start_file(seed: int, args: argparse.Namespace) -> Path:
+    """Where the weights are from which --fine-tune starts."""
+    return args.work_dir / f'{name_of("baseline", seed, run_config("baseline", seed, args))}.pth'
+
+
+def train(method: str, seed: int, cfg: Config, bar: tqdm) -> Runner:
+    """One training."""
     bar.set_description(f'{method}, seed {seed}')
     runner = Runner.from_cfg(cfg)
     runner.register_hook(ProgressHook(bar))
-    start = time.time()
     runner.train()
+    return runner
+
+
+def make_start(seed: int, args: argparse.Namespace, bar: tqdm) -> None:
+    """Train the baseline from which --fine-tune starts, unless it is there."""
+    file, cfg = start_file(seed, args), run_config('baseline', seed, args)
+    if file.exists():
+        bar.update(cfg.train_cfg.max_iters)
+        return
+    state = train('start', seed, cfg, bar).model.state_dict()
+    whole = file.with_suffix('.part')
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({'state_dict': state}, whole)
+    whole.rename(file)
+
+
+def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
+    """Accuracy of one run by test set, trained now or read from an earlier call with the same config."""
+    file = folder / f'{name_of(method, seed, cfg)}.json'
+    if file.exists():
+        bar.update(cfg.train_cfg.max_iters)
+        return json.loads(file.read_text())
+    start = time.time()
+    runner = train(method, seed, cfg, bar)
     seconds = time.time() - start
     metrics = {
         name.split('/')[1]: round(value, 4) for name, value in runner.test().items() if name.count('/') == 2
@@ -194,8 +242,13 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], examples: dict[str, T
 def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
     """Entry point; returns the table."""
     args = parse_args(argv)
-    configs = {(method, seed): run_config(method, seed, args) for method in args.methods for seed in args.seeds}
-    with tqdm(total=sum(cfg.train_cfg.max_iters for cfg in configs.values()), unit='it', smoothing=0.02) as bar:
+    runs = [(method, seed) for method in args.methods for seed in args.seeds]
+    configs = {(method, seed): run_config(method, seed, args, args.fine_tune) for method, seed in runs}
+    starts = {seed: run_config('baseline', seed, args) for seed in args.seeds if args.fine_tune}
+    iters = sum(cfg.train_cfg.max_iters for cfg in [*configs.values(), *starts.values()])
+    with tqdm(total=iters, unit='it', smoothing=0.02) as bar:
+        for seed in starts:
+            make_start(seed, args, bar)
         results = [result_of(*key, cfg, bar, args.work_dir) for key, cfg in configs.items()]
     table = summarise(results)
     versions = dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__)
