@@ -5,10 +5,10 @@ Import it before reading a config that inherits from `mmseg::...` (the tools do)
 
 from timm_stylenorm.engine import apply_host_fixes
 
-from . import datasets, evaluation, hooks, norms, plugins, segmentors
+from . import datasets, evaluation, heads, hooks, norms, plugins, segmentors, uda
 from .fixes import checkpoint_without_reentry
 
 apply_host_fixes()
 checkpoint_without_reentry()
 
-__all__ = ['datasets', 'evaluation', 'hooks', 'norms', 'plugins', 'segmentors']
+__all__ = ['datasets', 'evaluation', 'heads', 'hooks', 'norms', 'plugins', 'segmentors', 'uda']
