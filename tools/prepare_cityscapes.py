@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from _labels import save_png
-from prepare_gta5 import SUFFIX, cpu_count, read_train_ids, run_parallel
+from _pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
 
 POLYGONS = '_polygons.json'
 

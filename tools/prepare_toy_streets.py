@@ -21,9 +21,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from _labels import TO_TRAIN_ID, gta5_palette, save_png
+from _pairs import SUFFIX, convert_pair, cpu_count, run_parallel
 from _streets_scene import paint_street
 from _streets_style import photograph, style_at
-from prepare_gta5 import SUFFIX, convert_pair, cpu_count, run_parallel
+from prepare_gta5 import GTA5
 
 MANIFEST = 'toy_streets.json'
 VERSION = 2  # of the drawing: raise it when the same parameters give other pictures
@@ -63,7 +64,7 @@ def _write(out: Path, seed: int, size: tuple[int, int], gap: float, picture: Pic
     save_png(image_path, image)
     if picture.domain == 'gta5':
         save_png(label_path, ids, gta5_palette())
-        convert_pair(out / 'gta5', label_path.stem, overwrite=True)
+        convert_pair(GTA5, out / 'gta5', label_path.stem, overwrite=True)
     else:
         save_png(label_path, ids)
         save_png(train_path, TO_TRAIN_ID[ids])

@@ -1,0 +1,165 @@
+"""Map Mapillary Vistas' 66 classes (labels of version 1.2) to the 19 of Cityscapes and check every image/label pair.
+
+    python tools/prepare_mapillary.py data/mapillary [--mapping FILE] [--workers N] [--skip-bad] [--overwrite]
+
+For SPLIT in training and validation reads `SPLIT/images/NAME.jpg` and `SPLIT/v1.2/labels/NAME.png` (or, of older
+downloads, `SPLIT/labels/NAME.png`) and writes `SPLIT/labelTrainIds/NAME.png`. `config_v1.2.json` (or `config.json`)
+must list the classes of version 1.2; version 2.0 has 124. No mapping is official, and numbers of papers depend on
+theirs: --mapping takes a JSON file with {"name in Vistas": "class of Cityscapes" or null} for what shall differ.
+A stopped run goes on where it stopped; bad pairs are listed in `SPLIT/prepare_report.json`.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from _labels import CLASSES, IGNORE
+from _pairs import BadPair, Pairs, convert, parser, read_image
+
+SPLITS = ('training', 'validation')
+CONFIGS = ('config_v1.2.json', 'config.json')
+# Name of each id of version 1.2, and its class by Cityscapes' definitions: what is painted on or let into a road is
+# road; bridges, tunnels, guard rails, rails, parking lots, trailers and caravans do not count there either.
+CLASS_OF: dict[str, str | None] = {
+    'Bird': None,
+    'Ground Animal': None,
+    'Curb': 'sidewalk',
+    'Fence': 'fence',
+    'Guard Rail': None,
+    'Barrier': None,
+    'Wall': 'wall',
+    'Bike Lane': 'road',
+    'Crosswalk - Plain': 'road',
+    'Curb Cut': 'sidewalk',
+    'Parking': None,
+    'Pedestrian Area': 'sidewalk',
+    'Rail Track': None,
+    'Road': 'road',
+    'Service Lane': 'road',
+    'Sidewalk': 'sidewalk',
+    'Bridge': None,
+    'Building': 'building',
+    'Tunnel': None,
+    'Person': 'person',
+    'Bicyclist': 'rider',
+    'Motorcyclist': 'rider',
+    'Other Rider': 'rider',
+    'Lane Marking - Crosswalk': 'road',
+    'Lane Marking - General': 'road',
+    'Mountain': None,
+    'Sand': 'terrain',
+    'Sky': 'sky',
+    'Snow': None,
+    'Terrain': 'terrain',
+    'Vegetation': 'vegetation',
+    'Water': None,
+    'Banner': None,
+    'Bench': None,
+    'Bike Rack': None,
+    'Billboard': None,
+    'Catch Basin': 'road',
+    'CCTV Camera': None,
+    'Fire Hydrant': None,
+    'Junction Box': None,
+    'Mailbox': None,
+    'Manhole': 'road',
+    'Phone Booth': None,
+    'Pothole': 'road',
+    'Street Light': 'pole',
+    'Pole': 'pole',
+    'Traffic Sign Frame': 'pole',
+    'Utility Pole': 'pole',
+    'Traffic Light': 'traffic light',
+    'Traffic Sign (Back)': None,
+    'Traffic Sign (Front)': 'traffic sign',
+    'Trash Can': None,
+    'Bicycle': 'bicycle',
+    'Boat': None,
+    'Bus': 'bus',
+    'Car': 'car',
+    'Caravan': None,
+    'Motorcycle': 'motorcycle',
+    'On Rails': 'train',
+    'Other Vehicle': None,
+    'Trailer': None,
+    'Truck': 'truck',
+    'Wheeled Slow': None,
+    'Car Mount': None,
+    'Ego Vehicle': None,
+    'Unlabeled': None,
+}
+
+
+def table(mapping: Path | None) -> np.ndarray:
+    """Train id by id of version 1.2, uint8 (66,); `ValueError` for names that do not exist."""
+    changed = {} if mapping is None else json.loads(mapping.read_text())
+    unknown = [name for name in changed if name not in CLASS_OF]
+    unknown += [name for name in changed.values() if name is not None and name not in CLASSES]
+    if unknown:
+        raise ValueError(f'{mapping}: unknown classes {unknown[:8]}')
+    return np.array([IGNORE if c is None else CLASSES.index(c) for c in (CLASS_OF | changed).values()], np.uint8)
+
+
+def check_version(root: Path) -> None:
+    """Raises `FileNotFoundError` without the list of classes, `ValueError` where it is not that of version 1.2."""
+    files = [root / name for name in CONFIGS if (root / name).is_file()]
+    if not files:
+        raise FileNotFoundError(f'{root} has neither {" nor ".join(CONFIGS)}, which tell the version of the labels')
+    names = [label.get('readable') for label in json.loads(files[0].read_text()).get('labels', [])]
+    if names != list(CLASS_OF):
+        raise ValueError(f'{files[0]} lists {len(names)} classes, expected the 66 of version 1.2 in their order')
+
+
+def train_ids(to_train_id: np.ndarray, path: Path) -> np.ndarray:
+    """The train ids (H, W) uint8 of a label whose indices are ids."""
+    image = read_image(path)
+    if image.mode not in ('P', 'L'):
+        raise BadPair('unknown mode', f'{path}: expected a palette or grey PNG of 8 bits, got {image.mode}')
+    ids = np.asarray(image)
+    unknown = np.unique(ids[ids >= len(CLASS_OF)])
+    if unknown.size:
+        raise BadPair('unknown id', f'{path}: class ids {unknown.tolist()[:8]}, expected 0..{len(CLASS_OF) - 1}')
+    return to_train_id[ids]
+
+
+def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
+    """Convert what is below `root`, the folder of a split."""
+    labels = 'v1.2/labels' if (root / 'v1.2/labels').is_dir() else 'labels'
+    read = partial(train_ids, to_train_id)
+    pairs = Pairs(f'Vistas {root.name}', 'images', labels, 'labelTrainIds', ('.jpg', '.png', '.png'), read)
+    used, mapping = (
+        root / pairs.targets / 'mapping.json',
+        json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True))),
+    )
+    if used.is_file() and used.read_text() != mapping:
+        if not args.overwrite:
+            print(f'error: {used.parent} was made with another mapping; --overwrite replaces it', file=sys.stderr)
+            return 2
+        shutil.rmtree(used.parent)
+    if root.is_dir():
+        used.parent.mkdir(exist_ok=True)
+        used.write_text(mapping)
+    return convert(pairs, root, args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
+    own = parser(__doc__)
+    own.add_argument('--mapping', type=Path, metavar='FILE', help='JSON file with what shall be mapped otherwise')
+    own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
+    args = own.parse_args(argv)
+    try:
+        to_train_id = table(args.mapping)
+        check_version(args.data_root)
+    except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return max(convert_split(args.data_root / split, to_train_id, args) for split in args.splits)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
