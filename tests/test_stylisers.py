@@ -83,6 +83,12 @@ def test_alpha_outside_its_range_is_refused(styliser, alpha):
         styliser(images(), images(), alpha)
 
 
+@pytest.mark.parametrize('x', [torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 16)])
+def test_other_things_than_images_are_refused(styliser, x):
+    with pytest.raises(ValueError, match=r'expected images \(N, C, H, W\) of values in \[0, 1\], got torch'):
+        styliser(x, x)
+
+
 @pytest.mark.parametrize('name', ['fourier', 'pixel'])
 @pytest.mark.parametrize('channels', [1, 3, 6])
 def test_no_style_and_the_own_style_change_nothing(name, channels):
