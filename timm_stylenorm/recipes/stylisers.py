@@ -35,8 +35,8 @@ class Styliser:
         """
         if content.dim() != 4 or not content.is_floating_point():
             raise ValueError(
-                f'{type(self).__name__}: expected images (N, C, H, W) of values in [0, 1], got {content.dtype} of shape '
-                f'{tuple(content.shape)}'
+                f'{type(self).__name__}: expected images (N, C, H, W) of values in [0, 1], got {content.dtype} '
+                f'of shape {tuple(content.shape)}'
             )
         if not 0 <= alpha <= 1:
             raise ValueError(f'{type(self).__name__}: expected 0 <= alpha <= 1, got {alpha}')
