@@ -1,5 +1,6 @@
 """Style normalisation for timm models: `import timm_stylenorm`, then `timm.create_model('resnet50_padain')`."""
 
+from .dual_bn import convert_dual_bn, split_dual_bn
 from .inject import add_style, remove_style, set_domains, style_disabled, style_layers, style_parameters
 from .losses import style_losses
 from .methods import list_methods
@@ -9,10 +10,12 @@ __version__ = '0.1.0'
 
 __all__ = [
     'add_style',
+    'convert_dual_bn',
     'list_methods',
     'register_variants',
     'remove_style',
     'set_domains',
+    'split_dual_bn',
     'style_disabled',
     'style_layers',
     'style_losses',

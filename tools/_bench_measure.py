@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median, quantiles
 
 import timm
@@ -14,9 +14,15 @@ from tqdm import tqdm
 import timm_stylenorm
 from timm_stylenorm import layers
 from timm_stylenorm.methods import METHODS
+from timm_stylenorm.recipes import Part, Recipe, build_recipe
 
 Step = Callable[[], None]
 Cell = dict[str, float]
+RECIPES = {
+    'advbn': {'type': 'advbn'},
+    'advbn, all trains': {'type': 'advbn', 'lower': 'trainable'},
+    'debiased, pixel': {'type': 'debiased', 'styliser': 'pixel'},
+}
 FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
 
 
@@ -126,29 +132,38 @@ def graph_breaks(name: str, always: bool) -> int:
     return len(torch._dynamo.explain(make(name, 16, always))(torch.randn(4, 16, 8, 8)).break_reasons)
 
 
-def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
-    """Forward, backward and SGD with momentum, with the losses of the style layers."""
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict | None = None) -> Step:
+    """Forward, backward and SGD with momentum, with the losses of the style layers, or by a recipe."""
+    procedure = build_recipe(recipe) if recipe else Recipe()
+    procedure.prepare(model)
+    trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
+
+    def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
+        logits = model(images)
+        terms = [part.weight * F.cross_entropy(logits[part.rows], part.target) for part in parts]
+        return {parts[0].label('loss'): sum(terms[1:], terms[0]), **timm_stylenorm.style_losses(model, labels)}
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        (loss + sum(timm_stylenorm.style_losses(model, labels).values())).backward()
+        losses = procedure.losses(model, images, labels, forward_loss)
+        sum(losses.values()).backward()  # type: ignore[union-attr]
         optimizer.step()
 
     return step
 
 
 def step_ratios(names: list[str], arch: str, batch: int, size: int, rounds: int, bar: tqdm) -> list:
-    """Training steps of a model with each method, acting in every call, against the plain model."""
+    """Training steps of a model with each method, acting in every call, or by a recipe, against the plain model."""
     torch.manual_seed(0)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch)
-    models = {'plain': timm.create_model(arch)}
+    steps = {'plain': training_step(timm.create_model(arch), images, labels)}
     for name in names:
         style = {'type': name, **acting(METHODS[name].layer)}
-        models[name] = timm_stylenorm.add_style(timm.create_model(arch), style)
-    return ratios({name: training_step(model, images, labels) for name, model in models.items()}, rounds, bar)
+        steps[name] = training_step(timm_stylenorm.add_style(timm.create_model(arch), style), images, labels)
+    for title, recipe in RECIPES.items():
+        steps[title] = training_step(timm.create_model(arch), images, labels, recipe)
+    return ratios(steps, rounds, bar)
 
 
 def cuda_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm) -> list:

@@ -34,6 +34,7 @@ import timm
 import torch
 from _bench_measure import (
     FORMATS,
+    RECIPES,
     Cell,
     compiled_ratios,
     cuda_ratios,
@@ -179,7 +180,7 @@ def measure_steps(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
         f'{arch}, batch {batch}, {size}x{size}': step_ratios(methods, arch, batch, size, args.rounds, bar)
         for arch, batch, size in args.sizes.models
     }
-    return table('Training steps against the plain model, at the default sites', columns)
+    return table('Training steps against the plain model, at the default sites; recipes', columns)
 
 
 def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
@@ -203,7 +204,7 @@ def turns(args: argparse.Namespace, sections: list[str]) -> int:
     columns = {'eager': len(args.formats) * shapes, 'cuda': len(args.formats) * shapes, 'compiled': shapes}
     calls = sum(columns.get(section, 0) for section in sections) * (len(args.layers) + 1)
     if 'steps' in sections:
-        calls += models * (sum(name in METHODS for name in args.layers) + 1)
+        calls += models * (sum(name in METHODS for name in args.layers) + len(RECIPES) + 1)
     inner = turns(args, ['eager', *({'compiled'} & set(sections))]) if 'recycled' in sections else 0
     return (args.rounds + 1) * calls + inner
 

@@ -36,7 +36,7 @@ ForwardLoss = Callable[[Tensor, Sequence[Part]], dict[str, Tensor]]
 
 
 class Recipe:
-    """A training procedure. It holds settings, and nothing of one model: copies of a host share it.
+    """A training procedure; this one is the plain forward and loss. It holds settings, and nothing of one model: copies of a host share it.
 
     A host calls `prepare` once, before it makes DDP wrappers, EMA copies and optimizers, and `losses` in place of its
     plain forward and loss, inside what DDP wraps.
@@ -53,7 +53,6 @@ class Recipe:
             mean: The images that the model will see are (values in [0, 1] - mean) / std, for each channel.
             std: See `mean`.
         """
-        raise NotImplementedError
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """The losses of all passes over one training batch, to be summed and differentiated once by the host.
@@ -66,7 +65,7 @@ class Recipe:
                 and returns its losses by name: those that count have 'loss' or a part 'style' in their names, the
                 rest is for the log. Means over the rows of each part, times its weight; parts of one name are summed.
         """
-        raise NotImplementedError
+        return forward_loss(images, [Part(target)])
 
     def __deepcopy__(self, memo: Any) -> Recipe:
         return self
