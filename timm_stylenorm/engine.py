@@ -165,7 +165,7 @@ def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     """Lets several processes train without a GPU; does nothing with a GPU or without a launcher.
 
     mmengine would ask for CUDA devices: so the gloo group exists before the Runner, and DDP gets no device ids.
-    SyncBN needs a GPU, so it becomes BN (with a message).
+    SyncBN needs a GPU, so it becomes BN (with a message), in the model and by the key `sync_bn`.
 
     Raises:
         ValueError: the launcher left no rank in the environment.
@@ -180,5 +180,5 @@ def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = ConfigDict(wrapper)
-    if _sync_bn_to_bn(cfg.model):
+    if _sync_bn_to_bn(cfg.model) + bool(cfg.pop('sync_bn', None)):
         print_log('no GPU: SyncBN became BN, each process normalises by its own images', 'current', 30)
