@@ -1,0 +1,135 @@
+"""A tiny segmentation task with a source and a target, for the tests of adaptation; run as a script, one process."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
+
+import mmseg_stylenorm  # noqa: F401 (registers what the configs name)
+from timm_stylenorm import engine
+
+CLASSES = ('a', 'b', 'c', 'd')
+MODEL = {
+    'data_preprocessor': {'type': 'SegDataPreProcessor', 'mean': [120.0], 'std': [60.0], 'size': (24, 40)},
+    'backbone': {'type': 'ResNet', 'depth': 18, 'base_channels': 4, 'stem_channels': 4, 'norm_eval': False},
+    'decode_head': {
+        'type': 'DeepLabV2Head', 'in_channels': 32, 'in_index': 3, 'num_classes': 4, 'align_corners': True
+    },
+    'train_cfg': {},
+    'test_cfg': {'mode': 'whole'},
+}  # fmt: skip
+AUXILIARY = {
+    'type': 'DeepLabV2Head', 'in_channels': 16, 'in_index': 2, 'num_classes': 4, 'align_corners': True,
+    'loss_decode': {'type': 'CrossEntropyLoss', 'loss_weight': 0.1},
+}  # fmt: skip
+KINDS = {
+    'maxsquare': {'type': 'MaxSquareUDA', 'auxiliary_head': AUXILIARY, 'threshold': 0.3, 'image_weighted': True},
+    'fada': {
+        'type': 'FADA', 'discriminator': {'channels': (8, 4)}, 'style': {
+            'type': 'padain', 'p': 0.5, 'mode': 'source_target'
+        }
+    },
+}  # fmt: skip
+
+
+@DATASETS.register_module(force=True)
+class TinyStreets(torch.utils.data.Dataset):
+    """Random pictures of one size; a picture depends on its domain and number."""
+
+    def __init__(self, size, labels, length=6, classes=CLASSES):
+        self.size, self.labels, self.length, self.metainfo = tuple(size), labels, length, {'classes': classes}
+
+    def full_init(self):
+        """Nothing to list."""
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index + 100 * self.labels)
+        image = torch.randint(0, 256, (3, *self.size), dtype=torch.uint8, generator=generator)
+        sample = SegDataSample(metainfo={'number': index})
+        if self.labels:
+            label = image[:1].long() // 64
+            sample.gt_sem_seg = PixelData(data=torch.where(label == 3, 255, label))
+        return {'inputs': image, 'data_samples': sample}
+
+
+SOURCE = {'type': 'TinyStreets', 'size': (24, 40), 'labels': True}
+TARGET = {'type': 'TinyStreets', 'size': (16, 32), 'labels': False, 'length': 5}
+PAIRS = {'type': 'UDADataset', 'source': SOURCE, 'target': TARGET}
+
+
+@HOOKS.register_module(force=True)
+class StopHook(Hook):
+    """Ends a run in its middle, as a kill would."""
+
+    priority = 'LOWEST'  # behind the checkpoint
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            raise KeyboardInterrupt
+
+
+def config(kind, work_dir, iters=4, **changes):
+    """A run of the Runner."""
+    wrapper = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9}}
+    if kind == 'fada':
+        wrapper['constructor'] = 'AdversarialOptimWrapperConstructor'
+        wrapper['discriminator'] = {'optimizer': {'type': 'Adam', 'lr': 1e-3, 'betas': (0.9, 0.99)}}
+    cfg = {
+        'model': {**MODEL, **KINDS[kind]},
+        'work_dir': str(work_dir),
+        'train_dataloader': {
+            'batch_size': 2,
+            'num_workers': 0,
+            'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
+            'dataset': PAIRS,
+        },
+        'train_cfg': {'type': 'IterBasedTrainLoop', 'max_iters': iters, 'val_interval': 1000},
+        'optim_wrapper': wrapper,
+        'param_scheduler': [{'type': 'PolyLR', 'eta_min': 0.0, 'power': 0.9, 'end': 10, 'by_epoch': False}],
+        'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 2}},
+        'custom_hooks': [{'type': 'RNGStateHook'}, {'type': 'CheckpointGuardHook'}],
+        'randomness': {'seed': 0},
+        'default_scope': 'mmseg',
+        'log_level': 'WARNING',
+        'experiment_name': f'{Path(work_dir).parent.name}_{Path(work_dir).name}_{changes.get("resume", False)}',
+    }
+    return Config({**cfg, **changes})
+
+
+def train(kind, work_dir, iters=4, stop=0, **changes):
+    """Trains and returns the Runner; with `stop` it ends early, without the Runner's own last words."""
+    engine.apply_host_fixes()
+    cfg = config(kind, work_dir, iters, **changes)
+    cfg.custom_hooks = [*cfg.custom_hooks, *([{'type': 'StopHook', 'at': stop}] if stop else [])]
+    engine.prepare_cpu_distributed(cfg, cfg.get('launcher', 'none'))
+    runner = Runner.from_cfg(cfg)
+    try:
+        runner.train()
+    except KeyboardInterrupt:
+        if not stop:
+            raise
+    return runner
+
+
+if __name__ == '__main__':
+    out = Path(sys.argv[1])
+    for name in KINDS:
+        engine.apply_host_fixes()
+        trained = train(name, out / name, launcher='pytorch').model.module
+        torch.save(trained.state_dict(), out / f'{name}_{os.environ["RANK"]}.pth')
+    (out / f'done_{os.environ["RANK"]}.json').write_text(json.dumps(list(KINDS)))
