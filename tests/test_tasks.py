@@ -23,9 +23,10 @@ CRITERION = nn.CrossEntropyLoss()
 RECIPES = {'advbn': dict(type='advbn', steps=2), 'debiased': dict(type='debiased', styliser='pixel')}
 
 
-def net(arch='resnet18', **kwargs):
+def net(style=None, arch='test_resnet', **kwargs):
     torch.manual_seed(0)
-    return timm.create_model(arch, num_classes=3, **kwargs).train()
+    model = timm.create_model(arch, num_classes=3).train()
+    return model if style is None else timm_stylenorm.add_style(model, style, **kwargs)
 
 
 def batch(n=4, size=32, seed=1):
@@ -65,9 +66,9 @@ def test_style_losses_come_on_top(soft):
     style = dict(reduction=4, num_classes=3)
     images, target = batch()
     target = F.one_hot(target, 3).float() if soft else target
-    result = quiet(StyleNormTask, net('resnet18_snr', style=style), CRITERION)(images, target)
+    result = quiet(StyleNormTask, net('snr', **style), CRITERION)(images, target)
 
-    model = net('resnet18_snr', style=style)
+    model = net('snr', **style)
     loss = F.cross_entropy(model(images), target)
     terms = timm_stylenorm.style_losses(model, target)
     assert {f'style.{name}' for name in terms} == {k for k in result if k.startswith('style')}
@@ -103,22 +104,22 @@ def test_the_loss_of_advbn_is_the_clean_one_and_the_one_under_the_ascended_noise
 
 
 def test_the_layers_of_a_model_tell_its_recipe():
-    assert recipe_of(net()) is recipe_of(net('resnet18_snr')) is None
-    assert recipe_of(net('resnet18_advbn')) == 'advbn'
-    assert recipe_of(net('resnet18_debiased')) == 'debiased'
-    assert 'adv.loss_cls' in quiet(StyleNormTask, net('resnet18_advbn', style=dict(steps=1)), CRITERION)(*batch())
+    assert recipe_of(net()) is recipe_of(net('snr', reduction=4)) is None
+    assert recipe_of(net('advbn')) == 'advbn'
+    assert recipe_of(net('debiased')) == 'debiased'
+    assert 'adv.loss_cls' in quiet(StyleNormTask, net('advbn', steps=1), CRITERION)(*batch())
 
 
 def test_the_debiased_task_uses_the_normalisation_of_the_model():
     task = quiet(DebiasedTask, net(), CRITERION, styliser='pixel')
-    torch.testing.assert_close(task.recipe.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    assert task.recipe.std.flatten().tolist() == list(net().pretrained_cfg['std']) == [0.5] * 3
     assert {'loss_cls', 'stylised.loss_cls'} <= task(*batch()).keys()
-    other = quiet(DebiasedTask, net(), CRITERION, styliser='pixel', mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert other.recipe.std.flatten().tolist() == [0.5] * 3
+    other = quiet(DebiasedTask, net(), CRITERION, styliser='pixel', mean=(0.25,) * 3, std=(0.25,) * 3)
+    assert other.recipe.mean.flatten().tolist() == other.recipe.std.flatten().tolist() == [0.25] * 3
 
 
 def test_recipes_and_style_losses_add_up():
-    model = timm_stylenorm.add_style(net(), dict(type='snr', sites='stage3', reduction=4, num_classes=3))
+    model = net('snr', sites='stage3', reduction=4, num_classes=3)
     result = quiet(StyleNormTask, model, CRITERION, recipe=RECIPES['debiased'])(*batch())
     terms = [v for k, v in result.items() if k not in ('loss', 'output')]
     assert len(terms) == 4
@@ -141,7 +142,7 @@ def test_checkpoints_have_the_keys_of_the_model(recipe, tmp_path):
     task.setup_ema(decay=0.5)
     steps(task, 1)
     state = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
-    assert state['state_dict'].keys() == state['state_dict_ema'].keys() == net(f'resnet18_{recipe}').state_dict().keys()
+    assert state['state_dict'].keys() == state['state_dict_ema'].keys() == net(recipe).state_dict().keys()
 
     fresh = quiet(StyleNormTask, net(), CRITERION, recipe=RECIPES[recipe])
     fresh.setup_ema()
@@ -205,7 +206,7 @@ def test_compiled_recipes_give_the_losses_of_eager_ones(recipe):
 def test_only_what_lies_behind_the_cut_is_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, 'compile', lambda module, **kwargs: compiled.append(module))
-    model = net('mobilenetv3_small_050')
+    model = net(arch='mobilenetv3_small_050')
     quiet(AdvBNTask, model, CRITERION, cut='stage3').compile()
     assert model.blocks[4] in compiled
     assert model.classifier in compiled
@@ -214,7 +215,7 @@ def test_only_what_lies_behind_the_cut_is_compiled(monkeypatch):
 
 def test_a_model_without_recipe_compiles_as_with_timm():
     torch._dynamo.reset()
-    task = quiet(StyleNormTask, timm_stylenorm.add_style(net(), 'snr', sites='stage4', num_classes=3), CRITERION)
+    task = quiet(StyleNormTask, net('snr', sites='stage4', reduction=4, num_classes=3), CRITERION)
     eager = task(*batch())
     assert task.compile(backend='eager') is task.get_eval_model()
     compiled = task(*batch())
@@ -253,17 +254,17 @@ def test_dense_targets_of_several_labels():
         result['loss_cls'], F.binary_cross_entropy_with_logits(result['output'], target), rtol=0, atol=1e-6
     )
     with pytest.raises(ValueError, match=r'snr.stage1: its class head .* not several'):
-        quiet(kind, net('resnet18_snr', style=dict(num_classes=3)), CRITERION)
+        quiet(kind, net('snr', num_classes=3, reduction=4), CRITERION)
 
 
 def test_distillation_adds_style_losses_and_refuses_recipes():
     kind = type('Task', (StyleTask, LogitDistillationTask), {})
-    task = quiet(kind, net('resnet18_snr', style=dict(num_classes=3)), net(), CRITERION)
+    task = quiet(kind, net('snr', num_classes=3, reduction=4), net(), CRITERION)
     result = task(*batch())
     assert {'style.snr.stage1', 'loss_cls', 'kd_loss'} <= result.keys()
     assert result['loss'] > result['loss_cls']
     with pytest.raises(ValueError, match='learn from labels, not from a teacher'):
-        quiet(kind, net('resnet18_advbn'), net(), CRITERION)
+        quiet(kind, net('advbn'), net(), CRITERION)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_distillation_adds_style_losses_and_refuses_recipes():
         (lambda: AdvBNTask(net(), CRITERION, stpes=2), TypeError, "'stpes'; did you mean 'steps'"),
         (lambda: AdvBNTask(net(), CRITERION, cut='stage9'), ValueError, 'stage9'),
         (
-            lambda: StyleNormTask(net('resnet18_snr', style=dict(num_classes=7)), CRITERION),
+            lambda: StyleNormTask(net('snr', num_classes=7, reduction=4), CRITERION),
             ValueError,
             'num_classes=7',
         ),
