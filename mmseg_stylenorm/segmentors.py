@@ -19,9 +19,9 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
-from timm_stylenorm.engine import StyleLossMixin
+from timm_stylenorm.engine import StyleLossMixin, warn_without_recipe
 from timm_stylenorm.losses import check_heads
-from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.recipes import Part, Recipe, build_recipe
 
 
 def _plain(style: Any) -> Any:
@@ -55,14 +55,17 @@ class StyledSegmentor(StyleLossMixin):
     """
 
     backbone: nn.Module
+    _bgr = False  # whether images are turned around for the recipe
 
     def __init__(self, *args: Any, style: Any = None, recipe: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.recipe = None if recipe is None else build_recipe(_plain(recipe))
+        self.recipe = Recipe() if recipe is None else build_recipe(_plain(recipe))
         if style is not None:
             add_style(self.backbone, _plain(style))
             check_heads(self.backbone, self.num_classes, dense=True)  # type: ignore[has-type, attr-defined]
-        if self.recipe is not None:
+        if recipe is None:
+            warn_without_recipe(self)  # type: ignore[arg-type]
+        else:
             preprocessor: Any = self.data_preprocessor  # type: ignore[attr-defined]
             mean, std = _unit_statistics(preprocessor)
             self._bgr = len(mean) == 3 and not getattr(preprocessor, '_channel_conversion', False)
@@ -80,13 +83,8 @@ class StyledSegmentor(StyleLossMixin):
             mmseg's losses and `style.<method>.<site>`, already weighted. They are part of the total. The further
             passes of a recipe have its word before them: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
         """
-        if self.recipe is None:
-            return self._forward_loss(inputs, [Part(data_samples)])
-
-        def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
-            return self._forward_loss(self._turned(images, 1), parts)
-
-        return self.recipe.losses(self, self._turned(inputs, 1), data_samples, forward_loss)  # type: ignore[arg-type]
+        images = self._turned(inputs, 1)
+        return self.recipe.losses(self, images, data_samples, self._forward_loss)  # type: ignore[arg-type]
 
     def _forward_loss(self, images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
         """Losses of one pass; see `Recipe.losses`.
@@ -99,7 +97,7 @@ class StyledSegmentor(StyleLossMixin):
                 f'a segmentor gives one loss for all images of a pass, and the recipe asks for {len(parts)}'
             )
         (part,) = parts
-        losses = super().loss(images, part.target)  # type: ignore[misc]
+        losses = super().loss(self._turned(images, 1), part.target)  # type: ignore[misc]
         target = torch.cat([sample.gt_sem_seg.data for sample in part.target])
         style = style_losses(self, target, ignore_index=255)  # type: ignore[arg-type]
         losses = {**losses, **{f'style.{name}': value for name, value in style.items()}}

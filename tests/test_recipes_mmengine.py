@@ -166,6 +166,15 @@ def test_mistakes_in_a_recipe_are_told_when_the_model_is_built(recipe, error, ne
         classifier(recipe)
 
 
+def test_layers_that_wait_for_a_recipe_warn_of_its_absence(monkeypatch):
+    said = []
+    monkeypatch.setattr(engine, 'print_log', lambda text, *args: said.append(text))
+    classifier(ADVBN, style='advbn'), classifier(style='snr')
+    assert said == []
+    classifier(style='advbn'), classifier(model='resnet18_advbn')
+    assert [text.endswith("set model.recipe='advbn'") for text in said] == [True, True]
+
+
 def test_a_recipe_learns_how_images_are_normalised():
     model = classifier(DEBIASED, data_preprocessor=dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
     torch.testing.assert_close(model.recipe.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))

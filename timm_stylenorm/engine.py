@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import gc
 import importlib.metadata
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from .gates import separate_gates
 from .hooks import AdaBNHook
 from .isw import ISWHook
 from .resume import RNGStateHook
+from .tasks import recipe_of
 
 __all__ = [
     'AdaBNHook',
@@ -37,6 +39,7 @@ __all__ = [
     'check_fit',
     'enable_amp',
     'prepare_cpu_distributed',
+    'warn_without_recipe',
 ]
 
 
@@ -67,6 +70,14 @@ class StyleLossMixin:
         if style:
             total = log['loss'] = total + sum(style)
         return total, log
+
+
+def warn_without_recipe(model: nn.Module) -> None:
+    """A warning for a model with layers of a recipe, in a host that has been given none."""
+    recipe = recipe_of(model)
+    if recipe is not None:
+        text = f"the layers of {recipe!r} change nothing by themselves: to train with them, set model.recipe='{recipe}'"
+        print_log(text, 'current', logging.WARNING)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -181,4 +192,4 @@ def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     wrapper['find_unused_parameters'] = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = ConfigDict(wrapper)
     if _sync_bn_to_bn(cfg.model) + bool(cfg.pop('sync_bn', None)):
-        print_log('no GPU: SyncBN became BN, each process normalises by its own images', 'current', 30)
+        print_log('no GPU: SyncBN became BN, each process normalises by its own images', 'current', logging.WARNING)

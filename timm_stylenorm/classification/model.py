@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -14,10 +13,11 @@ from timm.data import resolve_model_data_config
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from ..engine import StyleLossMixin
+from ..engine import StyleLossMixin, warn_without_recipe
 from ..inject import add_style, set_domains
-from ..losses import check_heads, style_losses
-from ..recipes import Part, build_recipe
+from ..losses import check_heads
+from ..recipes import Part, Recipe, build_recipe
+from ..tasks import part_losses
 from .checkpoint import load_checkpoint
 
 
@@ -61,7 +61,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
         _check_name(model)
-        procedure = None if recipe is None else build_recipe(recipe)
+        procedure = Recipe() if recipe is None else build_recipe(recipe)
         net = timm.create_model(model, num_classes=num_classes, **model_kwargs)
         if small_images:
             use_small_stem(net)
@@ -74,7 +74,9 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             defaults.update(type='ClsPreprocessor', num_classes=num_classes, label_smoothing=label_smoothing)
             data_preprocessor = {**defaults, **(data_preprocessor or {})}
         super().__init__(data_preprocessor=data_preprocessor)
-        if procedure is not None:
+        if recipe is None:
+            warn_without_recipe(net)
+        else:
             procedure.prepare(net, mean=self.data_preprocessor.mean.flatten(), std=self.data_preprocessor.std.flatten())
         if init_checkpoint:
             load_checkpoint(net, init_checkpoint)
@@ -107,37 +109,16 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     def _losses(self, images: Tensor, targets: Tensor | None, domain: list[str] | None) -> dict[str, Tensor]:
         if targets is None:
             raise ValueError("StyleNormClassifier: mode='loss' needs targets")
-        forward_loss = partial(self._forward_loss, domain=domain)
-        if self.recipe is None:
-            return forward_loss(images, [Part(targets)])
-        return self.recipe.losses(self.net, images, targets, forward_loss)
+        return self.recipe.losses(self.net, images, targets, partial(self._forward_loss, domain=domain))
 
     def _forward_loss(self, images: Tensor, parts: Sequence[Part], domain: list[str] | None) -> dict[str, Tensor]:
-        """Losses of one pass; see `Recipe.losses`. Those of style layers are over all images, see `_one_target`."""
+        """Losses of one pass; see `Recipe.losses`."""
         set_domains(self.net, domain and list(domain) * (len(images) // len(domain)))
-        logits = self.net(images)
-        losses: dict[str, Tensor] = {}
-        for part in parts:
-            criterion = self.soft_loss if part.target.is_floating_point() else self.hard_loss
-            loss = part.weight * criterion(logits[part.rows].float(), part.target)
-            name = part.label('loss_cls')
-            losses[name] = losses[name] + loss if name in losses else loss
-        style = style_losses(self.net, _one_target(parts, logits))
-        return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
+        return part_losses(self.net, self.net(images), parts, self._criterion)
 
-
-def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
-    """The labels of a whole batch (N, K): of each image, those of its parts, mixed by their weights.
-
-    A single part keeps the target it has.
-    """
-    if len(parts) == 1:
-        return parts[0].target  # type: ignore[no-any-return]
-    mixed = torch.zeros_like(logits, dtype=torch.float32)
-    for part in parts:
-        target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])
-        mixed[part.rows] += part.weight * target
-    return mixed / mixed.sum(1, keepdim=True)
+    def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
+        return loss(logits.float(), targets)
 
 
 def _check_name(model: str) -> None:
