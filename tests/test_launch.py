@@ -193,7 +193,7 @@ def test_mistakes_end_it_before_the_script_starts(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_script_sees_its_own_arguments_folder_and_name(tmp_path, monkeypatch, capsys):
+def test_the_script_sees_its_own_arguments_folder_and_name(tmp_path, monkeypatch, capsys, caplog):
     (tmp_path / 'beside.py').write_text('WORD = "found"')
     (tmp_path / 'timm').mkdir()
     script = tmp_path / 'script.py'
@@ -202,6 +202,7 @@ def test_the_script_sees_its_own_arguments_folder_and_name(tmp_path, monkeypatch
     monkeypatch.setattr(sys, 'path', list(sys.path))
     launch.main(['--style', 'padain', '--style-kwargs', 'p=0.5', '--', str(script), '--style', 'x', 'k=v'])
     assert capsys.readouterr().out.strip() == "['--style', 'x', 'k=v'] found __main__ True"
+    assert f'timm {timm.__version__}' in caplog.text  # runs, and not the one in the script's folder
 
 
 def test_help_shows_how_to_call_it(capsys):
@@ -221,7 +222,7 @@ def test_two_processes_keep_equal_weights(ours, folder, tmp_path):
         port = str(probe.getsockname()[1])
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', port, '-m']
     command += ['timm_stylenorm.launch', *ours, TRAIN, '--model', 'test_resnet', '--data-dir', str(folder)]
-    command += ['--output', str(tmp_path), '--model-ema', '--batch-size', '2', '--epochs', '7']
+    command += ['--output', str(tmp_path), '--model-ema', '--batch-size', '2', '--epochs', '20']
     subprocess.run([*command, '--grad-accum-steps', '3'], check=True, capture_output=True, timeout=300)
     ranks = [weights(tmp_path / f'rank{i}.pth') for i in range(2)]
     assert all(torch.equal(ranks[0][key], value) for key, value in ranks[1].items())

@@ -207,4 +207,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    from timm_stylenorm import launch  # hooks and tasks are of a module that can be imported, whatever runs as __main__
+
+    launch.main()
