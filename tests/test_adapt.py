@@ -8,6 +8,7 @@ from torch.optim.swa_utils import update_bn
 
 import timm_stylenorm
 from timm_stylenorm.adapt import adabn, batch_norms, get_statistics, set_statistics
+from timm_stylenorm.dual_bn import convert_dual_bn
 from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, SelfNorm
 
 
@@ -93,6 +94,20 @@ def test_a_norm_that_no_image_reaches_keeps_its_statistics():
     assert model.auxiliary.num_batches_tracked == 0
     assert model[1].num_batches_tracked == 3
     assert (model[4].running_mean == 0).all()
+
+
+@pytest.mark.parametrize('synced', [False, True])
+def test_dual_batch_norms_adapt_as_plain_ones_and_keep_the_auxiliary_statistics(synced, monkeypatch):
+    plain, images = net().eval(), batches()
+    dual = convert_dual_bn(net())
+    dual.load_state_dict(plain.state_dict())
+    dual = (nn.SyncBatchNorm.convert_sync_batchnorm(dual) if synced else dual).eval()
+    before = {name: buffer.clone() for name, buffer in dual.named_buffers() if 'aux_bn' in name}
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.SyncBatchNorm, 'forward', lambda *args: pytest.fail('would wait for other processes'))
+        adabn(plain, images), adabn(dual, images)
+    assert torch.equal(dual(images[0]), plain(images[0]))
+    assert all(torch.equal(buffer, dual.get_buffer(name)) for name, buffer in before.items())
 
 
 @pytest.mark.parametrize('layer', [nn.BatchNorm2d(4), BatchInstanceNorm2d(4), IBN(4), SelfNorm(4), SelfNorm(4, True)])

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import IBN, BatchInstanceNorm2d, SelfNorm
+from .layers import IBN, BatchInstanceNorm2d, DualBatchNorm2d, SelfNorm
 
 Statistics = list[dict[str, Tensor]]
-_OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
+_OURS = (BatchInstanceNorm2d, DualBatchNorm2d, IBN, SelfNorm)
 
 
 def _images(batch: Any) -> Any:
@@ -30,8 +30,8 @@ def _images(batch: Any) -> Any:
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
-    """The norm layers of a model that keep statistics of the batch."""
-    kinds = (_BatchNorm, BatchInstanceNorm2d)
+    """The norm layers of a model that keep statistics of the batch; of a dual one both."""
+    kinds = (_BatchNorm, BatchInstanceNorm2d, DualBatchNorm2d)
     return [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
 
 
@@ -116,6 +116,8 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
             norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
         for layer in patched:
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+            if isinstance(layer, DualBatchNorm2d):
+                layer._main = partial(_BatchNorm.forward, layer)  # type: ignore
         yield
     finally:
         for module, mode in modes:
@@ -124,6 +126,7 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
             norm.momentum = old
         for layer in patched:
             del layer.forward
+            vars(layer).pop('_main', None)
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:
