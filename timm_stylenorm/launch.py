@@ -25,6 +25,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    from timm_stylenorm import launch  # hooks and tasks are of a module that can be imported, whatever runs as __main__
-
-    launch.main()
+    # hooks and tasks are then of a module that can be imported, whatever runs as __main__
+    import_module('timm_stylenorm.launch').main()

@@ -190,11 +190,12 @@ class StyleTask(TrainingTask):
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)
         parts = dict(_compilable(self._trained.module))
-        # four kinds of passes, with two sizes of batches, go through code that all parts share
+        # Four kinds of passes, with two sizes of batches, go through code that all parts share; and dynamo would take
+        # the parts' shapes for one that changes.
         dynamo: Any = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(parts))
         for part in parts.values():
-            part.compile(backend=backend, mode=mode, **kwargs)
+            part.compile(backend=backend, mode=mode, **{'dynamic': False, **kwargs})
         _logger.info(f'{type(self).__name__}: compiled {", ".join(parts)}; what comes before the cut is not')
         return self._trained
 
