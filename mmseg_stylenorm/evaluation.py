@@ -17,6 +17,7 @@ from timm_stylenorm.errors import unknown
 
 from .report import write_report
 
+ACROSS = 8  # domains beside each other in the log
 # SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
 ABSENT = ('terrain', 'truck', 'train', 'wall', 'fence', 'pole')
 SUBSETS = {'mIoU16': ABSENT[:3], 'mIoU13': ABSENT}  # name -> classes left out
@@ -145,7 +146,7 @@ class DomainIoUMetric(BaseMetric):
         classes, matrix = self.dataset_meta['classes'], np.sum(matrices, axis=0)
         iou, accuracy = (100 * values for values in class_scores(matrix))
         scores = {'mIoU': _mean(iou), 'mAcc': _mean(accuracy)}
-        scores['aAcc'] = 100 * float(matrix.trace()) / matrix.sum() if matrix.any() else float('nan')
+        scores['aAcc'] = float(100 * matrix.trace() / matrix.sum()) if matrix.any() else float('nan')
         subsets = self.subsets.get(name, ()) if isinstance(self.subsets, Mapping) else self.subsets
         for subset in subsets:
             scores[subset] = _mean(v for label, v in zip(classes, iou, strict=True) if label not in SUBSETS[subset])
@@ -153,13 +154,15 @@ class DomainIoUMetric(BaseMetric):
         return {'images': len(matrices), 'scores': scores, 'IoU': by_class, 'confusion': matrix.tolist()}
 
     def _log(self, rows: dict[str, dict], scores: dict[str, dict[str, float]]) -> None:
-        """Two tables: scores of domains and means; IoU by class and domain."""
+        """Tables: scores of domains and means; IoU by class and domain, some domains at a time."""
         columns = list(dict.fromkeys(key for row in scores.values() for key in row))
-        first = PrettyTable(['domain', 'images', *columns], align='r')
+        tables = [PrettyTable(['domain', 'images', *columns], align='r')]
         for name, row in scores.items():
             images = rows[name]['images'] if name in rows else ''
-            first.add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
-        second = PrettyTable(['IoU', *(name or 'all' for name in rows)], align='r')
-        for label in self.dataset_meta['classes']:
-            second.add_row([label, *(f'{row["IoU"][label]:.2f}' for row in rows.values())])
-        MMLogger.get_current_instance().info(f'percent of each domain and class:\n{first}\n{second}')
+            tables[0].add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
+        names = list(rows)
+        for part in (names[k : k + ACROSS] for k in range(0, len(names), ACROSS)):
+            tables.append(PrettyTable(['IoU', *(name or 'all' for name in part)], align='r'))
+            for label in self.dataset_meta['classes']:
+                tables[-1].add_row([label, *(f'{rows[name]["IoU"][label]:.2f}' for name in part)])
+        MMLogger.get_current_instance().info('\n'.join(['percent of each domain and class:', *map(str, tables)]))

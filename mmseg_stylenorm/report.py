@@ -52,7 +52,7 @@ def _draw_scores(report: dict[str, Any], file: Path) -> None:
     """A bar for each domain and mean; beside them, IoU by domain and class."""
     from matplotlib import pyplot as plt
 
-    scores, domains, classes = report['scores'], report['domains'], report['classes']
+    scores, classes = report['scores'], report['classes']
     names, values = list(scores), [row['mIoU'] for row in scores.values()]
     size = (6 + 0.45 * len(classes), 2.2 + 0.32 * len(names))
     figure, (bars, cells) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(4, 0.45 * len(classes)))
@@ -64,7 +64,8 @@ def _draw_scores(report: dict[str, Any], file: Path) -> None:
     bars.set(xlim=(0, 109), title='mIoU, %' + (' (means in grey)' if report['means'] else ''))
     bars.invert_yaxis()
     bars.spines[['top', 'right']].set_visible(False)
-    table = np.array([[domains[n]['IoU'][c] if n in domains else np.nan for c in classes] for n in names])
+    members = [report['means'].get(name, [name]) for name in names]
+    table = np.array([np.ma.mean([_known(report, m) for m in group], axis=0).filled(np.nan) for group in members])
     cells.imshow(table, vmin=0, vmax=100, aspect='auto', cmap='viridis')
     for k, c in np.argwhere(~np.isnan(table)):
         dark = table[k, c] < 60
@@ -74,6 +75,11 @@ def _draw_scores(report: dict[str, Any], file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, format='png', dpi=120)
     plt.close(figure)
+
+
+def _known(report: dict[str, Any], domain: str) -> Any:
+    """IoU by class as a masked array, without those that are nan."""
+    return np.ma.masked_invalid([report['domains'][domain]['IoU'][name] for name in report['classes']])
 
 
 def _draw_confusion(report: dict[str, Any], file: Path) -> None:
