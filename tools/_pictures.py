@@ -1,0 +1,122 @@
+"""What the picture tools take: arguments, images, and a classifier."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+
+from timm_stylenorm.convert import read_state_dict
+from timm_stylenorm.errors import unknown
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What the command lines of the picture tools share."""
+    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument('images', type=Path, help='folder of images, and of folders of images')
+    own.add_argument('--model', default='resnet50', help='classifier, a name of timm (default: %(default)s)')
+    own.add_argument('--checkpoint', help="its weights with timm's keys (default: timm downloads them)")
+    own.add_argument('--mean', type=float, nargs=3, help="normalisation of its images (default: as timm's)")
+    own.add_argument('--std', type=float, nargs=3)
+    own.add_argument('--image-size', type=int, default=224, help='images are scaled and cropped to it')
+    own.add_argument('--styliser-encoder', metavar='FILE', help='vgg_normalised.pth: maps of VGG-19 (relu4_1)')
+    own.add_argument('--styliser-decoder', metavar='FILE', help='decoder.pth: no decoder is trained')
+    own.add_argument('--decoder-steps', type=int, default=400, help='training steps of a decoder')
+    own.add_argument('--seed', type=int, default=0)
+    return own
+
+
+def parsed(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Reads a command line."""
+    args = own.parse_args(argv)
+    if (args.styliser_encoder is None) != (args.styliser_decoder is None):
+        own.error('--styliser-encoder and --styliser-decoder go together')
+    for name in ('image_size', 'decoder_steps'):
+        if getattr(args, name) < 1:
+            own.error(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name)}')
+    return args
+
+
+def evenly(count: int, of: int) -> list[int]:
+    """At most `count` indices below `of`, evenly spread."""
+    count = min(count, of)
+    return [i * of // count for i in range(count)]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, sorted.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        near = sorted(str(p) for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        raise FileNotFoundError(unknown('folder', str(folder), near))
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise FileNotFoundError(f'no image below {folder}; their names end in {", ".join(SUFFIXES)}')
+    return files
+
+
+def load_images(files: Sequence[Path], size: int) -> Tensor:
+    """Images scaled to cover a square of `size` pixels, and cropped to it, (N, 3, size, size) in [0, 1].
+
+    Raises:
+        ValueError: A file cannot be read; names it.
+    """
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert('RGB'), (size, size), Image.Resampling.BICUBIC)
+        except OSError as error:
+            raise ValueError(f'cannot read the image {file}: {error}') from error
+        images.append(pil_to_tensor(fitted) / 255)
+    return torch.stack(images)
+
+
+class Classifier:
+    """A classifier with its normalisation, frozen and in evaluation.
+
+    Args:
+        model: Takes normalised images (N, 3, H, W) to logits (N, K).
+        mean, std: Of the images that it was trained on, with values in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> 'Classifier':
+        """From the command line.
+
+        Raises:
+            ValueError: The weights do not fit the model.
+        """
+        state = None if args.checkpoint is None else read_state_dict(args.checkpoint)
+        if not timm.is_model(args.model):
+            raise ValueError(unknown('timm model', args.model, timm.list_models()))
+        model = timm.create_model(args.model, pretrained=state is None)
+        if state is not None:
+            head = f'{model.pretrained_cfg["classifier"]}.weight'
+            model.reset_classifier(len(state[head]) if head in state else model.num_classes)
+            try:
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f'{args.checkpoint} does not fit {args.model}: {error}') from None
+        data = timm.data.resolve_model_data_config(model)
+        return cls(model, args.mean or data['mean'], args.std or data['std'])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of images in [0, 1]."""
+        return self.model((images - self.mean) / self.std)

@@ -1,0 +1,161 @@
+"""Writes a copy of an image folder whose images AdvBN has disturbed, as ImageNet-AdvBN is one of ImageNet's.
+
+    python tools/make_advbn_images.py IMAGES OUT --checkpoint FILE [--styliser-encoder FILE --styliser-decoder FILE]
+
+The features of a batch are disturbed in the direction that raises the loss of a classifier, and decoded back to pixels:
+features behind a stage of the classifier, and a decoder that is trained on the spot; or, as in the paper (Shu et al.,
+NeurIPS 2021, arXiv:2009.08965), those of the AdaIN styliser's VGG-19. The copy has the same tree and names; its images
+are squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from _decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
+from _pictures import Classifier, evenly, image_files, load_images, parsed, parser
+from _runs import fingerprint, whole, write_whole
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from tqdm import tqdm
+
+MARK = 'advbn_images.json'  # in the copy: how it was made
+DECODER = 'advbn_decoder.pth'
+MAY_DIFFER = ('out',)  # arguments that change no image
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = parser(__doc__)
+    own.add_argument('out', type=Path, help='folder of the copy')
+    own.add_argument('--stage', default='stage1', help='the cut (default: %(default)s)')
+    own.add_argument('--advbn', default='advbn', metavar='advbn:K=V,K=V', help="e.g. 'advbn:steps=3,eps=0.5'")
+    own.add_argument('--batch-size', type=int, default=32, help='images that share their noise')
+    own.add_argument('--fit-images', type=int, default=64, help='so many, evenly chosen, train the decoder')
+    own.add_argument(
+        '--folder-labels', action='store_true', help="classes are the images' folders, sorted, not predictions"
+    )
+    return parsed(own, argv)
+
+
+def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
+    """Make the folder of the copy, or see that it holds the same one, unfinished.
+
+    Raises:
+        FileExistsError: It holds something else.
+        ValueError: It lies within the images, or the other way round.
+    """
+    source, out = args.images.resolve(), args.out.resolve()
+    if source == out or source in out.parents or out in source.parents:
+        raise ValueError(f'{args.images} and {args.out} must lie beside each other')
+    settings = {k: v for k, v in vars(args).items() if k not in MAY_DIFFER} | {'images': str(source)}
+    print_ = fingerprint({**settings, 'files': [str(f.relative_to(args.images)) for f in files]})
+    mark = out / MARK
+    if mark.is_file():
+        before = json.loads(mark.read_text())
+        if before['fingerprint'] != print_:
+            old = before['settings']
+            differ = [k for k, v in settings.items() if str(old.get(k)) != str(v)] or ['the files']
+            raise FileExistsError(
+                f'{args.out} was made with other settings ({", ".join(differ)}); choose another folder'
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f'{args.out} is not empty, and not made by this tool (no {MARK}); choose another folder')
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(mark, {'fingerprint': print_, 'settings': {k: str(v) for k, v in settings.items()}})
+
+
+def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
+    """The styliser, or the stage, without its decoder."""
+    if args.styliser_encoder is not None:
+        return StyliserCodec(classifier, args.styliser_encoder, args.styliser_decoder)
+    return StageCodec(classifier, args.stage)
+
+
+def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> None:
+    """Train the decoder, or take that of an earlier start."""
+    torch.manual_seed(args.seed)
+    file = args.out / DECODER
+    images = load_images([files[i] for i in evenly(args.fit_images, len(files))], args.image_size)
+    codec.fit(images, 0 if file.is_file() else args.decoder_steps)
+    if file.is_file():
+        codec.decoder.load_state_dict(torch.load(file, weights_only=True))
+        return
+    with whole(file) as part:
+        torch.save(codec.decoder.state_dict(), part)
+
+
+def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Classifier) -> dict[Path, int]:
+    """File -> index of its folder.
+
+    Raises:
+        ValueError: There are more folders than the classifier has classes.
+    """
+    folders = {folder: i for i, folder in enumerate(sorted({f.parent for f in files}))}
+    classes = getattr(classifier.model, 'num_classes', len(folders))
+    if len(folders) > classes:
+        raise ValueError(f'--folder-labels: {len(folders)} folders, and {args.model} has {classes} classes')
+    return {f: folders[f.parent] for f in files}
+
+
+def write_image(image: Tensor, file: Path) -> None:
+    """In the format that the name says, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    form = Image.registered_extensions()[file.suffix.lower()]
+    with whole(file) as part:
+        to_pil_image(image).save(part, format=form, **({'quality': 95} if form in ('JPEG', 'WEBP') else {}))
+
+
+def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Tensor | None) -> Tensor:
+    """A batch of images in [0, 1] after AdvBN; without labels, those that the classifier predicts count."""
+    with torch.no_grad():
+        labels = codec.classifier(images).argmax(1) if labels is None else labels
+    maps = restyled(codec, args.advbn, images, labels)
+    with torch.no_grad():
+        return codec.decode(maps, images.shape[2:])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make or finish the copy; returns how many images were written."""
+    if args.advbn.partition(':')[0] != 'advbn':
+        raise ValueError(f"--advbn: expected 'advbn' and arguments of its layer, got {args.advbn!r}")
+    layer_of(args.advbn)
+    files = image_files(args.images)
+    classifier = Classifier.of(args)
+    classes = folder_labels(args, files, classifier) if args.folder_labels else {}
+    codec = codec_of(args, classifier)
+    own_folder(args, files)
+    if isinstance(codec, StageCodec):
+        train(args, codec, files)
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(args.seed)).split(args.batch_size)
+    written = 0
+    with tqdm(total=len(files), desc='images') as bar:
+        for batch in order:
+            some = [files[i] for i in batch]
+            targets = [args.out / f.relative_to(args.images) for f in some]
+            left = [i for i, target in enumerate(targets) if not target.is_file()]
+            if left:  # the noise depends on the whole batch
+                labels = torch.tensor([classes[f] for f in some]) if classes else None
+                made = disturbed(args, codec, load_images(some, args.image_size), labels)
+                for i in left:
+                    write_image(made[i], targets[i])
+            written += len(left)
+            bar.update(len(some))
+    return written
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = parse_args(argv)
+    try:
+        written = run(args)
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
+    print(f'wrote {written} images into {args.out}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,118 @@
+"""What style methods do to feature maps, seen as images: python tools/visualize_style.py IMAGES --checkpoint FILE.
+
+Maps of a classifier are restyled behind each stage and decoded back to pixels: a PNG with a block for each image, rows
+for methods and columns for stages. The row 'none' shows what the decoder itself loses. AdvBN's noise raises the loss of
+the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and --styliser-decoder
+the maps are those of the styliser's VGG-19, in one column.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from _decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
+from _pictures import Classifier, evenly, image_files, load_images, parsed, parser
+from _runs import whole
+from torch import Tensor
+from tqdm import tqdm
+
+METHODS = ['padain', 'mixstyle:alpha=1', 'advbn']
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = parser(__doc__)
+    own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
+    own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
+    own.add_argument('--labels', type=int, nargs='+', help="classes of all images (default: the model's prediction)")
+    own.add_argument('--show', type=int, default=4, help='so many images, evenly chosen')
+    own.add_argument('--limit', type=int, default=16, help='use at most so many images of the folder, as one batch')
+    own.add_argument('--out', type=Path, default=Path('style.png'))
+    return parsed(own, argv)
+
+
+def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> list[Codec]:
+    """One for each column, trained."""
+    if args.styliser_encoder is not None:
+        return [StyliserCodec(classifier, args.styliser_encoder, args.styliser_decoder)]
+    found: list[StageCodec] = []
+    for stage in args.stages:
+        found.append(StageCodec(classifier, stage, found[-1] if found else None))
+    for codec in found:
+        codec.fit(images, args.decoder_steps)
+    return list(found)
+
+
+def pictures(args: argparse.Namespace, images: Tensor, labels: Tensor, columns: list[Codec]) -> dict[str, list[Tensor]]:
+    """Method -> decoded images, (N, 3, H, W), of each column."""
+    rows: dict[str, list[Tensor]] = {}
+    size = images.shape[2:]
+    for method in tqdm(['none', *args.methods], desc='methods', leave=False):
+        for codec in columns:
+            torch.manual_seed(args.seed)  # the same draws at each stage
+            maps = codec.encode(images) if method == 'none' else restyled(codec, method, images, labels)
+            with torch.no_grad():
+                rows.setdefault(method, []).append(codec.decode(maps, size))
+    return rows
+
+
+def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[str]) -> None:
+    """Writes the PNG: for each image a block of rows, beside the input."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    height, width = len(shown) * len(rows), 1 + len(titles)
+    fig, axes = plt.subplots(height, width, figsize=(1.5 * width + 0.6, 1.5 * height + 0.4), squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for i, image in enumerate(shown):
+        for j, (method, maps) in enumerate(rows.items()):
+            line = axes[i * len(rows) + j]
+            for ax, picture in zip(line, [image, *(m[i] for m in maps)], strict=True):
+                ax.imshow(np.asarray((picture * 255).round().byte().permute(1, 2, 0)))
+            line[0].set_visible(j == 0)
+            line[1].set_ylabel(method, fontsize=8)
+    for ax, title in zip(axes[0], ['input', *titles], strict=True):
+        ax.set_title(title, fontsize=9)
+    fig.tight_layout(pad=0.3)
+    with whole(out) as part:
+        fig.savefig(part, dpi=110, format='png')
+    plt.close(fig)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, train decoders, restyle, draw."""
+    torch.manual_seed(args.seed)
+    for method in args.methods:
+        layer_of(method)
+    files = image_files(args.images)
+    files = [files[i] for i in evenly(args.limit, len(files))]
+    if args.labels is not None and len(args.labels) != len(files):
+        raise ValueError(f'--labels: {len(args.labels)} classes for {len(files)} images')
+    if not args.out.parent.is_dir():
+        raise FileNotFoundError(f'--out {args.out}: no folder {str(args.out.parent)!r}')
+    classifier, images = Classifier.of(args), load_images(files, args.image_size)
+    with torch.no_grad():
+        labels = classifier(images).argmax(1) if args.labels is None else torch.tensor(args.labels)
+    columns = codecs(args, classifier, images)
+    rows = pictures(args, images, labels, columns)
+    show = evenly(args.show, len(files))
+    rows = {method: [maps[show] for maps in found] for method, found in rows.items()}
+    draw(args.out, images[show], rows, [codec.name for codec in columns])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
+    print(f'wrote {args.out}')
+
+
+if __name__ == '__main__':
+    main()
