@@ -313,11 +313,12 @@ def flat(tree):
     return [leaf for part in tree for leaf in flat(part)] if isinstance(tree, list | tuple) else [tree]
 
 
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_run_that_was_stopped_resumes_bit_for_bit_with_all_its_optimizers(kind, tmp_path):
-    whole = train(kind, tmp_path / 'whole', iters=5)
-    train(kind, tmp_path / 'parts', iters=5, stop=3)
-    resumed = train(kind, tmp_path / 'parts', iters=5, resume=True)
+def test_a_run_that_was_stopped_resumes_bit_for_bit_with_all_its_optimizers(kind, workers, tmp_path):
+    whole = train(kind, tmp_path / 'whole', iters=5, workers=workers)
+    train(kind, tmp_path / 'parts', iters=5, stop=3, workers=workers)
+    resumed = train(kind, tmp_path / 'parts', iters=5, workers=workers, resume=True)
     assert resumed.iter == 5
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

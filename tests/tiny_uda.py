@@ -1,12 +1,12 @@
 """A tiny segmentation task with a source and a target, for the tests of adaptation; run as a script, one process."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -83,7 +83,7 @@ class StopHook(Hook):
             raise KeyboardInterrupt
 
 
-def config(kind, work_dir, iters=4, **changes):
+def config(kind, work_dir, iters=4, workers=0, **changes):
     """A run of the Runner."""
     wrapper = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9}}
     if kind == 'fada':
@@ -94,7 +94,8 @@ def config(kind, work_dir, iters=4, **changes):
         'work_dir': str(work_dir),
         'train_dataloader': {
             'batch_size': 2,
-            'num_workers': 0,
+            'num_workers': workers,
+            'persistent_workers': bool(workers),
             'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
             'dataset': PAIRS,
         },
@@ -111,10 +112,10 @@ def config(kind, work_dir, iters=4, **changes):
     return Config({**cfg, **changes})
 
 
-def train(kind, work_dir, iters=4, stop=0, **changes):
+def train(kind, work_dir, iters=4, workers=0, stop=0, **changes):
     """Trains and returns the Runner; with `stop` it ends early, without the Runner's own last words."""
     engine.apply_host_fixes()
-    cfg = config(kind, work_dir, iters, **changes)
+    cfg = config(kind, work_dir, iters, workers, **changes)
     cfg.custom_hooks = [*cfg.custom_hooks, *([{'type': 'StopHook', 'at': stop}] if stop else [])]
     engine.prepare_cpu_distributed(cfg, cfg.get('launcher', 'none'))
     runner = Runner.from_cfg(cfg)
@@ -126,10 +127,18 @@ def train(kind, work_dir, iters=4, stop=0, **changes):
     return runner
 
 
+class KeepStart(Hook):
+    """Saves the weights of the first process before training."""
+
+    def before_train(self, runner):
+        if is_main_process():
+            torch.save(runner.model.module.state_dict(), f'{runner.work_dir}_start.pth')
+
+
 if __name__ == '__main__':
-    out = Path(sys.argv[1])
+    HOOKS.register_module(module=KeepStart)
+    out, rank = Path(sys.argv[1]), os.environ['RANK']
     for name in KINDS:
-        engine.apply_host_fixes()
-        trained = train(name, out / name, launcher='pytorch').model.module
-        torch.save(trained.state_dict(), out / f'{name}_{os.environ["RANK"]}.pth')
-    (out / f'done_{os.environ["RANK"]}.json').write_text(json.dumps(list(KINDS)))
+        hooks = [{'type': 'RNGStateHook'}, {'type': 'KeepStart'}]
+        trained = train(name, out / name, launcher='pytorch', custom_hooks=hooks).model.module
+        torch.save(trained.state_dict(), out / f'{name}_{rank}.pth')

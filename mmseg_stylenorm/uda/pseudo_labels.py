@@ -5,6 +5,7 @@ trains on them.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ from timm_stylenorm.adaptation_losses import soft_cross_entropy
 
 from ..segmentors import StyleNormEncoderDecoder
 
-KEY = 'probabilities'
 _CURE = 'tools/make_pseudo_labels.py writes it again'
 
 
 def write_soft(path: Path, probabilities: Tensor) -> None:
     """Probabilities (K, H, W) of K classes in steps of 1/255, compressed."""
     with path.open('wb') as file:  # a file, since numpy appends .npz to a name
-        np.savez_compressed(file, **{KEY: (probabilities * 255).round().byte().cpu().numpy()})
+        np.savez_compressed(file, probabilities=(probabilities * 255).round().byte().cpu().numpy())
 
 
 def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
@@ -42,10 +42,10 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            soft = arrays[KEY]
+            soft = arrays['probabilities']
     except FileNotFoundError as error:
         raise FileNotFoundError(f'soft label {path} does not exist; {_CURE}') from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f'soft label {path} cannot be read ({error}); {_CURE}') from error
     if soft.ndim != 3 or len(soft) != num_classes or soft.dtype != np.uint8:
         raise ValueError(
