@@ -1,6 +1,7 @@
 """Every config of DeepLabV2 and of adaptation trains a step on generated data in its own layout."""
 
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
+import _cli
 
 import mmseg_stylenorm  # noqa: F401 (finds mmseg's base configs)
 from mmseg_stylenorm.uda.pseudo_labels import write_soft
@@ -123,3 +127,12 @@ def test_padain_styles_the_source_by_the_target(name):
     layers = [layer for _, layer in style_layers(MODELS.build(cfg.model))]
     assert len(layers) > 10
     assert {(layer.mode, layer.p) for layer in layers} == {('source_target', 0.01)}
+
+
+@pytest.mark.parametrize('missing', ['source', 'target'])
+def test_a_missing_folder_of_either_domain_is_named_before_training(missing, tmp_path):
+    (tmp_path / 'here').mkdir()
+    folders = {'source': tmp_path / 'here', 'target': tmp_path / 'here', missing: tmp_path / 'toy_streets'}
+    parts = {domain: {'data_root': str(folder)} for domain, folder in folders.items()}
+    with pytest.raises(FileNotFoundError, match=r'prepare_toy_streets\.py'):
+        _cli.check_data({'dataset': {'type': 'UDADataset', **parts}}, 'a.py')

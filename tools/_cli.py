@@ -16,6 +16,7 @@ from timm_stylenorm.paths import find_config
 
 EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it
+    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER --soft',
     'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
     'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
     'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
@@ -64,7 +65,8 @@ def check_data(loader: dict | None, config: str) -> None:
         FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
     """
     dataset = (loader or {}).get('dataset') or {}
-    parts = [dataset, *(dataset.get('datasets') or []), dataset.get('dataset') or {}]
+    inner = [dataset.get(key) or {} for key in ('dataset', 'source', 'target')]
+    parts = [dataset, *(dataset.get('datasets') or []), *inner]
     for part in parts:
         root = part.get('data_root') or part.get('root')
         prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]

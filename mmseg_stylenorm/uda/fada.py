@@ -79,6 +79,9 @@ class FADA(UDASegmentor):
         adversarial_weight: See above.
         feature_index: Which of the backbone's maps the discriminator sees; by default the decode head's (last).
         **kwargs: Of `StyleNormEncoderDecoder`.
+
+    Raises:
+        ValueError: A `recipe`.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class FADA(UDASegmentor):
         feature_index: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get('recipe') is not None:
+            raise ValueError('FADA is a training procedure of its own and does not go with `recipe`')
         super().__init__(*args, **kwargs)
         index, channels = self.decode_head.in_index, self.decode_head.in_channels
         if not isinstance(index, int):
@@ -99,8 +104,6 @@ class FADA(UDASegmentor):
         options = {'in_channels': channels, 'num_classes': self.num_classes, **(discriminator or {})}
         self.discriminator = ClassDomainDiscriminator(**options)
         self.temperature, self.cap, self.adversarial_weight = temperature, cap, adversarial_weight
-        if kwargs.get('recipe') is not None:
-            raise ValueError('FADA is a training procedure of its own and does not go with `recipe`')
 
     def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
         restylers = self._restylers()
