@@ -144,7 +144,7 @@ class StyliserCodec:
         return self.styliser.encode(images)
 
     def decode(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        return _resized(self.styliser.decoder(features).clamp(0, 1), size)
+        return self.styliser.decoder(features)[..., : size[0], : size[1]].clamp(0, 1)
 
     def logits(self, features: Tensor, images: Tensor) -> Tensor:
         return self.classifier(self.decode(features, images.shape[2:]))

@@ -2,10 +2,10 @@
 
     python tools/make_advbn_images.py IMAGES OUT --checkpoint FILE [--styliser-encoder FILE --styliser-decoder FILE]
 
-The features of a batch are disturbed in the direction that raises the loss of a classifier, and decoded back to pixels:
-features behind a stage of the classifier, and a decoder that is trained on the spot; or, as in the paper (Shu et al.,
-NeurIPS 2021, arXiv:2009.08965), those of the AdaIN styliser's VGG-19. The copy has the same tree and names; its images
-are squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
+The features of a batch are disturbed in the direction that raises the loss of a classifier (Shu et al., NeurIPS 2021,
+arXiv:2009.08965), and decoded back to pixels: features behind a stage of the classifier, by a decoder that is trained
+on the spot, or those of the AdaIN styliser's VGG-19 (relu4_1). The copy has the same tree and names; its images are
+squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """What style methods do to feature maps, seen as images: python tools/visualize_style.py IMAGES --checkpoint FILE.
 
 Maps of a classifier are restyled behind each stage and decoded back to pixels: a PNG with a block for each image, rows
-for methods and columns for stages. The row 'none' shows what the decoder itself loses. AdvBN's noise raises the loss of
-the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and --styliser-decoder
-the maps are those of the styliser's VGG-19, in one column.
+for methods and columns for stages. The first row is decoded as it is: what the decoder itself loses. AdvBN's noise
+raises the loss of the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and
+--styliser-decoder the maps are those of the styliser's VGG-19, in one column.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 METHODS = ['padain', 'mixstyle:alpha=1', 'advbn']
+NONE = 'none'  # the row of what is decoded as it is
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,10 +49,10 @@ def pictures(args: argparse.Namespace, images: Tensor, labels: Tensor, columns: 
     """Method -> decoded images, (N, 3, H, W), of each column."""
     rows: dict[str, list[Tensor]] = {}
     size = images.shape[2:]
-    for method in tqdm(['none', *args.methods], desc='methods', leave=False):
+    for method in tqdm([NONE, *args.methods], desc='methods', leave=False):
         for codec in columns:
             torch.manual_seed(args.seed)  # the same draws at each stage
-            maps = codec.encode(images) if method == 'none' else restyled(codec, method, images, labels)
+            maps = codec.encode(images) if method == NONE else restyled(codec, method, images, labels)
             with torch.no_grad():
                 rows.setdefault(method, []).append(codec.decode(maps, size))
     return rows
@@ -64,23 +65,34 @@ def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[s
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    height, width = len(shown) * len(rows), 1 + len(titles)
-    fig, axes = plt.subplots(height, width, figsize=(1.5 * width + 0.6, 1.5 * height + 0.4), squeeze=False)
+    side_by_side = 1 + (len(shown) > 1)
+    height, width = -(-len(shown) // side_by_side) * len(rows), 1 + len(titles)
+    ratios = ([1.0] * width + [0.1]) * side_by_side
+    size = 1.5 * sum(ratios), 1.5 * height + 0.4
+    grid = {'width_ratios': ratios, 'wspace': 0.03, 'hspace': 0.03, 'left': 0.01, 'right': 1, 'bottom': 0.01}
+    fig, axes = plt.subplots(
+        height, len(ratios), figsize=size, squeeze=False, gridspec_kw={**grid, 'top': 1 - 0.3 / size[1]}
+    )
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
+        ax.axis('off')
     for i, image in enumerate(shown):
-        for j, (method, maps) in enumerate(rows.items()):
-            line = axes[i * len(rows) + j]
-            for ax, picture in zip(line, [image, *(m[i] for m in maps)], strict=True):
-                ax.imshow(np.asarray((picture * 255).round().byte().permute(1, 2, 0)))
-            line[0].set_visible(j == 0)
-            line[1].set_ylabel(method, fontsize=8)
-    for ax, title in zip(axes[0], ['input', *titles], strict=True):
-        ax.set_title(title, fontsize=9)
-    fig.tight_layout(pad=0.3)
+        top, left = i // side_by_side * len(rows), i % side_by_side * (width + 1)
+        for line, (method, maps) in zip(axes[top : top + len(rows), left : left + width], rows.items(), strict=True):
+            for ax, picture in zip(line[1:], maps, strict=True):
+                ax.imshow(_pixels(picture[i]))
+            if method == NONE:
+                line[0].imshow(_pixels(image))
+            else:
+                line[0].text(0.95, 0.5, method.replace(':', '\n'), ha='right', va='center', fontsize=11)
+        for ax, title in zip(axes[0, left:], ['input', *titles], strict=False):
+            ax.set_title(title, fontsize=11)
     with whole(out) as part:
         fig.savefig(part, dpi=110, format='png')
     plt.close(fig)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return np.asarray((image * 255).round().byte().permute(1, 2, 0))
 
 
 def run(args: argparse.Namespace) -> None:
