@@ -82,21 +82,22 @@ def call(*command: str) -> None:
 
 
 def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, float]:
-    """mIoU on both domains with the newest checkpoint of a run; writes predictions for the picture."""
+    """mIoU on both domains with the newest checkpoint of a run; leaves a report, and predictions for the picture."""
     from mmengine.runner import Runner
 
-    checkpoint = (run / 'last_checkpoint').read_text().strip()
-    scores = {}
-    for domain in ('seen', 'unseen'):
-        cfg = load(method, run / f'test_{domain}', args)
-        if domain == 'seen':
-            cfg.test_dataloader.dataset = cfg.seen_dataset
-        cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
-        cfg.load_from, cfg.log_level = checkpoint, 'WARNING'
-        cfg.experiment_name = f'{run.name}_{domain}_{time.time_ns()}'  # mmengine's loggers are global by name
-        cfg.test_evaluator.output_dir = str(run / f'predictions_{domain}')
-        scores[domain] = float(Runner.from_cfg(cfg).test()['mIoU'])
-    return scores
+    cfg = load(method, run / 'test', args)
+    domains = {'seen': cfg.seen_dataset, 'unseen': cfg.test_dataloader.dataset}
+    cfg.test_dataloader.dataset = {'type': 'DomainConcatDataset', 'domains': domains}
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.test_evaluator = {
+        'type': 'DomainIoUMetric',
+        'output_dir': str(run / 'predictions'),
+        'report_dir': str(run / 'report'),
+    }
+    cfg.load_from, cfg.log_level = (run / 'last_checkpoint').read_text().strip(), 'WARNING'
+    cfg.experiment_name = f'{run.name}_{time.time_ns()}'  # mmengine's loggers are global by name
+    scores = Runner.from_cfg(cfg).test()
+    return {domain: scores[f'{domain}/mIoU'] for domain in domains}
 
 
 def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
