@@ -1,17 +1,19 @@
 """A tiny segmentation task with a source and a target, for the tests of adaptation; run as a script, one process."""
 
+import copy
 import os
 import sys
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_stylenorm  # noqa: F401 (registers what the configs name)
@@ -67,6 +69,34 @@ class TinyStreets(torch.utils.data.Dataset):
 SOURCE = {'type': 'TinyStreets', 'size': (24, 40), 'labels': True}
 TARGET = {'type': 'TinyStreets', 'size': (16, 32), 'labels': False, 'length': 5}
 PAIRS = {'type': 'UDADataset', 'source': SOURCE, 'target': TARGET}
+
+
+def build(kind=None, **changes):
+    """A model with random weights, in training."""
+    init_default_scope('mmseg')
+    plain = {'type': 'StyleNormEncoderDecoder'}
+    cfg = Config({'model': {**MODEL, **KINDS.get(kind, plain), **changes}})
+    return MODELS.build(cfg.model).train()
+
+
+def batch(count=2, dataset=PAIRS):
+    """The first items of a data set."""
+    init_default_scope('mmseg')
+    data = DATASETS.build(copy.deepcopy(dataset))
+    return pseudo_collate([data[k] for k in range(count)])
+
+
+def losses_of(model, count=2):
+    """A batch as the model gets it, and its losses."""
+    data = model.data_preprocessor(batch(count), training=True)
+    return data, model(**data, mode='loss')
+
+
+def gradients(model, total):
+    """By parameter."""
+    model.zero_grad()
+    total.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @HOOKS.register_module(force=True)
