@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..errors import unknown
+
+T = TypeVar('T')
 Channels = Sequence[float] | Tensor
 
 
@@ -36,10 +40,10 @@ ForwardLoss = Callable[[Tensor, Sequence[Part]], dict[str, Tensor]]
 
 
 class Recipe:
-    """A training procedure; this one is the plain forward and loss. It holds settings, and nothing of one model: copies of a host share it.
+    """A training procedure; this one is the plain forward and loss.
 
-    A host calls `prepare` once, before it makes DDP wrappers, EMA copies and optimizers, and `losses` in place of its
-    plain forward and loss, inside what DDP wraps.
+    It holds settings, and nothing of one model: copies of a host share it. A host calls `prepare` once, before it makes
+    DDP wrappers, EMA copies and optimizers, and `losses` in place of its plain forward and loss, inside what DDP wraps.
     """
 
     def prepare(
@@ -69,6 +73,26 @@ class Recipe:
 
     def __deepcopy__(self, memo: Any) -> Recipe:
         return self
+
+
+def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[str, Any]) -> T:
+    """An entry of a table from its name, or from a dict with its name under `type` and its arguments.
+
+    Raises:
+        ValueError: No such entry, named with `what` it would be.
+        TypeError: An argument that the entry does not have.
+    """
+    if not isinstance(spec, str) and not (isinstance(spec, Mapping) and isinstance(spec.get('type'), str)):
+        raise ValueError(f"a {what} is a name, or a dict with its name under 'type', got {spec!r}")
+    options = {'type': spec} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != '_scope_'}
+    name = options.pop('type')
+    if name not in table:
+        raise ValueError(unknown(what, name, table))
+    known = list(inspect.signature(table[name]).parameters)
+    for key in options:
+        if key not in known:
+            raise TypeError(unknown(f'argument of {what} {name!r}:', key, known))
+    return table[name](**options)
 
 
 def total(losses: dict[str, Any]) -> Tensor:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import unknown
 from ..functional import adain
 from ..maps import outside_autocast, widen
 from . import vgg
+from .base import build
 
 
 class Styliser:
@@ -200,14 +199,4 @@ def build_styliser(styliser: str | Mapping[str, Any] | Styliser) -> Styliser:
         TypeError: An argument that the styliser does not have.
         FileNotFoundError: A file of weights is missing.
     """
-    if isinstance(styliser, Styliser):
-        return styliser
-    options = {'type': styliser} if isinstance(styliser, str) else dict(styliser)
-    name = options.pop('type', None)
-    if name not in STYLISERS:
-        raise ValueError(unknown('styliser', name, STYLISERS))
-    known = list(inspect.signature(STYLISERS[name]).parameters)
-    for key in options:
-        if key not in known:
-            raise TypeError(unknown(f'argument of styliser {name!r}:', key, known))
-    return STYLISERS[name](**options)
+    return styliser if isinstance(styliser, Styliser) else build('styliser', STYLISERS, styliser)
