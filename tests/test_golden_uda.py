@@ -90,3 +90,26 @@ def test_the_authors_discriminator_and_classifiers_load_with_their_own_keys():
         shapes = {k.removeprefix(layer): s for k, s, _ in load_keys('deeplab_snr_19')['state_dict'] if layer in k}
         head = DeepLabV2Head(channels, num_classes=19)
         assert {key: list(value.shape) for key, value in head.state_dict().items()} == shapes
+
+
+def test_networks_have_the_tensors_of_the_authors_networks():
+    pytest.importorskip('mmseg')
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    import mmseg_stylenorm  # noqa: F401 (registers the head)
+    from timm_stylenorm.paths import config_root
+
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / '_base_/models/deeplabv2_r101-d8.py').model
+    cfg.backbone.norm_cfg.type = 'BN'
+    second = {**cfg.decode_head, 'in_channels': 1024, 'in_index': 2}
+    snr = {'type': 'snr', 'sites': ('stage1', 'stage2', 'stage3')}
+    with torch.device('meta'):
+        plain = MODELS.build(cfg)
+        multi = MODELS.build({**cfg, 'type': 'StyleNormEncoderDecoder', 'auxiliary_head': second, 'style': snr})
+    keys = {key: list(value.shape) for key, value in plain.state_dict().items() if key.startswith('backbone.')}
+    assert keys == {key: shape for key, shape, _ in load_keys('fada_feature_extractor_resnet101')['state_dict']}
+    ours = sorted(list(value.shape) for value in multi.state_dict().values())
+    assert ours == sorted(shape for _, shape, _ in load_keys('deeplab_snr_19')['state_dict'])
