@@ -30,7 +30,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     own.add_argument('--image-size', type=int, default=224, help='images are scaled and cropped to it')
     own.add_argument('--styliser-encoder', metavar='FILE', help='vgg_normalised.pth: maps of VGG-19 (relu4_1)')
     own.add_argument('--styliser-decoder', metavar='FILE', help='decoder.pth: no decoder is trained')
-    own.add_argument('--decoder-steps', type=int, default=400, help='training steps of a decoder')
+    own.add_argument(
+        '--decoder-steps', type=int, default=600, help='training steps of each decoder (default: %(default)s)'
+    )
     own.add_argument('--seed', type=int, default=0)
     return own
 
