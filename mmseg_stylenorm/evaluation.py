@@ -73,6 +73,8 @@ class DomainIoUMetric(BaseMetric):
         ValueError: An unknown subset; before a test, an unknown domain; a class beyond those of the data set.
     """
 
+    default_prefix = ''  # domains are prefixes enough
+
     def __init__(
         self,
         means: Mapping[str, Sequence[str]] | None = None,
@@ -133,7 +135,7 @@ class DomainIoUMetric(BaseMetric):
         scores = {name: row['scores'] for name, row in rows.items()}
         for name, parts in means.items():
             shared = [key for key in scores[parts[0]] if all(key in scores[part] for part in parts)]
-            scores[name] = {key: _mean(scores[part][key] for part in parts) for key in shared}
+            scores[name] = {key: float(np.mean([scores[part][key] for part in parts])) for key in shared}
         self._log(rows, scores)
         if self.report_dir and rows:
             report = {'classes': list(self.dataset_meta['classes']), 'means': means, 'scores': scores, 'domains': rows}

@@ -1,7 +1,6 @@
 """StreetsDataset and DomainConcatDataset: every layout on a generated sample, every planted fault by name."""
 
 import gc
-import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,10 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
+from mmseg.registry import DATASETS, METRICS
 
-from mmseg_stylenorm.datasets import LAYOUTS, DomainConcatDataset, GTA5Dataset, StreetsDataset
+import mmseg_stylenorm  # noqa: F401 (registers the metric)
+from mmseg_stylenorm.datasets import LAYOUTS, DomainConcatDataset, GTA5Dataset, StreetsDataset, streets
 from timm_stylenorm.hooks import domains
 from timm_stylenorm.paths import config_root
 
@@ -140,6 +140,20 @@ def test_half_a_download_of_both_is_an_error_where_all_is_expected(tmp_path, lay
         StreetsDataset(layout, data_root=str(tmp_path), complete=True)
 
 
+def test_another_number_is_logged_where_the_folders_are_the_layouts(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(streets, 'print_log', lambda text, *_: said.append(text))
+    make(tmp_path, 'night_driving')
+    StreetsDataset('night_driving', data_root=str(tmp_path))
+    assert '3 images in' in said[0]
+    assert '50 were released' in said[0]
+    own = {'img_path': 'leftImg8bit/test/night'}
+    StreetsDataset('night_driving', data_root=str(tmp_path), data_prefix=own)
+    assert len(said) == 1
+    with pytest.raises(ValueError, match='50 were released'):
+        StreetsDataset('night_driving', data_root=str(tmp_path), data_prefix=own, complete=True)
+
+
 def test_what_is_complete_passes(tmp_path):
     make(tmp_path, 'dark_zurich', count=50)
     assert len(StreetsDataset('dark_zurich', data_root=str(tmp_path), complete=True)) == 50
@@ -233,18 +247,29 @@ def test_domains_of_other_classes_are_refused(two):
         DomainConcatDataset(two)
 
 
-def test_the_shipped_test_set_of_all_domains_builds_and_loads(tmp_path, monkeypatch):
+@pytest.mark.parametrize('source', ['gta5', 'synthia'])
+def test_the_shipped_test_set_of_all_domains_builds_and_loads(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
-    cfg = Config.fromfile(config_root() / '_base_/datasets/gtav2domains_768x768.py')
+    cfg = Config.fromfile(config_root() / f'_base_/datasets/{source.replace("gta5", "gtav")}2domains_768x768.py')
     for part in [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.domains.values()]:
         part.pop('complete', None)
         make(tmp_path / part.data_root, part.get('layout', 'gta5'), count=1)
-    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 1
+    train = DATASETS.build(cfg.train_dataloader.dataset)
+    assert (len(train), train.layout, train[0]['inputs'].shape[1] <= 768) == (1, source, True)
     assert DATASETS.build(cfg.test_dataloader.dataset).metainfo['domains'] == ['cityscapes', 'bdd100k', 'mapillary']
     dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'only': None})
     assert len(dataset) == 10
-    named = json.dumps([cfg.test_evaluator.means, cfg.test_evaluator.pools, list(cfg.test_evaluator.subsets)])
-    assert {name for name in dataset.metainfo['domains'] if name in named} >= {'synthia', 'acdc_snow', 'mapillary'}
+    METRICS.build(cfg.test_evaluator).dataset_meta = dataset.metainfo  # checks the names of domains
     shapes = {item['domain']: (item['data_samples'].ori_shape, item['inputs'].shape[1:]) for item in dataset}
     assert shapes.pop('mapillary') == ((1536, 1536), (1536, 1536))
     assert set(shapes.values()) == {((32, 48), (32, 48))}
+
+
+def test_the_docs_tell_of_every_layout_with_its_numbers():
+    rows = [
+        row for row in (config_root().parent / 'docs/datasets.md').read_text().splitlines() if row.startswith('| `')
+    ]
+    for layout, known in LAYOUTS.items():
+        (row,) = (row for row in rows if f'`{layout}`' in row)
+        if layout != 'bdd100k_seg':  # "the same"
+            assert all(f'{count:,}' in row for count in known.pairs.values())

@@ -247,3 +247,11 @@ def test_one_run_of_the_tool_measures_all_domains(toy):
     truth = [np.asarray(Image.open(f'data/toy_streets/gta5/labels/{k}_labelTrainIds.png')) for k in range(2)]
     right = sum((np.asarray(Image.open(f'predicted/seen/{k}.png')) == truth[k]).sum() for k in range(2))
     assert found['seen/aAcc'] == pytest.approx(100 * right / (2 * 32 * 64), abs=0.006)
+
+
+def test_the_tool_names_the_missing_folder_of_a_domain_before_it_builds_anything(toy):
+    line = [QUICK, 'net.pth', '--data', '_base_/datasets/gtav2domains_768x768.py']
+    with pytest.raises(
+        FileNotFoundError, match=r"gtav2domains.* reads its data from 'data/cityscapes'.*does not exist"
+    ):
+        test_tool.main(line)

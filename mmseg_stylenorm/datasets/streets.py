@@ -126,7 +126,8 @@ class StreetsDataset(CityscapesDataset):
         split: One of the layout's splits; its first one by default.
         ann_file: Optional split file, relative to `data_root`: a pair in each line, whose first column is the image's
             name below its folder, or a path to it; the image's suffix may be left out. All pairs without one.
-        complete: Insist on as many pairs as were released. Otherwise another number is only logged.
+        complete: Insist on as many pairs as were released. Otherwise another number is only logged, unless the
+            folders are not the layout's.
         img_suffix: What follows the name in an image's file name, if not the layout's.
         seg_map_suffix: Likewise of the label.
         data_prefix: Folders of images (`img_path`) and labels (`seg_map_path`), relative to `data_root`, if not the
@@ -156,6 +157,7 @@ class StreetsDataset(CityscapesDataset):
         self.split = split or next(iter(known.pairs))
         if self.split not in known.pairs:
             raise ValueError(f'{layout}: {unknown("split", split, known.pairs)}')
+        self.own_folders = data_prefix is not None
         if data_prefix is None:
             data_prefix = {'img_path': known.images, 'seg_map_path': known.labels}
             data_prefix = {key: folder.format(split=self.split) for key, folder in data_prefix.items()}
@@ -230,7 +232,7 @@ class StreetsDataset(CityscapesDataset):
 
     def _check_count(self, found: int) -> None:
         released = LAYOUTS[self.layout].pairs[self.split]
-        if found == released:
+        if found == released or (self.own_folders and not self.complete):
             return
         said = f'{self.layout} {self.split}: {found} images in {self.data_prefix["img_path"]}, {released} were released'
         if self.complete:
