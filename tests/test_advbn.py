@@ -73,6 +73,18 @@ def test_follows_the_authors_trajectory(case):
     assert_matches(layer.perturb(data['x'], *noise), data['adv_feature'])
 
 
+def test_small_gradients_survive_half_precision():
+    torch.manual_seed(0)
+    features, weight = torch.rand(4, 6, 8, 8), torch.randn(5, 6, 1, 1)
+
+    def loss(dtype):
+        scale = 1e-6  # as the mean over the pixels of a large batch
+        return lambda y: scale * F.conv2d(y.to(dtype), weight.to(dtype)).float().square().sum() / 100
+
+    expected, actual = (ascend(AdvBN(steps=1), features, loss(dtype)) for dtype in (torch.float32, torch.float16))
+    torch.testing.assert_close(actual, expected)
+
+
 def test_noise_of_ones_changes_nothing_and_the_clamp_is_found():
     layer, ones = AdvBN(), torch.ones(5)
     x = torch.randn(3, 5, 4, 4)

@@ -21,6 +21,7 @@ from ..structure import batch_norms
 from .base import Channels, ForwardLoss, Part, Recipe, refuse_checkpointing, total
 from .replay import Replay
 
+LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
 LOWER = ('frozen', 'statistics', 'trainable')
 
 
@@ -133,7 +134,7 @@ def ascend(layer: AdvBN, features: Tensor, loss: Callable[[Tensor], Tensor]) -> 
     noise = [torch.ones(features.shape[1], device=features.device) for _ in range(2)]
     for _ in range(layer.steps):
         with torch.enable_grad():
-            value = loss(layer.perturb(features, *(n.requires_grad_() for n in noise)))
+            value = LOSS_SCALE * loss(layer.perturb(features, *(n.requires_grad_() for n in noise)))
             gradients = torch.autograd.grad(value, noise)
         steps = [layer.step * g.nan_to_num(0, 0, 0).sign() for g in gradients]
         noise = [

@@ -81,9 +81,12 @@ class DebiasedRecipe(Recipe):
         """See `Recipe.prepare`. A model without batch norms keeps its two kinds of images together.
 
         Raises:
-            ValueError: Activation checkpointing; batch norms that are frozen or that a style method has replaced.
+            ValueError: Activation checkpointing; batch norms that are frozen or that a style method has replaced; for a
+                segmentor, `gamma` below 1, Mixup or CutMix.
         """
         refuse_checkpointing(model)
+        if encoder is not None and encoder is not model:  # of a segmentor
+            self._refuse_mixed_labels()
         for part in [model, *model.children()]:
             norms = [norm for _, norm in batch_norms(part)]
             if norms and not any(isinstance(norm, DualBatchNorm2d) for norm in norms):
@@ -123,7 +126,8 @@ class DebiasedRecipe(Recipe):
     def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[Part]]:
         """The clean images, mixed if asked, and what both halves are to be."""
         if not _of_images(target):
-            return images, [Part(self._dense(target))]
+            self._refuse_mixed_labels()
+            return images, [Part(torch.cat([target] * 2) if isinstance(target, Tensor) else [*target, *target])]
         n = len(images)
         clean, rest = slice(0, n), slice(n, 2 * n)
         images, other, share = self._mixed(images)
@@ -148,14 +152,13 @@ class DebiasedRecipe(Recipe):
         mixed, share = cutmix(images, other, share, (row, column))
         return mixed, other, share
 
-    def _dense(self, target: Any) -> Any:
+    def _refuse_mixed_labels(self) -> None:
         for name, value, needed in (('gamma', self.gamma, 1), ('mixup', self.mixup, 0), ('cutmix', self.cutmix, 0)):
             if value is not None and value != needed:
                 raise ValueError(
                     f'recipe debiased: the labels of maps cannot be mixed with those of other images, so segmentation '
                     f'needs {name}={needed}, got {value}'
                 )
-        return torch.cat([target, target]) if isinstance(target, Tensor) else [*target, *target]
 
 
 def _of_images(target: Any) -> bool:
