@@ -36,7 +36,8 @@ MMSEG = [
     'matplotlib',
     'tqdm',
 ]
-TEST = ['pytest>=8', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts']
+CORRUPTIONS = ['imagecorruptions-imaug']
+TEST = ['pytest>=8', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
 
 setup(
     name='stylenorm',
@@ -53,6 +54,7 @@ setup(
     extras_require={
         'mmseg': MMSEG,
         'cityscapes': ['cityscapesscripts'],
+        'corruptions': CORRUPTIONS,
         'test': MMSEG + TEST,
         'dev': MMSEG + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
