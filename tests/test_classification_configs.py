@@ -236,6 +236,22 @@ def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, be
     assert benchmark.main(call) == table
 
 
+def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark, monkeypatch):
+    write_fashion(tmp_path)
+    call = ['--fine-tune', '1', '--methods', 'baseline', 'advbn:lower=frozen,steps=1', '--seeds', '0', '--iters', '2']
+    call += ['--data', str(tmp_path), '--work-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
+    args = benchmark.parse_args(call)
+    cfg = benchmark.run_config('advbn:lower=frozen,steps=1', 0, args, args.fine_tune)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.005)
+    assert (cfg.model.recipe.lower, cfg.model.recipe.steps) == ('frozen', 1)
+    table = benchmark.main(call)
+    start = torch.load(cfg.model.init_checkpoint, weights_only=True)['state_dict']
+    model = MODELS.build(cfg.model)
+    assert torch.equal(model.net.layer2[0].bn1.aux_bn.running_mean, start['net.layer2.0.bn1.running_mean'])
+    monkeypatch.setattr(benchmark.Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
+    assert benchmark.main(call) == table
+
+
 @pytest.mark.parametrize('method', timm_stylenorm.list_methods())
 def test_the_benchmark_has_a_config_for_every_method(benchmark, method):
     assert method in benchmark.parse_args([]).methods
