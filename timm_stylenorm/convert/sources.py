@@ -145,7 +145,7 @@ ADVBN = [
     Rule('head.fc.{p}', 'fc.{p}', head=True),
 ]
 AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
-_DEEPLAB = "DeepLabV2's sum of dilated convolutions has no counterpart among mmseg's decode heads"
+_DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys behind its own name"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
 _STEM = r'conv1\.weight|features\.conv0\.weight'
 
