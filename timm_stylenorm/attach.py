@@ -129,13 +129,16 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
 
 
 @contextmanager
-def muted(module: nn.Module) -> Iterator[None]:
-    """What is attached to a module itself, not to modules inside of it, does not run."""
+def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
+    """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
+    itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
+    """
     kept = [(hooks, dict(hooks)) for hooks in _hook_dicts(module)]
+    hidden = _BLOCK_HOOKS + (_HOOKS[:-1] if layers else ())
     try:
         for hooks, before in kept:
             for key, hook in before.items():
-                if hook in _HOOKS + _BLOCK_HOOKS:
+                if hook in hidden:
                     del hooks[key]
         yield
     finally:

@@ -60,9 +60,8 @@ class Replay:
         """One forward starts at the layer, which gives `features`."""
         with ExitStack() as stack:
             for module, outputs in self._outputs.items():
-                if module is not self.cut:
-                    stack.enter_context(muted(module))
                 if outputs:
+                    stack.enter_context(muted(module, layers=module is not self.cut))
                     stack.enter_context(_forward(module, outputs))
             stack.enter_context(self._layers_before_off())
             self.layer.disturbed = features
