@@ -37,7 +37,7 @@ MMSEG = [
     'tqdm',
 ]
 CORRUPTIONS = ['imagecorruptions-imaug']
-TEST = ['pytest>=8', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
+TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
 
 setup(
     name='stylenorm',
