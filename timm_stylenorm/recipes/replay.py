@@ -35,16 +35,22 @@ class Replay:
         """One forward is recorded.
 
         Raises:
-            RuntimeError: The forward did not pass the cut, or passed it more than once.
+            RuntimeError: The forward did not pass the cut, passed it more than once, or changed in place what came out.
         """
         self._outputs = {module: [] for module in self.lower[:-1]}
         taps: list[Tensor] = []
         self.layer.taps = taps
+        versions: list[int] = []
         handles = [module.register_forward_hook(self._record) for module in self.lower[:-1]]
+        handles.append(self.layer.register_forward_hook(lambda layer, args, y: versions.append(args[0]._version)))
         try:
             yield
             if len(taps) != 2:
                 raise RuntimeError(f'{self.layer.label}: one forward passed the cut {len(taps) // 2} times, not once')
+            if taps[0]._version != versions[0]:
+                raise RuntimeError(
+                    f'{self.layer.label}: what follows the cut changes its maps in place; cut behind that'
+                )
             self._outputs[self.cut], self.features = taps[:1], taps[1]
         finally:
             self.layer.taps = None
