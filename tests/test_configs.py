@@ -1,4 +1,4 @@
-"""Every shipped segmentation config builds and trains a step; mmseg's own tools take ours."""
+"""What holds of every shipped config without data; mmseg's own tools take ours. test_dg_configs.py trains steps."""
 
 import os
 import re
@@ -69,17 +69,6 @@ def one_step(cfg):
     assert total.isfinite()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     return model, losses
-
-
-@pytest.mark.parametrize('name', SEGMENTATION)
-def test_config_builds_and_trains_a_step(name):
-    cfg = Config.fromfile(config_root() / name)
-    model, losses = one_step(cfg)
-    method = method_of(name)
-    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
-    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
-    has_loss = method == 'irw' or 'num_classes' in (cfg.model.get('style') or ())  # SNR's needs the classes
-    assert any(key.startswith('style.') for key in losses) == has_loss
 
 
 @pytest.mark.parametrize('pattern', PATTERNS)

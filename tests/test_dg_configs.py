@@ -1,0 +1,153 @@
+"""Every segmentation config but those that adapt (test_uda_configs.py) trains a step on data in its own layout; the
+protocol of domain generalisation."""
+
+import functools
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+from mmengine.config import Config
+from mmengine.config import utils as config_utils
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from test_configs import SEGMENTATION, method_of, write_streets
+from test_datasets_streets import make
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
+import test as test_tool
+
+from timm_stylenorm import engine, style_layers
+from timm_stylenorm.paths import config_root
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+BACKBONES = {'r50-d16': 16, 'r101-d8': 8}  # output strides
+METHODS = ['', 'ibn_a', 'isw', 'snr', 'padain', 'mixstyle', 'dsu', 'advbn']
+DG = [
+    f'segmentation/deeplabv3plus_{backbone}_{method}{"_" * bool(method)}4xb4-40k_gtav2domains-768x768.py'
+    for backbone in BACKBONES
+    for method in METHODS
+]
+SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
+NARROW = {'depth': 50, 'base_channels': 4, 'stem_channels': 4, 'init_cfg': None}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A folder with a few pictures of every data set that the configs name."""
+    root = tmp_path_factory.mktemp('data_sets')
+    write_streets(root / 'data')
+    write_streets(root / 'data/toy_streets')
+    for layout in ('bdd100k', 'mapillary'):
+        make(root / 'data' / layout, layout)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Without what mmengine does for every base config and data set: read all of mmseg's index, collect garbage."""
+    monkeypatch.setattr(config_utils, 'load', load_once)
+    monkeypatch.setattr(gc, 'collect', lambda: 0)
+
+
+load_once = functools.cache(config_utils.load)
+
+
+def narrow(cfg):
+    """The config with few channels and small crops."""
+    model = cfg.model
+    engine._sync_bn_to_bn(model)
+    model.pretrained = None
+    model.data_preprocessor.size = (32, 64)
+    for step in cfg.train_dataloader.dataset.pipeline:
+        step.update(SMALL.get(step.type, {}))
+    if model.backbone.depth > 18:
+        model.backbone.update(NARROW)
+        for head in filter(None, (model.decode_head, model.get('auxiliary_head'))):
+            head.update({key: head[key] // 16 for key in ('in_channels', 'c1_in_channels', 'channels') if key in head})
+    return cfg
+
+
+def build(cfg):
+    init_default_scope('mmseg')
+    return MODELS.build(cfg.model).train()
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / name))
+    model = build(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    batch = model.data_preprocessor(pseudo_collate([dataset[0], dataset[1]]), training=True)
+    losses = model(**batch, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    wrapper.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+    method = method_of(name)
+    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
+    has_loss = method == 'irw' or 'num_classes' in (cfg.model.get('style') or ())  # SNR's needs the classes
+    assert any(key.startswith('style.') for key in losses) == has_loss
+
+
+@pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
+def test_config_builds_at_full_width(name):
+    cfg = Config.fromfile(config_root() / name)
+    engine._sync_bn_to_bn(cfg.model)
+    with torch.device('cpu' if method_of(name) == 'isw' else 'meta'):  # ISW reads its mask
+        model = build(cfg)
+    assert max(p.shape[0] for p in model.backbone.parameters()) == 2048
+
+
+@pytest.mark.parametrize(('name', 'stride'), zip(DG[:: len(METHODS)], BACKBONES.values(), strict=True))
+def test_output_stride_is_that_of_the_protocol(name, stride):
+    backbone = build(narrow(Config.fromfile(config_root() / name))).eval().backbone
+    assert backbone(torch.zeros(1, 3, 64, 64))[-1].shape[-1] == 64 // stride
+
+
+@pytest.mark.parametrize('name', DG)
+def test_generalisation_is_trained_and_tested_by_one_protocol(name):
+    cfg = Config.fromfile(config_root() / name)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomCrop'].crop_size == cfg.model.data_preprocessor.size == (768, 768)
+    assert steps['PhotoMetricDistortion'].brightness_delta == pytest.approx(0.4 * 255)
+    assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (40000, 4)
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.power, schedule.eta_min, schedule.end) == (0.9, 0.0, 40000)
+    assert cfg.model.test_cfg == dict(mode='whole')
+    assert cfg.test_dataloader.dataset.only == ['cityscapes', 'bdd100k', 'mapillary']
+    assert cfg.test_evaluator.means.mean == cfg.test_dataloader.dataset.only
+
+
+def test_isw_acts_on_the_first_two_norms_of_a_deep_stem():
+    deep = next(name for name in DG if 'r101-d8_isw' in name)
+    layers = [label for label, _ in style_layers(build(narrow(Config.fromfile(config_root() / deep))))]
+    assert layers == ['isw.stem.1', 'isw.stem.4', 'isw.stage1.sum', 'isw.stage2.sum']
+
+
+def test_one_run_tests_the_unseen_domains(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / DG[0]))
+    for part in cfg.test_dataloader.dataset.domains.values():
+        part.complete = False
+    for step in cfg.test_dataloader.dataset.domains.mapillary.pipeline:
+        step.update({'Resize': {'scale': (1000, 32)}, 'CenterCrop': {'crop_size': 32}}.get(step.type, {}))
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.log_level = 'ERROR'
+    cfg.dump(tmp_path / 'small.py')
+    torch.save({'meta': {}, 'state_dict': build(cfg).state_dict()}, tmp_path / 'net.pth')
+    scores = test_tool.main([str(tmp_path / 'small.py'), str(tmp_path / 'net.pth'), '--work-dir', str(tmp_path)])
+    assert {'cityscapes/mIoU', 'bdd100k/mIoU', 'mapillary/mIoU', 'mean/mIoU'} <= scores.keys()
+    assert (tmp_path / 'domains.json').is_file()
