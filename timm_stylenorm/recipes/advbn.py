@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dual_bn import convert_dual_bn, routed
+from ..dual_bn import routed
 from ..errors import unknown
 from ..inject import add_style, style_layers
 from ..layers import AdvBN
-from ..structure import batch_norms
-from .base import Channels, ForwardLoss, Part, Recipe, refuse_checkpointing, total
+from ..structure import batch_norms, norms_behind
+from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
 LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
@@ -79,10 +79,9 @@ class AdvBNRecipe(Recipe):
         else:
             sites = {} if self.cut is None else {'sites': self.cut}
             add_style(encoder, {'type': 'advbn', **sites, **self.options})
-        for child in model.children():
-            beside = encoder is not model and encoder not in child.modules()
-            if beside and any(True for _ in batch_norms(child)):
-                convert_dual_bn(child)
+        inside = set(encoder.modules())
+        above = {name for name, _ in norms_behind(model, _replay(model).cut)}
+        make_dual(model, [name for name, norm in batch_norms(model) if name in above or norm not in inside])
         if self.lower == 'frozen':
             for module in _replay(model).lower:
                 module.requires_grad_(False)
@@ -90,6 +89,7 @@ class AdvBNRecipe(Recipe):
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:
             return forward_loss(images, [Part(target)])
+        refuse_checkpointing(model)
         replay = _replay(model)
         self._hold(replay)
         with replay.recording():
@@ -104,6 +104,9 @@ class AdvBNRecipe(Recipe):
                 noise = ascend(replay.layer, replay.features, loss)
             with replay.playing(replay.layer.perturb(replay.features, *noise)):
                 adversarial = forward_loss(images, [Part(target, name='adv')])
+        same = clean.keys() & adversarial.keys()
+        if same:
+            raise ValueError(f"recipe advbn: both passes gave {sorted(same)}; name losses by their part's `label`")
         return {**clean, **adversarial}
 
     def _hold(self, replay: Replay) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from ..errors import unknown
+from ..inject import add_style
+from ..layers import DualBatchNorm2d
 
 T = TypeVar('T')
 Channels = Sequence[float] | Tensor
@@ -67,7 +69,8 @@ class Recipe:
             target: Their labels, as the host has them.
             forward_loss: `forward_loss(images, parts) -> losses` runs the host's forward in the mode the model is in
                 and returns its losses by name: those that count have 'loss' or a part 'style' in their names, the
-                rest is for the log. Means over the rows of each part, times its weight; parts of one name are summed.
+                rest is for the log. Means over the rows of each part, times its weight, under the names that
+                `Part.label` makes; parts of one name are summed.
         """
         return forward_loss(images, [Part(target)])
 
@@ -98,8 +101,18 @@ def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[
 def total(losses: dict[str, Any]) -> Tensor:
     """The sum of the task's own losses, without those of style layers, as mmengine reads a dict of losses."""
     terms = [v for k, v in losses.items() if 'loss' in k and 'style' not in k.split('.')]
+    if not terms:
+        raise ValueError(f"the names of losses that count contain 'loss', and the host gave {sorted(losses)}")
     means = [t.mean() for v in terms for t in (v if isinstance(v, list | tuple) else [v])]
     return sum(means[1:], means[0])
+
+
+def make_dual(model: nn.Module, names: Iterable[str]) -> None:
+    """Make the batch norms of these names dual, unless they are, in place."""
+    norms = dict(model.named_modules())
+    plain = [name for name in names if not isinstance(norms[name], DualBatchNorm2d)]
+    if plain:  # as globs, since a module's name may mean a site: 'stem.norm'
+        add_style(model, {'type': 'debiased', 'sites': [f'{name[:-1]}[{name[-1]}]' for name in plain]})
 
 
 def refuse_checkpointing(model: nn.Module) -> None:

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dual_bn import convert_dual_bn, routed
-from ..layers import DualBatchNorm2d
+from ..dual_bn import routed
 from ..layers.base import beta
 from ..structure import batch_norms
-from .base import Channels, ForwardLoss, Part, Recipe, refuse_checkpointing
+from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser
 
 
@@ -87,10 +86,7 @@ class DebiasedRecipe(Recipe):
         refuse_checkpointing(model)
         if encoder is not None and encoder is not model:  # of a segmentor
             self._refuse_mixed_labels()
-        for part in [model, *model.children()]:
-            norms = [norm for _, norm in batch_norms(part)]
-            if norms and not any(isinstance(norm, DualBatchNorm2d) for norm in norms):
-                convert_dual_bn(part)
+        make_dual(model, [name for name, _ in batch_norms(model)])
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
@@ -101,6 +97,7 @@ class DebiasedRecipe(Recipe):
         """
         if not model.training:
             return forward_loss(images, [Part(target)])
+        refuse_checkpointing(model)
         index = torch.randperm(len(images), device=images.device)
         stylised = self.stylise(images, index)
         stylised_half = torch.arange(2 * len(images)) >= len(images)
@@ -111,6 +108,11 @@ class DebiasedRecipe(Recipe):
     @torch.no_grad()
     def stylise(self, images: Tensor, index: Tensor) -> Tensor:
         """Image i in the style of image index[i]; both normalised, (N, C, H, W)."""
+        for name, values in (('mean', self.mean), ('std', self.std)):
+            if len(values) not in (1, images.shape[1]):
+                raise ValueError(
+                    f'recipe debiased: the images have {images.shape[1]} channels, and {name} has {len(values)} values'
+                )
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         plain = (images * std + mean).clamp(0, 1)
         size = plain.shape[2:]
