@@ -12,7 +12,7 @@ from torch import nn
 pytest.importorskip('mmengine')
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 
@@ -69,6 +69,23 @@ class ChannelNet(BaseModel):
         names = domain or [None] * len(targets)
         samples = zip(logits, targets, names, strict=True)
         return [{'scores': row, 'target': target, 'domain': name} for row, target, name in samples]
+
+
+@DATASETS.register_module()
+class BrightViews(BrightChannel):
+    """Each image and its mirror image, as test-time augmentation gives them."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return {key: [value, value.flip(-1) if key == 'inputs' else value] for key, value in sample.items()}
+
+
+@MODELS.register_module()
+class MeanOfViews(BaseTTAModel):
+    """Adds the scores of the views up."""
+
+    def merge_preds(self, predictions):
+        return [{**views[0], 'scores': sum(view['scores'] for view in views)} for views in predictions]
 
 
 @HOOKS.register_module()
@@ -204,14 +221,18 @@ def test_impossible_options_are_named_when_the_hook_is_built(options, message):
         hooks.AdaBNHook(**options)
 
 
-def two_domains(batch_size):
-    parts = [dict(type='BrightChannel', shifted=s, widths=(4,), domain=d) for s, d in ((0, 'clean'), (1, 'other'))]
+def two_domains(batch_size, kind='BrightChannel'):
+    parts = [dict(type=kind, shifted=s, widths=(4,), domain=d) for s, d in ((0, 'clean'), (1, 'other'))]
     return {**loader(), 'batch_size': batch_size, 'dataset': {'type': 'JoinedDataset', 'datasets': parts}}
 
 
-def test_each_domain_is_tested_with_statistics_of_its_own(tmp_path):
-    hook, see = {'type': 'AdaBNHook'}, {'type': 'SeeStatistics'}
-    runner = Runner.from_cfg(config(tmp_path, see, hook, test_dataloader=two_domains(8)))
+@pytest.mark.parametrize('views', [False, True], ids=['images', 'views'])
+def test_each_domain_is_tested_with_statistics_of_its_own(tmp_path, views):
+    hook, see, changes = {'type': 'AdaBNHook'}, {'type': 'SeeStatistics'}, {}
+    if views:
+        changes['model'] = {'type': 'MeanOfViews', 'module': {'type': 'ChannelNet'}}
+    data = two_domains(8, 'BrightViews' if views else 'BrightChannel')
+    runner = Runner.from_cfg(config(tmp_path, see, hook, test_dataloader=data, **changes))
     metrics = runner.test()
     assert metrics['accuracy/clean/top1'] == metrics['accuracy/other/top1'] == 100
     seen = hook_of(runner, SeeStatistics).seen
@@ -220,7 +241,7 @@ def test_each_domain_is_tested_with_statistics_of_its_own(tmp_path):
         expected = torch.stack([data[k]['inputs'] for k in range(24)]).mean((0, 2, 3))
         for mean in means:
             torch.testing.assert_close(mean, expected)
-    assert torch.equal(runner.model.norm.running_mean, ChannelNet().norm.running_mean)
+    assert torch.equal(hooks.bare_model(runner.model).norm.running_mean, ChannelNet().norm.running_mean)
 
 
 def test_domains_can_be_adapted_to_together_and_are_not_mixed_unasked(tmp_path):

@@ -20,9 +20,10 @@ from test_configs import SEGMENTATION, method_of, write_streets
 from test_datasets_streets import make
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
+import adabn
 import test as test_tool
 
-from timm_stylenorm import engine, style_layers
+from timm_stylenorm import engine, hooks, style_layers
 from timm_stylenorm.paths import config_root
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -34,6 +35,7 @@ DG = [
     for method in METHODS
 ]
 SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
+STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
 NARROW = {'depth': 50, 'base_channels': 4, 'stem_channels': 4, 'init_cfg': None}
 
 
@@ -137,7 +139,9 @@ def test_isw_acts_on_the_first_two_norms_of_a_deep_stem():
     assert layers == ['isw.stem.1', 'isw.stem.4', 'isw.stage1.sum', 'isw.stage2.sum']
 
 
-def test_one_run_tests_the_unseen_domains(data, tmp_path, monkeypatch):
+@pytest.fixture
+def small(data, tmp_path, monkeypatch):
+    """Config and checkpoint of a narrow baseline, tested on a few small pictures of three domains."""
     monkeypatch.chdir(data)
     cfg = narrow(Config.fromfile(config_root() / DG[0]))
     for part in cfg.test_dataloader.dataset.domains.values():
@@ -148,6 +152,37 @@ def test_one_run_tests_the_unseen_domains(data, tmp_path, monkeypatch):
     cfg.log_level = 'ERROR'
     cfg.dump(tmp_path / 'small.py')
     torch.save({'meta': {}, 'state_dict': build(cfg).state_dict()}, tmp_path / 'net.pth')
-    scores = test_tool.main([str(tmp_path / 'small.py'), str(tmp_path / 'net.pth'), '--work-dir', str(tmp_path)])
+    return [str(tmp_path / name) for name in ('small.py', 'net.pth')]
+
+
+def test_one_run_tests_the_unseen_domains(small, tmp_path):
+    scores = test_tool.main([*small, '--work-dir', str(tmp_path)])
     assert {'cityscapes/mIoU', 'bdd100k/mIoU', 'mapillary/mIoU', 'mean/mIoU'} <= scores.keys()
     assert (tmp_path / 'domains.json').is_file()
+
+
+def test_a_checkpoint_is_adapted_to_one_domain_at_a_time(small, tmp_path):
+    line = [*small, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'adapted.pth')]
+    with pytest.raises(ValueError, match=r'3 domains .* --cfg-options test_dataloader\.dataset\.only=bdd100k'):
+        adabn.main(line)
+    adabn.main([*line, '--cfg-options', 'test_dataloader.dataset.only=bdd100k'])
+    before, after = (torch.load(tmp_path / f'{name}.pth')['state_dict'] for name in ('net', 'adapted'))
+    assert {key.rpartition('.')[2] for key in before if not before[key].equal(after[key])} == STATISTICS
+
+
+def test_test_time_augmentation_adapts_to_every_domain_by_itself(small, tmp_path, monkeypatch):
+    flips = [[dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)], [dict(type='LoadTrainIds')]]
+    flips.append([dict(type='PackSegInputs')])
+    views = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=flips)]
+    cfg = Config.fromfile(small[0])
+    cfg.merge_from_dict({'tta_pipeline': views, 'custom_hooks': [*cfg.custom_hooks, {'type': 'AdaBNHook'}]})
+    cfg.dump(small[0])
+    adapt, images = hooks.adapt_model, []
+
+    def spy(model, loader, **options):
+        images.append(len(loader.sampler))
+        return adapt(model, loader, **options)
+
+    monkeypatch.setattr(hooks, 'adapt_model', spy)
+    test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--tta'])
+    assert images == [4, 3, 3]

@@ -74,6 +74,12 @@ def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, mon
         ('data/toy_streets/gta5', 'python tools/prepare_toy_streets.py'),
         ('data/gta5', 'python tools/prepare_gta5.py data/gta5'),
         ('data/pacs', 'DOMAIN/CLASS'),
+        ('data/synthia', 'python tools/prepare_synthia.py data/synthia'),
+        ('data/bdd100k', 'docs/datasets.md'),
+        ('data/mapillary', 'python tools/prepare_mapillary.py data/mapillary'),
+        ('data/acdc', 'rgb_anon_trainvaltest.zip'),
+        ('data/dark_zurich', 'Dark_Zurich_val_anon.zip'),
+        ('data/night_driving', 'NighttimeDrivingTest.zip'),
         ('data/else', 'see "Data" in the README'),
     ],
 )
@@ -82,6 +88,16 @@ def test_each_kind_of_missing_data_has_its_hint(tmp_path, monkeypatch, root, how
     with pytest.raises(FileNotFoundError) as caught:
         _cli.check_data({'dataset': {'root': root}}, 'c.py')
     assert how in str(caught.value).partition('To get it: ')[2]
+
+
+def test_folders_of_the_domains_that_are_tested_on_are_looked_for_and_no_others(tmp_path):
+    (tmp_path / 'here').mkdir()
+    domains = {'fog': {'data_root': str(tmp_path / 'here')}, 'rain': {'data_root': str(tmp_path / 'acdc')}}
+    for only in ('fog', ['fog']):
+        _cli.check_data({'dataset': {'domains': domains, 'only': only}}, 'c.py')
+    for only in (None, ['fog', 'rain']):
+        with pytest.raises(FileNotFoundError, match=r"'.*/acdc', which does not exist"):
+            _cli.check_data({'dataset': {'domains': domains, 'only': only}}, 'c.py')
 
 
 def test_the_sections_and_scripts_that_hints_name_exist():

@@ -222,7 +222,11 @@ class AdaBNHook(Hook):
         adapt_model(model, loader, **self.options, sync=domain is None)
 
     def _domain_of(self, batch: Any) -> str | None:
-        found = set((batch or {}).get('domain') or ()) if self.by_domain and self.dataloader is None else set()
+        if not self.by_domain or self.dataloader is not None:
+            return None
+        named = (batch or {}).get('domain') or ()
+        # test-time augmentation: a list for each view
+        found = {name for entry in named for name in (entry if isinstance(entry, list | tuple) else [entry])}
         if len(found) > 1:
             raise ValueError(
                 f'AdaBNHook: a batch has images of several domains ({", ".join(sorted(found))}), each of which needs '

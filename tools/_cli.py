@@ -20,6 +20,12 @@ SOURCES = {  # part of a data folder's name: how to get it
     'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
     'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
     'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
+    'synthia': 'unpack SYNTHIA-RAND-CITYSCAPES there, then python tools/prepare_synthia.py data/synthia',
+    'bdd100k': 'unpack its 10k images and its labels for semantic segmentation there, see docs/datasets.md',
+    'mapillary': 'unpack Mapillary Vistas there, then python tools/prepare_mapillary.py data/mapillary',
+    'acdc': 'unpack rgb_anon_trainvaltest.zip and gt_trainval.zip there',
+    'dark_zurich': 'unpack Dark_Zurich_val_anon.zip there',
+    'night_driving': 'unpack NighttimeDrivingTest.zip there',
     'fashion-mnist': 'apt-get install dataset-fashion-mnist',
     'imagenet': 'put train/CLASS/*.JPEG and val/CLASS/*.JPEG there',
     'pacs': 'put DOMAIN/CLASS/*.jpg there',
@@ -66,8 +72,7 @@ def check_data(loader: dict | None, config: str) -> None:
     """
     dataset = (loader or {}).get('dataset') or {}
     inner = [dataset.get(key) or {} for key in ('dataset', 'source', 'target')]
-    parts = [dataset, *(dataset.get('datasets') or []), *inner]
-    for part in parts:
+    for part in [dataset, *(dataset.get('datasets') or []), *inner, *domains_of(dataset)]:
         root = part.get('data_root') or part.get('root')
         prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]
         if part.get('download'):
@@ -75,6 +80,13 @@ def check_data(loader: dict | None, config: str) -> None:
         for folder in [root, *(os.path.join(root or '', p) for p in prefixes)]:
             if folder and not os.path.exists(folder):
                 raise FileNotFoundError(_lacking(folder, config))
+
+
+def domains_of(dataset: dict) -> list[dict]:
+    """The data sets of those domains that a `DomainConcatDataset` is to use; an unknown name is its own to refuse."""
+    domains, only = dataset.get('domains') or {}, dataset.get('only')
+    chosen = domains if only is None else [only] if isinstance(only, str) else only
+    return [domains[name] for name in chosen if name in domains]
 
 
 def _lacking(folder: str, config: str) -> str:

@@ -2,7 +2,7 @@
 
 Estimates the batch norm statistics anew on the config's test images, without their labels (AdaBN), and writes a
 checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader.dataset.data_root=FOLDER. Test sets of
-several domains need a checkpoint each; AdaBNHook adapts to one after the other.
+several domains need a checkpoint each (test_dataloader.dataset.only=NAME); AdaBNHook adapts to one after the other.
 """
 
 import argparse
@@ -66,9 +66,10 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
     names = sorted({name for name in domains(loader.dataset) if name is not None})
     if len(names) > 1:
+        choice = f' test_dataloader.dataset.only={names[0]}' if 'domains' in cfg.test_dataloader.dataset else ''
         raise ValueError(
             f'{args.config} tests on {len(names)} domains ({", ".join(names)}), and a checkpoint fits one; '
-            "choose it by --cfg-options, or adapt to each while testing: custom_hooks=[dict(type='AdaBNHook')]"
+            f'choose it by --cfg-options{choice}, or adapt to each while testing: custom_hooks=[dict(type="AdaBNHook")]'
         )
     options = {'momentum': args.momentum, 'max_batches': args.max_batches, 'mode': args.mode}
     model = adapt_model(runner.model, loader, **options)

@@ -7,7 +7,7 @@ confusion.png. --data _base_/datasets/gtav2domains_768x768.py tests any segmento
 import argparse
 from pathlib import Path
 
-from _cli import check_data, load_config, parser
+from _cli import check_data, domains_of, load_config, parser
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         other = Config.fromfile(args.data if Path(args.data).is_file() else config_root() / args.data)
         cfg.test_dataloader, cfg.test_evaluator = other.test_dataloader, other.test_evaluator
         cfg.merge_from_dict(args.cfg_options or {})
-    parts = parts_of(cfg)
-    for part in parts:
-        check_data({'dataset': part}, args.data or args.config)
+    check_data(cfg.get('test_dataloader'), args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     for metric in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
         ours = metric.type == 'DomainIoUMetric'
@@ -48,20 +46,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             {'default_hooks': {'visualization': {'draw': True}}, 'visualizer': {'save_dir': args.show_dir}}
         )
     if args.tta:
-        for part in parts:
+        dataset = cfg.test_dataloader.dataset
+        for part in domains_of(dataset) if 'domains' in dataset else [dataset]:
             part.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     return Runner.from_cfg(cfg).test()
-
-
-def parts_of(cfg: Config) -> list[Config]:
-    """The data sets that are tested on: those of the chosen domains, or the only one."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or Config()
-    domains, only = dataset.get('domains'), dataset.get('only')
-    if domains is None:
-        return [dataset]
-    chosen = list(domains) if only is None else [only] if isinstance(only, str) else only
-    return [domains[name] for name in chosen if name in domains]
 
 
 if __name__ == '__main__':
