@@ -180,6 +180,10 @@ def test_a_script_that_trains_without_tasks_is_told_what_it_misses(style, messag
         (['--style', 'padain', '--style-kwargs', 'q=1', TRAIN], "unknown argument of style method 'padain': 'q'"),
         (['--recipe', 'advbm', TRAIN], "unknown recipe 'advbm'; did you mean 'advbn'"),
         (['--recipe', 'advbn', '--recipe-kwargs', 'stpes=1', TRAIN], "'stpes'; did you mean 'steps'"),
+        (
+            ['--recipe', 'debiased', '--recipe-kwargs', 'styliser={"type":"adain","encoder":"no.pth"}', TRAIN],
+            'no encoder',
+        ),
         (['--style-kwargs', 'p=1', TRAIN], '--style-kwargs without --style'),
         (['--stile', 'padain', TRAIN], 'unrecognized arguments: --stile'),
         (['--style', 'padain', 'no/train.py'], "there is no script 'no/train.py'"),

@@ -86,7 +86,7 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, Any] | None, Recipe | None, d
     args = parser.parse_args(ours)
     try:
         style, recipe, images = _check(args)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(str(error))
     if not script:
         parser.error('name the script to run: the path of train.py or validate.py in a clone of timm')
