@@ -1,8 +1,9 @@
 # Domain generalisation from GTA5 after RobustNet (Choi et al., CVPR 2021, arXiv:2103.15597) and its code: DeepLabV3+
 # with ResNet-50 at output stride 16, SGD at 0.01 with poly decay to zero, 40,000 steps of 4 x 4 crops of 768, SyncBN,
-# an auxiliary loss of 0.4; whole images, at one scale, of every domain in one test. Differs: all of GTA5 is trained on
-# unless --cfg-options train_dataloader.dataset.ann_file=FILE names the official split; the jitter is the nearest that
-# mmseg has; neither Gaussian blur nor class-uniform sampling. docs/datasets.md says how the data are prepared.
+# an auxiliary loss of 0.4; whole images, at one scale, of every domain in one test. The heads are mmseg's. Differs: all
+# of GTA5 is trained on unless --cfg-options train_dataloader.dataset.ann_file=FILE names the official split; the jitter
+# is the nearest that mmseg has; neither Gaussian blur nor class-uniform sampling. docs/datasets.md says how the data
+# are prepared.
 _base_ = [
     'mmseg::_base_/models/deeplabv3plus_r50-d8.py',
     'mmseg::_base_/schedules/schedule_40k.py',
