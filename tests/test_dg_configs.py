@@ -5,6 +5,7 @@ import functools
 import gc
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import HOOKS, init_default_scope
 from mmseg.registry import DATASETS, MODELS
 from test_configs import SEGMENTATION, method_of, write_streets
 from test_datasets_streets import make
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import adabn
@@ -137,6 +139,17 @@ def test_isw_acts_on_the_first_two_norms_of_a_deep_stem():
     deep = next(name for name in DG if 'r101-d8_isw' in name)
     layers = [label for label, _ in style_layers(build(narrow(Config.fromfile(config_root() / deep))))]
     assert layers == ['isw.stem.1', 'isw.stem.4', 'isw.stage1.sum', 'isw.stage2.sum']
+
+
+def test_isw_chooses_from_images_that_are_smaller_than_the_crop_and_differ_in_size(data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / next(name for name in DG if 'isw' in name)))
+    model, dataset = build(cfg), DATASETS.build(cfg.train_dataloader.dataset)
+    loader = DataLoader(dataset, 4, collate_fn=pseudo_collate)
+    assert len({image.shape for image in next(iter(loader))['inputs']}) > 1
+    hook = HOOKS.build(cfg.custom_hooks[-1])
+    hook.before_train_iter(SimpleNamespace(iter=hook.begin, model=model, train_dataloader=loader), 0)
+    assert all(layer.chosen for _, layer in style_layers(model))
 
 
 @pytest.fixture

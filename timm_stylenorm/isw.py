@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from .checkpoint import bare_model
-from .hooks import forward_in, target_loader
+from .hooks import forward_in, same_size, target_loader
 from .resume import get_rng_state, set_rng_state
 from .whitening import photometric_view, select_pairs, selective_layers
 
@@ -60,10 +60,10 @@ class ISWHook(Hook):
         )
 
     def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
-        """[views; images] as the loader would give them."""
-        for data in islice(loader, self.batches):
+        """[views; images] as the loader would give them, of one size: images smaller than a crop differ."""
+        rgb = getattr(model.data_preprocessor, 'channel_conversion', False)  # then the images are BGR
+        for data in (part for batch in islice(loader, self.batches) for part in same_size(batch)):
             images = list(data['inputs'])
-            rgb = getattr(model.data_preprocessor, 'channel_conversion', False)  # then the images are BGR
             views = [photometric_view(i.flip(0)).flip(0) if rgb else photometric_view(i) for i in images]
             twice = {k: [*v, *v] for k, v in data.items() if k != 'inputs'}
             yield {**twice, 'inputs': views + images}
