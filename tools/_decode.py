@@ -41,12 +41,15 @@ class StageCodec:
         below: The codec of the stage below; None for the first.
 
     Raises:
-        ValueError: Unknown stage, or one that passes tokens.
+        ValueError: Unknown stage, several places, or one that passes tokens.
     """
 
     def __init__(self, classifier: Classifier, stage: str, below: 'StageCodec | None' = None) -> None:
         self.classifier, self.name, self.below = classifier, stage, below
-        (self.site,) = find_sites(classifier.model, stage)
+        sites = find_sites(classifier.model, stage)
+        if len(sites) > 1:
+            raise ValueError(f'maps are taken behind one module, and {stage!r} means {len(sites)}')
+        self.site = sites[0]
         self.decoder: Decoder
 
     def encode(self, images: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def parsed(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Nam
     args = own.parse_args(argv)
     if (args.styliser_encoder is None) != (args.styliser_decoder is None):
         own.error('--styliser-encoder and --styliser-decoder go together')
-    for name in ('image_size', 'decoder_steps'):
-        if getattr(args, name) < 1:
+    for name in ('image_size', 'decoder_steps', 'limit', 'show', 'batch_size', 'fit_images'):
+        if getattr(args, name, 1) < 1:
             own.error(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name)}')
     return args
 

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     """Make or finish the copy; returns how many images were written."""
     if args.advbn.partition(':')[0] != 'advbn':
         raise ValueError(f"--advbn: expected 'advbn' and arguments of its layer, got {args.advbn!r}")
-    layer_of(args.advbn)
+    layer_of(args.advbn)(1)
     files = image_files(args.images)
     classifier = Classifier.of(args)
     classes = folder_labels(args, files, classifier) if args.folder_labels else {}

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     """Load, train decoders, restyle, draw."""
     torch.manual_seed(args.seed)
     for method in args.methods:
-        layer_of(method)
+        layer_of(method)(256)
     files = image_files(args.images)
     files = [files[i] for i in evenly(args.limit, len(files))]
     if args.labels is not None and len(args.labels) != len(files):
@@ -108,7 +108,10 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f'--out {args.out}: no folder {str(args.out.parent)!r}')
     classifier, images = Classifier.of(args), load_images(files, args.image_size)
     with torch.no_grad():
-        labels = classifier(images).argmax(1) if args.labels is None else torch.tensor(args.labels)
+        logits = classifier(images)
+    labels = logits.argmax(1) if args.labels is None else torch.tensor(args.labels)
+    if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(f'--labels: {args.model} has classes 0 to {logits.shape[1] - 1}')
     columns = codecs(args, classifier, images)
     rows = pictures(args, images, labels, columns)
     show = evenly(args.show, len(files))
