@@ -81,6 +81,11 @@ def test_names_of_losses_that_would_get_lost_are_told(name, told, net):
         )
 
 
+def test_a_model_that_was_not_prepared_is_told(net):
+    with pytest.raises(ValueError, match='this ResNet has no AdvBN layer; call `prepare` first'):
+        build_recipe('advbn').losses(net, torch.rand(2, 3, 64, 64), torch.tensor([0, 1]), None)
+
+
 def test_grey_images_need_a_normalisation_of_theirs():
     recipe = DebiasedRecipe('pixel')
     recipe.prepare(nn.Conv2d(1, 2, 1), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))

@@ -163,4 +163,7 @@ def _layers(model: nn.Module) -> list[AdvBN]:
 
 
 def _replay(model: nn.Module) -> Replay:
-    return Replay(model, _layers(model)[0])
+    layers = _layers(model)
+    if not layers:
+        raise ValueError(f'recipe advbn: this {type(model).__name__} has no AdvBN layer; call `prepare` first')
+    return Replay(model, layers[0])
