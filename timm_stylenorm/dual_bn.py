@@ -28,7 +28,7 @@ def convert_dual_bn(model: nn.Module) -> nn.Module:
 def split_dual_bn(model: nn.Module) -> nn.Module:
     """The plain model, in place: batch norms with the main weights and statistics, whose state dict is the plain one.
 
-    The auxiliary ones are lost.
+    The auxiliary ones are lost, and so are all other style layers: it is `remove_style`.
     """
     return remove_style(model)
 
