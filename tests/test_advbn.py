@@ -204,6 +204,24 @@ def test_a_ready_name_keeps_its_cut_and_takes_the_recipes_numbers():
         build_recipe({'type': 'advbn', 'cut': 'stage1'}).prepare(model)
 
 
+def test_a_cut_may_be_named_in_any_way_when_the_layer_is_there():
+    model = timm.create_model('resnet18', num_classes=4)
+    for cut in (None, 'stage1', ('stage1',), 'layer1.1'):
+        build_recipe({'type': 'advbn', 'cut': cut}).prepare(model)
+    assert sum(isinstance(layer, AdvBN) for _, layer in timm_stylenorm.style_layers(model)) == 1
+
+
+def test_layers_of_other_methods_below_the_cut_go_on_learning():
+    model = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), 'snr')
+    recipe = build_recipe({'type': 'advbn', 'steps': 1})
+    recipe.prepare(model)
+    snr = dict(model.layer1[1].style['snr'].named_parameters())
+    losses = recipe.losses(model.train(), torch.randn(4, 3, 64, 64), torch.arange(4), closure(model))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in snr.values())
+    assert not any(p.requires_grad for p in model.layer1[1].conv2.parameters())
+
+
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [

@@ -30,7 +30,8 @@ STYLES += [dict(type=name, num_classes=4) for name, row in METHODS.items() if 'n
 RECIPE_OPTIONS = {'advbn': dict(lower='trainable', steps=1), 'debiased': dict(styliser='pixel')}
 ARCHITECTURES = [
     'resnet18', 'resnet50', 'resnext50_32x4d', 'seresnet50', 'densenet121', 'efficientnet_b0', 'mobilenetv3_large_100',
-    'regnety_008', 'convnext_tiny', 'vgg16_bn', 'hrnet_w18', 'resnetv2_50', 'dla34',
+    'regnety_008', 'convnext_tiny', pytest.param('vgg16_bn', marks=pytest.mark.slow), 'hrnet_w18', 'resnetv2_50',
+    'dla34',
 ]  # fmt: skip
 
 

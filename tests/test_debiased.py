@@ -301,3 +301,17 @@ def test_the_default_styliser_tells_of_its_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r'train_styliser\.py'):
         build_recipe('debiased')
+
+
+def test_several_labels_for_each_image_are_mixed_as_they_are():
+    seen = []
+
+    def forward_loss(images, parts):
+        seen.extend(parts)
+        return {'loss': images.sum() * 0}
+
+    model = timm.create_model('resnet18_debiased', num_classes=3).train()
+    recipe = build_recipe({'type': 'debiased', 'styliser': 'pixel'})
+    recipe.prepare(model)
+    recipe.losses(model, torch.rand(4, 3, 32, 32), torch.randint(2, (4, 3)), forward_loss)
+    assert [part.weight for part in seen] == pytest.approx([0.5, 0.4, 0.1])

@@ -1,8 +1,6 @@
 """Every segmentation config but those that adapt (test_uda_configs.py) trains a step on data in its own layout; the
 protocol of domain generalisation."""
 
-import functools
-import gc
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +10,6 @@ import torch
 
 pytest.importorskip('mmseg')
 from mmengine.config import Config
-from mmengine.config import utils as config_utils
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
@@ -50,16 +47,6 @@ def data(tmp_path_factory):
     for layout in ('bdd100k', 'mapillary'):
         make(root / 'data' / layout, layout)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Without what mmengine does for every base config and data set: read all of mmseg's index, collect garbage."""
-    monkeypatch.setattr(config_utils, 'load', load_once)
-    monkeypatch.setattr(gc, 'collect', lambda: 0)
-
-
-load_once = functools.cache(config_utils.load)
 
 
 def narrow(cfg):

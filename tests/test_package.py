@@ -40,7 +40,7 @@ ARROWS = {
     'timm_stylenorm.dual_bn': {'errors', 'inject', 'layers'},
     'timm_stylenorm.attacks': set(),
     'timm_stylenorm.recipes': {
-        *('attach', 'dual_bn', 'errors', 'functional', 'inject', 'layers', 'maps', 'recipes', 'structure'),
+        *('attach', 'dual_bn', 'errors', 'functional', 'inject', 'layers', 'maps', 'recipes', 'sites', 'structure'),
     },
     'timm_stylenorm.models': {'errors', 'inject', 'methods'},
     'timm_stylenorm.tasks': {'inject', 'layers', 'losses', 'methods', 'recipes'},

@@ -15,6 +15,7 @@ LAYERS = [
     name
     for name in layers.__all__
     if 'num_features' in inspect.signature(getattr(layers, name)).parameters and not name.endswith(('1d', '3d'))
+    if name != 'DualBatchNorm2d'  # its arithmetic is torch's
 ]
 
 

@@ -1,8 +1,7 @@
 """The command lines of the tools: what they take, what their help says, and what they say when data are missing."""
 
-import os
 import re
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -18,12 +17,17 @@ TOOLS = config_root().parent / 'tools'
 SCRIPTS = sorted(path.name for path in TOOLS.glob('[!_]*.py'))
 
 
-def help_of(script):
-    environment = {**os.environ, 'COLUMNS': '80'}
-    command = [sys.executable, str(TOOLS / script), '--help']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def help_of(monkeypatch, capsys):
+    def show(script):
+        monkeypatch.setenv('COLUMNS', '80')
+        monkeypatch.setattr(sys, 'argv', [script, '--help'])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(TOOLS / script), run_name='__main__')
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return show
 
 
 def named_configs(text):
@@ -32,7 +36,7 @@ def named_configs(text):
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
-def test_config_names_in_a_tools_help_exist(script):
+def test_config_names_in_a_tools_help_exist(script, help_of):
     text = help_of(script)
     names = named_configs(text)
     assert all(find_config(name) for name in names)

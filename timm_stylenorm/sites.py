@@ -212,8 +212,8 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
         module = model.get_submodule(path)
     except AttributeError:
         raise ValueError(
-            f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it); '
-            "name the sites that are left, as in sites=('stage1', 'stage2')"
+            f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it, and '
+            "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
         ) from None
     while isinstance(module, SEQUENCES) and len(list(module.children())):
         child = list(module._modules)[-1]

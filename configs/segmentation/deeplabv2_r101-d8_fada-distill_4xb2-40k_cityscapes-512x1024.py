@@ -1,6 +1,6 @@
 # The third stage of FADA: a new network learns the second stage's soft labels of Cityscapes' training images. Settings
-# of FADA/configs in the code of pAdaIN: crops of 1024x512, batch norms that train, 40,000 steps of a schedule of 41,250,
-# tested at full size. First
+# of FADA/configs in the code of pAdaIN: crops of 1024x512, batch norms that train, 40,000 steps of a schedule of
+# 41,250, tested at full size. First
 # python tools/make_pseudo_labels.py segmentation/deeplabv2_r101-d8_fada_4xb1-40k_gtav2cityscapes-1280x720.py \
 #     work_dirs/deeplabv2_r101-d8_fada_4xb1-40k_gtav2cityscapes-1280x720/iter_40000.pth \
 #     data/cityscapes/pseudo_labels/fada --soft

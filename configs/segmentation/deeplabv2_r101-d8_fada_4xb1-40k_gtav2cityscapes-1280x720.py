@@ -1,6 +1,6 @@
 # The adversarial stage of FADA (Wang et al., ECCV 2020, arXiv:2007.09222), settings of FADA/configs in the code of
-# pAdaIN: from the source stage, one source and one target image on each of four GPUs, a discriminator with its own Adam,
-# 40,000 steps of a schedule of 62,500. The jitter is the nearest that mmseg has.
+# pAdaIN: from the source stage, one source and one target image on each of four GPUs, a discriminator with its own
+# Adam, 40,000 steps of a schedule of 62,500. The jitter is the nearest that mmseg has.
 _base_ = [
     '../_base_/models/deeplabv2_r101-d8.py',
     '../_base_/datasets/gtav2cityscapes_uda_1280x720.py',

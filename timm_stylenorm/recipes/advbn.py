@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attach import module_of
 from ..dual_bn import routed
 from ..errors import unknown
 from ..inject import add_style, style_layers
-from ..layers import AdvBN
+from ..layers import AdvBN, StyleLayer
+from ..sites import find_sites
 from ..structure import batch_norms, norms_behind
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
@@ -39,7 +41,8 @@ class AdvBNRecipe(Recipe):
     Args:
         cut: Site of the layer; by default where the model has one already, or behind stage 1.
         steps, step, eps, clamp: See `AdvBN`; by default what the layer has.
-        lower: The part before the cut is 'frozen', trains with frozen batch norm 'statistics', or is 'trainable'.
+        lower: The part before the cut is 'frozen', but for the layers of other style methods there, trains with frozen
+            batch norm 'statistics', or is 'trainable'.
 
     Raises:
         ValueError: Another word for `lower`.
@@ -72,7 +75,7 @@ class AdvBNRecipe(Recipe):
         refuse_checkpointing(model)
         encoder = model if encoder is None else encoder
         present = _layers(model)
-        if present and self.cut is not None and present[0].label != f'advbn.{self.cut}':
+        if present and self.cut is not None and not self._is_cut(encoder, module_of(model, present[0])):
             raise ValueError(f'recipe advbn: cut={self.cut!r}, and the model has its layer at {present[0].label!r}')
         if present:
             present[0].change(**self.options)
@@ -83,8 +86,14 @@ class AdvBNRecipe(Recipe):
         above = {name for name, _ in norms_behind(model, _replay(model).cut)}
         make_dual(model, [name for name, norm in batch_norms(model) if name in above or norm not in inside])
         if self.lower == 'frozen':
-            for module in _replay(model).lower:
-                module.requires_grad_(False)
+            lower = _replay(model).lower
+            layers = [m for module in lower for m in module.modules() if isinstance(m, StyleLayer) and not m.replaced]
+            attached = {parameter for layer in layers for parameter in layer.parameters()}
+            for parameter in {p for module in lower for p in module.parameters()} - attached:
+                parameter.requires_grad_(False)
+
+    def _is_cut(self, encoder: nn.Module, module: nn.Module) -> bool:
+        return [site.module for site in find_sites(encoder, self.cut or ())] == [module]
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:

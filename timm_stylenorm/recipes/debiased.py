@@ -164,8 +164,8 @@ class DebiasedRecipe(Recipe):
 
 
 def _of_images(target: Any) -> bool:
-    """Whether it is labels (N,) or probabilities (N, K)."""
-    return isinstance(target, Tensor) and (target.dim() == 1 or (target.dim() == 2 and target.is_floating_point()))
+    """Whether it is labels (N,), or probabilities or several labels for each image, (N, K)."""
+    return isinstance(target, Tensor) and target.dim() <= 2
 
 
 def mixup(images: Tensor, index: Tensor, share: float) -> Tensor:

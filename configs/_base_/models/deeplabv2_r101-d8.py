@@ -1,7 +1,7 @@
-# DeepLabV2 with a dilated ResNet-101 of output stride 8, as FADA has it: stride on the 3x3 convolution, dilations 1 and 2
-# in the first blocks of stages 3 and 4, torchvision's weights. The networks of MaxSquare and SNR have the stride on the
-# first 1x1 convolution (style='caffe'), dilations 2 and 4 from the first blocks on (contract_dilation=False) and pool in
-# ceil mode; set these for checkpoints of their code.
+# DeepLabV2 with a dilated ResNet-101 of output stride 8, as FADA has it: stride on the 3x3 convolution, dilations 1
+# and 2 in the first blocks of stages 3 and 4, torchvision's weights. The networks of MaxSquare and SNR have the stride
+# on the first 1x1 convolution (style='caffe'), dilations 2 and 4 from the first blocks on (contract_dilation=False) and
+# pool in ceil mode; set these for checkpoints of their code.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
