@@ -100,7 +100,7 @@ def gradients(model, total):
 
 
 @HOOKS.register_module(force=True)
-class StopHook(Hook):
+class KillHook(Hook):
     """Ends a run in its middle, as a kill would."""
 
     priority = 'LOWEST'  # behind the checkpoint
@@ -146,7 +146,7 @@ def train(kind, work_dir, iters=4, workers=0, stop=0, **changes):
     """Trains and returns the Runner; with `stop` it ends early, without the Runner's own last words."""
     engine.apply_host_fixes()
     cfg = config(kind, work_dir, iters, workers, **changes)
-    cfg.custom_hooks = [*cfg.custom_hooks, *([{'type': 'StopHook', 'at': stop}] if stop else [])]
+    cfg.custom_hooks = [*cfg.custom_hooks, *([{'type': 'KillHook', 'at': stop}] if stop else [])]
     engine.prepare_cpu_distributed(cfg, cfg.get('launcher', 'none'))
     runner = Runner.from_cfg(cfg)
     try:
