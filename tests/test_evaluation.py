@@ -255,3 +255,8 @@ def test_the_tool_names_the_missing_folder_of_a_domain_before_it_builds_anything
         FileNotFoundError, match=r"gtav2domains.* reads its data from 'data/cityscapes'.*does not exist"
     ):
         test_tool.main(line)
+
+
+def test_the_tool_says_what_test_time_augmentation_lacks(toy):
+    with pytest.raises(ValueError, match=r'--tta needs tta_pipeline, which quickstart/.* does not have'):
+        test_tool.main([QUICK, 'net.pth', '--work-dir', 'out', '--tta'])

@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             {'default_hooks': {'visualization': {'draw': True}}, 'visualizer': {'save_dir': args.show_dir}}
         )
     if args.tta:
+        lacks = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+        if lacks:
+            raise ValueError(f'--tta needs {" and ".join(lacks)}, which {args.config} does not have')
         dataset = cfg.test_dataloader.dataset
         for part in domains_of(dataset) if 'domains' in dataset else [dataset]:
             part.pipeline = cfg.tta_pipeline
