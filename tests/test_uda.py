@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 pytest.importorskip('mmseg')
 from mmengine.registry import init_default_scope
+from mmseg.models import SegDataPreProcessor
 from mmseg.registry import DATASETS
-from tiny_uda import KINDS, PAIRS, SOURCE, TARGET, batch, build, gradients, losses_of
+from tiny_uda import CLASSES, KINDS, MODEL, PAIRS, SOURCE, TARGET, batch, build, gradients, losses_of
 
 from mmseg_stylenorm.uda.maxsquare import guidance
 from timm_stylenorm import style_layers
@@ -63,13 +64,26 @@ def test_a_plain_segmentor_trains_on_the_source_part_of_the_same_batches():
 
 def test_other_classes_in_the_target_are_refused():
     init_default_scope('mmseg')
-    with pytest.raises(ValueError, match=r"classes \('a', 'b', 'c', 'd'\) and the target \('x',\)"):
+    with pytest.raises(ValueError, match=r"classes \['a', 'b', 'c', 'd'\] and the target \['x'\]"):
         DATASETS.build(copy.deepcopy({**PAIRS, 'target': {**TARGET, 'classes': ('x',)}}))
+
+
+def test_a_list_of_the_same_classes_is_the_same():
+    assert len(batch(dataset={**PAIRS, 'target': {**TARGET, 'classes': list(CLASSES)}})['target']['inputs']) == 2
 
 
 def test_training_without_target_images_says_which_data_set_to_use():
     with pytest.raises(ValueError, match='UDADataset'):
         build('fada').data_preprocessor(batch(dataset=SOURCE), training=True)
+
+
+def test_a_preprocessor_that_drops_the_target_images_does_not_pass_for_adaptation():
+    scoped = {**MODEL['data_preprocessor'], 'type': 'mmseg.SegDataPreProcessor'}
+    assert 'target.loss_square' in losses_of(build('maxsquare', data_preprocessor=scoped))[1]
+    model = build('maxsquare')
+    model.data_preprocessor = SegDataPreProcessor(size=(24, 40))
+    with pytest.raises(ValueError, match='MaxSquareUDA: no target images .*UDADataPreProcessor'):
+        losses_of(model)
 
 
 # --- MaxSquare

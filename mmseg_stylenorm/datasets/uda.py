@@ -27,7 +27,7 @@ class UDADataset(Dataset):
 
     def __init__(self, source: Any, target: Any) -> None:
         self.source, self.target = (DATASETS.build(d) if isinstance(d, dict) else d for d in (source, target))
-        classes = [data.metainfo.get('classes') for data in (self.source, self.target)]
+        classes = [list(data.metainfo.get('classes') or ()) for data in (self.source, self.target)]
         if classes[0] != classes[1]:
             raise ValueError(f'UDADataset: the source has the classes {classes[0]} and the target {classes[1]}')
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..segmentors import StyleNormEncoderDecoder
 
+_PLAIN = ('SegDataPreProcessor', 'mmseg.SegDataPreProcessor', SegDataPreProcessor)
+
 
 @MODELS.register_module()
 class UDADataPreProcessor(SegDataPreProcessor):
@@ -46,15 +48,24 @@ class UDASegmentor(StyleNormEncoderDecoder):
     """
 
     def __init__(self, *args: Any, data_preprocessor: Any = None, **kwargs: Any) -> None:
-        if isinstance(data_preprocessor, dict) and data_preprocessor.get('type') == 'SegDataPreProcessor':
+        if isinstance(data_preprocessor, dict) and data_preprocessor.get('type') in _PLAIN:
             data_preprocessor = {**data_preprocessor, 'type': 'UDADataPreProcessor'}
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
 
     def forward(
         self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor', target: dict[str, Any] | None = None
     ) -> Any:
-        """mmseg's, with what `UDADataPreProcessor` adds to training batches."""
-        if mode == 'loss' and target is not None:
+        """mmseg's, with what `UDADataPreProcessor` adds to training batches.
+
+        Raises:
+            ValueError: A training batch has no target images.
+        """
+        if mode == 'loss':
+            if target is None:
+                raise ValueError(
+                    f'{type(self).__name__}: no target images have arrived: data_preprocessor must be '
+                    "dict(type='UDADataPreProcessor') or mmseg's SegDataPreProcessor"
+                )
             return self.adapt(inputs, data_samples, target['inputs'])
         return super().forward(inputs, data_samples, mode)
 
