@@ -27,13 +27,19 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int
     """Pixels by class of the label (rows) and of the prediction (columns), int64 (classes, classes).
 
     Raises:
-        ValueError: A class beyond the last one.
+        ValueError: A class beyond the last one; two sizes.
     """
+    if label.shape != prediction.shape:
+        raise ValueError(
+            f'a label is {tuple(label.shape)} and its prediction {tuple(prediction.shape)}: load labels behind what '
+            'resizes images, or put ScoreAsShown last'
+        )
     keep = label != ignore_index
     label, prediction = label[keep].long(), prediction[keep].long()
     for what, ids in (('label', label), ('prediction', prediction)):
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
-            raise ValueError(f'a {what} holds class {int(ids.max())}, the data set has classes 0..{classes - 1}')
+        wrong = ids[(ids < 0) | (ids >= classes)]
+        if wrong.numel():
+            raise ValueError(f'a {what} holds class {int(wrong[0])}, the data set has classes 0..{classes - 1}')
     return torch.bincount(label * classes + prediction, minlength=classes**2).view(classes, classes).cpu().numpy()
 
 
@@ -97,13 +103,18 @@ class DomainIoUMetric(BaseMetric):
     def dataset_meta(self, meta: dict) -> None:
         """Takes the data set's meta information, and checks the names of domains against it before the test begins."""
         self._dataset_meta = meta
-        named = {name for names in [*(self.means or {}).values(), *self.pools.values()] for name in names}
+        means = self.means or {}
+        pooled = {name for names in self.pools.values() for name in names}
+        named = {name for names in means.values() for name in names}
         named |= set(self.subsets) if isinstance(self.subsets, Mapping) else set()
-        known = [*meta.get('known_domains', named), *self.pools]
-        for name in sorted(named.difference(known)):
-            raise ValueError(f'DomainIoUMetric: {unknown("domain", name, known)}')
-        for name in {*(self.means or {}), *self.pools} & {*meta.get('known_domains', ())}:
+        domains = [*meta.get('known_domains', (pooled | named).difference(self.pools))]
+        for names, known in ((pooled, domains), (named, [*domains, *self.pools])):
+            for name in sorted(names.difference(known)):
+                raise ValueError(f'DomainIoUMetric: {unknown("domain", name, known)}')
+        for name in {*means, *self.pools} & {*meta.get('known_domains', ())}:
             raise ValueError(f'DomainIoUMetric: a mean or pool is called {name!r}, and so is a domain')
+        for name in {*means} & {*self.pools}:
+            raise ValueError(f'DomainIoUMetric: a mean is called {name!r}, and so is a pool')
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
@@ -127,7 +138,7 @@ class DomainIoUMetric(BaseMetric):
                 groups.setdefault(domain, []).append(matrix)
         tested = list(groups)
         for name, parts in self.pools.items():
-            if set(parts) <= set(tested):
+            if parts and set(parts) <= set(tested):
                 groups[name] = [matrix for part in parts for matrix in groups[part]]
         rows = {name: self._row(name, matrices) for name, matrices in groups.items()}
         means = {'mean': tested} if self.means is None and len(tested) > 1 else self.means or {}

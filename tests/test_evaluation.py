@@ -169,6 +169,20 @@ def test_a_class_beyond_the_last_is_an_error_not_another_class(which):
         evaluate(DomainIoUMetric(), [one])
 
 
+def test_a_negative_class_is_named():
+    one = sample(0)
+    one['gt_sem_seg']['data'][0, 0, 0] = -1
+    with pytest.raises(ValueError, match='a label holds class -1'):
+        evaluate(DomainIoUMetric(), [one])
+
+
+def test_a_label_of_another_size_says_where_labels_are_loaded():
+    one = sample(0)
+    one['gt_sem_seg']['data'] = one['gt_sem_seg']['data'][:, :4]
+    with pytest.raises(ValueError, match=r'a label is \(4, 12\) and its prediction \(8, 12\).*ScoreAsShown'):
+        evaluate(DomainIoUMetric(), [one])
+
+
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
@@ -176,6 +190,8 @@ def test_a_class_beyond_the_last_is_an_error_not_another_class(which):
         (dict(pools={'bad': ['rian']}), "unknown domain 'rian'; did you mean 'rain'"),
         (dict(subsets={'ciyt': ['mIoU16']}), "unknown domain 'ciyt'; did you mean 'city'"),
         (dict(means={'fog': ['city']}), "is called 'fog', and so is a domain"),
+        (dict(pools={'bad': ['fog', 'rain'], 'all': ['bad', 'city']}), "unknown domain 'bad'"),
+        (dict(means={'bad': ['fog']}, pools={'bad': ['fog', 'rain']}), "a mean is called 'bad', and so is a pool"),
         (dict(subsets=['mIoU15']), "unknown subset of classes 'mIoU15'"),
     ],
 )
