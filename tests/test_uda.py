@@ -82,7 +82,7 @@ def test_a_preprocessor_that_drops_the_target_images_does_not_pass_for_adaptatio
     assert 'target.loss_square' in losses_of(build('maxsquare', data_preprocessor=scoped))[1]
     model = build('maxsquare')
     model.data_preprocessor = SegDataPreProcessor(size=(24, 40))
-    with pytest.raises(ValueError, match='MaxSquareUDA: no target images .*UDADataPreProcessor'):
+    with pytest.raises(ValueError, match=r'MaxSquareUDA: no target images .*UDADataPreProcessor'):
         losses_of(model)
 
 
