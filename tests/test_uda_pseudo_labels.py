@@ -153,6 +153,19 @@ def test_hard_labels_are_train_ids_and_ignored_where_unsure(teacher):
         assert (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) == 255).all()
 
 
+def test_a_folder_never_holds_labels_of_two_kinds(teacher):
+    teacher('--soft')
+    teacher('--force')
+    assert len(list(Path('labels').rglob('*_pseudo.png'))) == 3
+    assert not list(Path('labels').rglob('*_soft.npz'))
+
+
+@pytest.mark.parametrize('wrong', [['--stride', '0'], ['--threshold', '1.5']], ids=lambda wrong: wrong[0])
+def test_settings_out_of_range_are_refused(teacher, wrong):
+    with pytest.raises(SystemExit):
+        teacher(*wrong)
+
+
 def test_labels_without_a_manifest_are_not_taken_for_ones_own(teacher):
     Path('labels/t').mkdir(parents=True)
     Path('labels/t/0_pseudo.png').write_bytes(b'mine')

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
 
 MANIFEST = 'pseudo_labels.json'
+SUFFIXES = {'soft': '_soft.npz', 'hard': '_pseudo.png'}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = own.parse_args(argv)
     if args.launcher != 'none':
         own.error('runs as one process')
+    if args.stride < 1 or not 0 <= args.threshold <= 1:
+        own.error('expected --stride of at least 1 and --threshold between 0 and 1')
     return args
 
 
@@ -121,11 +124,13 @@ def main(argv: list[str] | None = None) -> int:
     cfg.load_from, cfg.resume = args.checkpoint, False
     dataset, out = target_dataset(cfg, args.config), Path(args.out)
     num_classes = len(dataset.metainfo['classes'])
-    settings = {'kind': 'soft' if args.soft else 'hard', 'num_classes': num_classes, 'config': Path(args.config).stem}
+    kind = 'soft' if args.soft else 'hard'
+    settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
     settings['checkpoint'] = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
-    files = label_files(dataset, out, '_soft.npz' if args.soft else '_pseudo.png')
-    claim(out, files, settings, args.force)
+    both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
+    claim(out, [*both['soft'], *both['hard']], settings, args.force)
+    files = both[kind]
     todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
     if todo:
         runner = Runner.from_cfg(cfg)
