@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
+from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from test_uda_configs import write_pictures
 from tiny_uda import MODEL
@@ -90,6 +90,28 @@ def test_soft_labels_follow_their_image_through_the_pipeline(tmp_path):
     assert sample.gt_soft.data.shape == (4, 16, 24)
     assert torch.equal(sample.gt_soft.data.argmax(0), shown)
     assert torch.equal(sample.gt_sem_seg.data[0], shown)
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='Pad', size=(24, 40), pad_val=dict(img=0, seg=255)),
+        dict(type='RandomRotate', prob=1.0, degree=(30, 31)),
+        dict(type='RandomCutOut', prob=1.0, n_holes=1, cutout_shape=(4, 4), seg_fill_in=255),
+    ],
+    ids=lambda step: step['type'],
+)
+def test_what_a_transform_fills_in_has_no_soft_label(tmp_path, step):
+    init_default_scope('mmseg')
+    write_soft(tmp_path / 'a.npz', torch.rand(4, 16, 24).softmax(0))
+    image = np.zeros((16, 24, 3), np.uint8)
+    results = {'img': image, 'img_shape': (16, 24), 'ori_shape': (16, 24), 'seg_map_path': str(tmp_path / 'a.npz')}
+    for one in (dict(type='LoadSoftLabels', num_classes=4), step, dict(type='PackSoftLabels')):
+        results = TRANSFORMS.build(one)(results)
+    sample = results['data_samples']
+    filled = sample.gt_sem_seg.data[0] == 255
+    assert filled.any()
+    assert torch.equal(sample.gt_soft.data.sum(0) == 0, filled)
 
 
 def test_self_distillation_learns_from_probabilities_and_not_from_padding():

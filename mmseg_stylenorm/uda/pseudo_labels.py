@@ -81,11 +81,17 @@ class LoadSoftLabels(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackSoftLabels(PackSegInputs):
-    """mmseg's `PackSegInputs`, with `gt_soft` in the data sample: (K, H, W), uint8."""
+    """mmseg's `PackSegInputs`, with `gt_soft` in the data sample: (K, H, W), uint8.
+
+    It is 0 where a transform has made `gt_seg_map` 255, the ignored label; mmcv's `Pad` enlarges that map alone.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         packed = super().transform(results)
-        soft = np.ascontiguousarray(results['gt_soft'].transpose(2, 0, 1))
+        label, shown = results['gt_seg_map'], results['gt_soft']
+        soft = np.zeros((shown.shape[2], *label.shape), np.uint8)
+        soft[:, : shown.shape[0], : shown.shape[1]] = shown.transpose(2, 0, 1)
+        soft[:, label == 255] = 0
         packed['data_samples'].gt_soft = PixelData(data=torch.from_numpy(soft))
         return packed
 
