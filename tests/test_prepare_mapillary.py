@@ -96,6 +96,23 @@ def test_a_mapping_changes_what_it_names_and_replaces_an_older_one_only_on_reque
     np.testing.assert_array_equal(train_ids(root), expected(Tunnel='building', Sand=None))
 
 
+def test_labels_of_unknown_origin_are_not_taken_for_ones_own(root, capsys):
+    target = root / 'validation/labelTrainIds/a.png'
+    target.parent.mkdir()
+    Image.fromarray(np.zeros(IDS.shape, np.uint8)).save(target)
+    assert run(root) == 2
+    assert 'a mapping that is not known; --overwrite replaces it' in capsys.readouterr().err
+    assert not train_ids(root).any()
+    assert run(root, '--overwrite') == 0
+    np.testing.assert_array_equal(train_ids(root), expected())
+
+
+def test_a_mapping_that_is_a_list_is_refused(root, capsys):
+    (root / 'mine.json').write_text('["Tunnel"]')
+    assert run(root, '--mapping', str(root / 'mine.json')) == 2
+    assert 'expected {"name in Vistas"' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('mapping', [{'Tunnell': 'road'}, {'Tunnel': 'roof'}])
 def test_a_mapping_of_unknown_names_is_refused(root, capsys, mapping):
     (root / 'mine.json').write_text(json.dumps(mapping))

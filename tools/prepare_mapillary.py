@@ -97,6 +97,8 @@ CLASS_OF: dict[str, str | None] = {
 def table(mapping: Path | None) -> np.ndarray:
     """Train id by id of version 1.2, uint8 (66,); `ValueError` for names that do not exist."""
     changed = {} if mapping is None else json.loads(mapping.read_text())
+    if not isinstance(changed, dict):
+        raise ValueError(f'{mapping}: expected {{"name in Vistas": "class of Cityscapes" or null}}')
     unknown = [name for name in changed if name not in CLASS_OF]
     unknown += [name for name in changed.values() if name is not None and name not in CLASSES]
     if unknown:
@@ -135,9 +137,10 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
         root / pairs.targets / 'mapping.json',
         json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True))),
     )
-    if used.is_file() and used.read_text() != mapping:
+    if any(used.parent.glob('*')) and not (used.is_file() and used.read_text() == mapping):
         if not args.overwrite:
-            print(f'error: {used.parent} was made with another mapping; --overwrite replaces it', file=sys.stderr)
+            how = 'another mapping' if used.is_file() else 'a mapping that is not known'
+            print(f'error: {used.parent} was made with {how}; --overwrite replaces it', file=sys.stderr)
             return 2
         shutil.rmtree(used.parent)
     if root.is_dir():
