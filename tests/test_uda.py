@@ -196,6 +196,12 @@ def test_labels_of_the_source_reach_style_layers_that_saw_the_target_too():
     assert losses['style.snr.stage2.ce'].isfinite()
 
 
+@pytest.mark.parametrize('wrong', [{'temperature': 0.0}, {'cap': 0.0}, {'cap': 1.8}], ids=str)
+def test_a_temperature_or_cap_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match='FADA: expected temperature > 0 and 0 < cap <= 1'):
+        build('fada', **wrong)
+
+
 def test_a_recipe_is_refused():
     with pytest.raises(ValueError, match='does not go with `recipe`'):
         build('fada', recipe='advbn')

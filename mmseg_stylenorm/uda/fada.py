@@ -81,7 +81,7 @@ class FADA(UDASegmentor):
         **kwargs: Of `StyleNormEncoderDecoder`.
 
     Raises:
-        ValueError: A `recipe`.
+        ValueError: A `recipe`; a temperature or cap out of range.
     """
 
     def __init__(
@@ -96,6 +96,8 @@ class FADA(UDASegmentor):
     ) -> None:
         if kwargs.get('recipe') is not None:
             raise ValueError('FADA is a training procedure of its own and does not go with `recipe`')
+        if temperature <= 0 or not 0 < cap <= 1:
+            raise ValueError(f'FADA: expected temperature > 0 and 0 < cap <= 1, got {temperature} and {cap}')
         super().__init__(*args, **kwargs)
         index, channels = self.decode_head.in_index, self.decode_head.in_channels
         if not isinstance(index, int):
