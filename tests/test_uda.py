@@ -230,3 +230,8 @@ def test_soft_cross_entropy_counts_pixels_with_a_label():
     labels[0, :, 0], hard[0, 0] = 0, 255
     torch.testing.assert_close(soft_cross_entropy(logits, labels), F.cross_entropy(logits, hard, ignore_index=255))
     assert soft_cross_entropy(logits, torch.zeros_like(labels)) == 0
+
+
+def test_maxsquare_refuses_the_mode_of_padain_that_belongs_to_fada():
+    with pytest.raises(ValueError, match="'source_target' belongs to FADA"):
+        build('maxsquare', style=KINDS['fada']['style'])

@@ -61,7 +61,7 @@ class Sizes:
     """What is measured."""
 
     shapes: tuple[tuple[int, ...], ...] = ((32, 256, 56, 56), (32, 64, 112, 112), (8, 256, 128, 128))
-    models: tuple[tuple[str, int, int], ...] = (('resnet18', 8, 224), ('resnet50', 4, 160))
+    models: tuple[tuple[str, int, int], ...] = (('resnet18', 8, 224), ('resnet50', 4, 160), ('resnet50', 16, 112))
     saved: tuple[int, ...] = (8, 64, 56, 56)
 
 

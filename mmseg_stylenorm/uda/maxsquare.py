@@ -8,7 +8,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from timm_stylenorm import style_losses
+from timm_stylenorm import style_layers, style_losses
 from timm_stylenorm.functional import image_weighted_max_square_loss, max_square_loss
 
 from .base import UDASegmentor
@@ -50,6 +50,9 @@ class MaxSquareUDA(UDASegmentor):
             source loss is `loss_weight` in their own config: 0.1 in the authors' code.
         threshold: See `guidance`; 0.95 in the authors' code.
         **kwargs: Of `StyleNormEncoderDecoder`.
+
+    Raises:
+        ValueError: pAdaIN in the mode 'source_target', which would pair images of the source.
     """
 
     def __init__(
@@ -63,6 +66,10 @@ class MaxSquareUDA(UDASegmentor):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if any(getattr(layer, 'mode', None) == 'source_target' for _, layer in style_layers(self)):
+            raise ValueError(
+                "padain's mode 'source_target' belongs to FADA, whose batches hold both domains in one pass"
+            )
         self.target_weight, self.level_weight, self.threshold = target_weight, level_weight, threshold
         self.image_weighted, self.ratio = image_weighted, ratio
 
