@@ -69,8 +69,8 @@ class FADA(UDASegmentor):
     With `style=dict(type='padain', mode='source_target')` the source passes the backbone together with the target
     images, resized to its size, takes over their styles, and alone goes on; the target's own pass has no pAdaIN. In the
     authors' code that pass styles the first half of the target images by the second, which is nothing for their one
-    image per process, and the stem's layer acts on the image itself. Batch norms of a decode head, which theirs has not,
-    see source and target in turn.
+    image per process, and the stem's layer acts on the image itself. Batch norms of a decode head, which theirs has
+    not, see source and target in turn.
 
     Args:
         *args: Of `StyleNormEncoderDecoder`.
