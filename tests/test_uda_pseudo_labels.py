@@ -200,3 +200,9 @@ def test_a_config_without_target_images_is_refused(teacher, tmp_path):
     config = FADA.replace('_fada_1xb4', '_1xb8')
     with pytest.raises(ValueError, match='names no target images'):
         make_pseudo_labels.main([config, 'teacher.pth', 'labels'])
+
+
+def test_another_network_or_test_pipeline_is_another_setting(teacher):
+    teacher()
+    with pytest.raises(FileExistsError, match='other settings .*network'):
+        teacher('--cfg-options', 'model.test_cfg.mode=slide')

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _cli import load_config, parser
-from _runs import whole, write_whole
+from _runs import fingerprint, whole, write_whole
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = 'soft' if args.soft else 'hard'
     settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
+    settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
     settings['checkpoint'] = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     claim(out, [*both['soft'], *both['hard']], settings, args.force)
