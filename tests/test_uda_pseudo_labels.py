@@ -204,5 +204,5 @@ def test_a_config_without_target_images_is_refused(teacher, tmp_path):
 
 def test_another_network_or_test_pipeline_is_another_setting(teacher):
     teacher()
-    with pytest.raises(FileExistsError, match='other settings .*network'):
+    with pytest.raises(FileExistsError, match=r'other settings .*network'):
         teacher('--cfg-options', 'model.test_cfg.mode=slide')
