@@ -2,23 +2,14 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from timm_stylenorm.paths import whole
+
 COLUMNS = 4  # confusion matrices beside each other
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """A temporary file beside, which takes the name at the end: no interrupted run leaves half of it."""
-    part = file.with_name(f'.part-{file.name}')
-    yield part
-    os.replace(part, file)
 
 
 def _plain(value: Any) -> Any:
@@ -40,11 +31,11 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
     matplotlib.use('Agg')
     folder.mkdir(parents=True, exist_ok=True)
-    with _whole(folder / 'domains.json') as part:
+    with whole(folder / 'domains.json') as part:
         part.write_text(json.dumps(_plain(report), indent=1) + '\n')
-    with _whole(folder / 'domains.png') as part:
+    with whole(folder / 'domains.png') as part:
         _draw_scores(report, part)
-    with _whole(folder / 'confusion.png') as part:
+    with whole(folder / 'confusion.png') as part:
         _draw_confusion(report, part)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layers import IBN, BatchInstanceNorm2d, DualBatchNorm2d, SelfNorm
+from .temporary import evaluating
 
 Statistics = list[dict[str, Tensor]]
 _OURS = (BatchInstanceNorm2d, DualBatchNorm2d, IBN, SelfNorm)
@@ -107,21 +108,18 @@ def adabn(
 @contextmanager
 def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None) -> Iterator[None]:
     """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
-    modes = [(m, m.training) for m in model.modules()]
     momenta = [norm.momentum for norm in norms]
     patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
     try:
-        model.eval()
-        for norm in norms:
-            norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
-        for layer in patched:
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
-            if isinstance(layer, DualBatchNorm2d):
-                layer._main = partial(_BatchNorm.forward, layer)  # type: ignore
-        yield
+        with evaluating(model):
+            for norm in norms:
+                norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
+            for layer in patched:
+                layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+                if isinstance(layer, DualBatchNorm2d):
+                    layer._main = partial(_BatchNorm.forward, layer)  # type: ignore
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
         for layer in patched:

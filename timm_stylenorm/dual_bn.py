@@ -11,6 +11,7 @@ from .errors import unknown
 from .inject import add_style, remove_style
 from .layers import DualBatchNorm2d
 from .layers.dualbn import ROUTES, Halves
+from .temporary import changed
 
 
 def convert_dual_bn(model: nn.Module) -> nn.Module:
@@ -49,11 +50,5 @@ def routed(model: nn.Module, route: str | Tensor | Sequence[bool]) -> Iterator[n
     if isinstance(route, str) and route not in ROUTES:
         raise ValueError(unknown('route', route, ROUTES))
     chosen = route if isinstance(route, str) else Halves.of(route)
-    layers = [(m, m.route) for m in model.modules() if isinstance(m, DualBatchNorm2d)]
-    try:
-        for layer, _ in layers:
-            layer.route = chosen
+    with changed([m for m in model.modules() if isinstance(m, DualBatchNorm2d)], 'route', chosen):
         yield model
-    finally:
-        for layer, before in layers:
-            layer.route = before

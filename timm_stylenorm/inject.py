@@ -20,6 +20,7 @@ from .layers import NormLayer, StyleLayer
 from .methods import get_method
 from .sites import Site, find_sites
 from .structure import is_batch_norm, norms_behind
+from .temporary import changed
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -193,14 +194,8 @@ def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
     They are the identity then, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
     keep its statistics (IBN, DomainNorm, the instance norm of a stem) stay on, since nothing could take their place.
     """
-    layers = [(layer, layer.enabled) for _, layer in style_layers(model)]
-    try:
-        for layer, _ in layers:
-            layer.enabled = False
+    with changed([layer for _, layer in style_layers(model)], 'enabled', False):
         yield model
-    finally:
-        for layer, enabled in layers:
-            layer.enabled = enabled
 
 
 def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:

@@ -1,6 +1,8 @@
-"""Where the shipped configs are: in the source tree, or inside the wheel."""
+"""Files: where the shipped configs are, in the source tree or inside the wheel, and how to write one whole."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import unknown
@@ -43,3 +45,11 @@ def find_config(name: str) -> str:
     if len(hits) == 1:
         return str(config_root() / hits[0])
     raise FileNotFoundError(unknown('config', wanted, known))
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A temporary file beside, which takes the name at the end: no interrupted run leaves half of it."""
+    part = file.with_name(f'{file.name}.part')
+    yield part
+    os.replace(part, file)

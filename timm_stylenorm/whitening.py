@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .layers import SelectiveWhitening
+from .temporary import changed, evaluating
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]
@@ -57,23 +58,17 @@ def select_pairs(
     layers = selective_layers(model)
     if not layers:
         raise ValueError(f'select_pairs: {type(model).__name__} has no instance selective whitening (isw)')
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        for _, layer in layers:
-            layer.observing = True
-        for batch in batches:
-            _ = forward(batch) if forward else model(batch)
-        for _, layer in layers:
-            _sum_over_processes(layer)
-        if not all(layer.batches for _, layer in layers):
-            raise ValueError('select_pairs: there was no batch to choose from')
-        return {name: layer.select() for name, layer in layers}
+        with evaluating(model), changed([layer for _, layer in layers], 'observing', True):
+            for batch in batches:
+                _ = forward(batch) if forward else model(batch)
+            for _, layer in layers:
+                _sum_over_processes(layer)
+            if not all(layer.batches for _, layer in layers):
+                raise ValueError('select_pairs: there was no batch to choose from')
+            return {name: layer.select() for name, layer in layers}
     finally:
-        for module, mode in modes:
-            module.training = mode
         for _, layer in layers:
-            layer.observing = False
             layer.forget()
 
 

@@ -2,25 +2,17 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from timm_stylenorm.paths import whole
 
 
 def fingerprint(content: dict[str, Any]) -> str:
     """16 hexadecimal digits that change with the content, as of a config."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """A temporary file beside, which takes the name at the end: no interrupted run leaves half of it."""
-    part = file.with_name(f'{file.name}.part')
-    yield part
-    os.replace(part, file)
 
 
 def write_whole(file: Path, content: dict[str, Any]) -> None:

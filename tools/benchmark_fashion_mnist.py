@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import mmengine
 import timm
 import torch
-from _runs import fingerprint, spread, write_whole
+from _runs import fingerprint, spread, whole, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
@@ -164,10 +164,9 @@ def make_start(seed: int, args: argparse.Namespace, bar: tqdm) -> None:
         bar.update(cfg.train_cfg.max_iters)
         return
     state = train('start', seed, cfg, bar).model.state_dict()
-    whole = file.with_suffix('.part')
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({'state_dict': state}, whole)
-    whole.rename(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as part:
+        torch.save({'state_dict': state}, part)
 
 
 def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:

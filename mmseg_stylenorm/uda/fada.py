@@ -1,7 +1,6 @@
 """FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), also with pAdaIN."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from torch.func import functional_call
 from timm_stylenorm import style_layers, style_losses
 from timm_stylenorm.adaptation_losses import domain_loss, soft_labels
 from timm_stylenorm.layers import PermutedAdaIN
+from timm_stylenorm.temporary import changed
 
+from ..datasets.loading import IGNORE
 from .base import UDASegmentor
-
-IGNORE = 255
 
 
 class ClassDomainDiscriminator(nn.Module):
@@ -40,19 +39,6 @@ class ClassDomainDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.D(x)
         return torch.cat([self.cls1(x), self.cls2(x)], 1)
-
-
-@contextmanager
-def switched_off(layers: Sequence[PermutedAdaIN]) -> Iterator[None]:
-    """Style layers are the identity within."""
-    before = [layer.enabled for layer in layers]
-    try:
-        for layer in layers:
-            layer.enabled = False
-        yield
-    finally:
-        for layer, enabled in zip(layers, before, strict=True):
-            layer.enabled = enabled
 
 
 @MODELS.register_module()
@@ -120,7 +106,7 @@ class FADA(UDASegmentor):
             labels = torch.cat([labels, torch.full_like(labels, IGNORE)])
         terms = style_losses(self, labels, ignore_index=IGNORE)
         losses.update({f'style.{name}': value for name, value in terms.items()})
-        with switched_off(restylers):
+        with changed(restylers, 'enabled', False):
             features = self.extract_feat(target)
         style_losses(self)  # taken, so that none waits for the next step
         with torch.no_grad():

@@ -11,9 +11,8 @@ from torch import Tensor
 from timm_stylenorm import style_layers, style_losses
 from timm_stylenorm.functional import image_weighted_max_square_loss, max_square_loss
 
+from ..datasets.loading import IGNORE
 from .base import UDASegmentor
-
-IGNORE = 255
 
 
 def guidance(main: Tensor, auxiliary: Tensor, threshold: float) -> Tensor:

@@ -6,8 +6,7 @@ arXiv:2009.08965.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ..inject import add_style, style_layers
 from ..layers import AdvBN, StyleLayer
 from ..sites import find_sites
 from ..structure import batch_norms, norms_behind
+from ..temporary import evaluating
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
@@ -153,18 +153,6 @@ def ascend(layer: AdvBN, features: Tensor, loss: Callable[[Tensor], Tensor]) -> 
             (n + s).clamp(1 - layer.eps, 1 + layer.eps) for n, s in zip((n.detach() for n in noise), steps, strict=True)
         ]
     return noise[0], noise[1]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules are in evaluation mode, and after it in their own again."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _layers(model: nn.Module) -> list[AdvBN]:

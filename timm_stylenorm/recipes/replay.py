@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..attach import module_of, muted, owner_of
 from ..layers import AdvBN
+from ..temporary import changed
 
 
 class Replay:
@@ -69,23 +70,11 @@ class Replay:
                 if outputs:
                     stack.enter_context(muted(module, layers=module is not self.cut))
                     stack.enter_context(_forward(module, outputs))
-            stack.enter_context(self._layers_before_off())
-            self.layer.disturbed = features
-            stack.callback(setattr, self.layer, 'disturbed', None)
+            layers: list[Any] = list(owner_of(self.cut).style.values())
+            before = layers[: layers.index(self.layer)]  # at the cut too, and done
+            stack.enter_context(changed(before, 'enabled', False))
+            stack.enter_context(changed([self.layer], 'disturbed', features))
             yield
-
-    @contextmanager
-    def _layers_before_off(self) -> Iterator[None]:
-        """Style layers at the cut that come before the layer have done their work."""
-        layers: list[Any] = list(owner_of(self.cut).style.values())
-        before = [(layer, layer.enabled) for layer in layers[: layers.index(self.layer)]]
-        for layer, _ in before:
-            layer.enabled = False
-        try:
-            yield
-        finally:
-            for layer, enabled in before:
-                layer.enabled = enabled
 
 
 @contextmanager
