@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
@@ -70,15 +71,13 @@ def check_data(loader: dict | None, config: str) -> None:
     Raises:
         FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
     """
-    dataset = (loader or {}).get('dataset') or {}
-    inner = [dataset.get(key) or {} for key in ('dataset', 'source', 'target')]
-    for part in [dataset, *(dataset.get('datasets') or []), *inner, *domains_of(dataset)]:
-        root = part.get('data_root') or part.get('root')
-        prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]
+    for part in data_parts((loader or {}).get('dataset') or {}):
         if part.get('download'):
             continue
-        for folder in [root, *(os.path.join(root or '', p) for p in prefixes)]:
-            if folder and not os.path.exists(folder):
+        root = part.get('data_root') or part.get('root') or ''
+        prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]
+        for folder in [root, *(os.path.join(root, prefix) for prefix in prefixes)]:
+            if folder and '://' not in folder and not os.path.exists(folder):
                 raise FileNotFoundError(_lacking(folder, config))
 
 
@@ -87,6 +86,32 @@ def domains_of(dataset: dict) -> list[dict]:
     domains, only = dataset.get('domains') or {}, dataset.get('only')
     chosen = domains if only is None else [only] if isinstance(only, str) else only
     return [domains[name] for name in chosen if name in domains]
+
+
+CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since keys mean other things elsewhere
+    'DomainConcatDataset': domains_of,
+    'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
+    **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
+    **dict.fromkeys(
+        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset'), lambda dataset: [dataset['dataset']]
+    ),
+}
+
+
+def kind_of(cfg: dict) -> str:
+    """The name of a config's `type`, without its scope; '' where it has none."""
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def data_parts(dataset: dict) -> Iterator[dict]:
+    """The configs of the data sets that read files, out of those that only combine others."""
+    inner = CONTAINERS.get(kind_of(dataset))
+    if inner is None:
+        yield dataset
+        return
+    for part in inner(dataset):
+        yield from data_parts(part)
 
 
 def _lacking(folder: str, config: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import check_data, load_config, parser
+from _cli import check_data, kind_of, load_config, parser
 from _runs import whole
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 
 from timm_stylenorm.checkpoint import load_local
 from timm_stylenorm.hooks import adapt_model, domains, target_loader
+
+DOMAIN_KEYS = {'DomainConcatDataset': 'only', 'DomainFolders': 'domains', 'PACS': 'domains'}  # what chooses domains
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,7 +68,8 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
     names = sorted({name for name in domains(loader.dataset) if name is not None})
     if len(names) > 1:
-        choice = f' test_dataloader.dataset.only={names[0]}' if 'domains' in cfg.test_dataloader.dataset else ''
+        key = DOMAIN_KEYS.get(kind_of(cfg.test_dataloader.dataset))
+        choice = f' test_dataloader.dataset.{key}="[{names[0]!r}]"' if key else ''
         raise ValueError(
             f'{args.config} tests on {len(names)} domains ({", ".join(names)}), and a checkpoint fits one; '
             f'choose it by --cfg-options{choice}, or adapt to each while testing: custom_hooks=[dict(type="AdaBNHook")]'

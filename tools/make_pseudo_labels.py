@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _cli import load_config, parser
+from _cli import kind_of, load_config, parser
 from _runs import fingerprint, whole, write_whole
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -55,11 +55,11 @@ def target_dataset(cfg: Config, config: str) -> Any:
     Raises:
         ValueError: the config does not train on a UDADataset.
     """
-    target = cfg.train_dataloader.dataset.get('target')
-    if target is None:
+    dataset = cfg.train_dataloader.dataset
+    if kind_of(dataset) != 'UDADataset':
         raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
     steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
-    return DATASETS.build({**copy.deepcopy(target), 'pipeline': steps, 'test_mode': True})
+    return DATASETS.build({**copy.deepcopy(dataset.target), 'pipeline': steps, 'test_mode': True})
 
 
 def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
