@@ -50,7 +50,7 @@ setup(
     packages=find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']),
     package_data={'timm_stylenorm': ['py.typed'], 'mmseg_stylenorm': ['py.typed']},
     cmdclass={'build_py': BuildWithConfigs},
-    install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.24'],
+    install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.26'],
     extras_require={
         'mmseg': MMSEG,
         'cityscapes': ['cityscapesscripts'],

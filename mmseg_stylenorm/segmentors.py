@@ -77,7 +77,7 @@ class StyledSegmentor(StyleLossMixin):
 
         Args:
             inputs: images (N, 3, H, W).
-            data_samples: with ground truth (1, H, W), where 255 is ignored.
+            data_samples: with ground truth (1, H, W), where the decode head's `ignore_index` is ignored.
 
         Returns:
             mmseg's losses and `style.<method>.<site>`, already weighted. They are part of the total. The further
@@ -85,6 +85,12 @@ class StyledSegmentor(StyleLossMixin):
         """
         images = self._turned(inputs, 1)
         return self.recipe.losses(self, images, data_samples, self._forward_loss)  # type: ignore[arg-type]
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that the decode head, of several the last one, ignores."""
+        heads: Any = self.decode_head  # type: ignore[attr-defined]
+        return int((heads[-1] if isinstance(heads, nn.ModuleList) else heads).ignore_index)
 
     def _forward_loss(self, images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
         """Losses of one pass; see `Recipe.losses`.
@@ -99,7 +105,7 @@ class StyledSegmentor(StyleLossMixin):
         (part,) = parts
         losses = super().loss(self._turned(images, 1), part.target)  # type: ignore[misc]
         target = torch.cat([sample.gt_sem_seg.data for sample in part.target])
-        style = style_losses(self, target, ignore_index=255)  # type: ignore[arg-type]
+        style = style_losses(self, target, self.ignore_index)  # type: ignore[arg-type]
         losses = {**losses, **{f'style.{name}': value for name, value in style.items()}}
         return {part.label(name): value for name, value in losses.items()}
 

@@ -226,6 +226,19 @@ def test_dense_losses_ignore_what_is_not_labelled():
     assert nothing['snr.ce'] == 0
 
 
+def test_every_class_index_of_an_image_counts_and_torchs_ignored_label_does_not():
+    layer = SNR(6, 2, num_classes=1000).train()
+    for label in (254, 255, 256):
+        layer(torch.randn(2, 6, 4, 4))
+        alone = 0.01 * F.cross_entropy(layer.logits[:1], torch.tensor([label]))
+        losses = timm_stylenorm.style_losses(layer, torch.tensor([label, -100]))
+        torch.testing.assert_close(losses['snr.ce'], alone)
+        layer(torch.randn(2, 6, 4, 4))
+        expected = 0.01 * F.cross_entropy(layer.logits, torch.tensor([label, label]))
+        losses = timm_stylenorm.style_losses(layer, torch.tensor([label, label]))
+        torch.testing.assert_close(losses['snr.ce'], expected)
+
+
 def test_image_labels_for_a_dense_loss_are_refused():
     layer = SNR(6, 2, num_classes=5, dense=True).train()
     layer(torch.randn(2, 6, 4, 4))

@@ -82,6 +82,15 @@ def test_ignored_pixels_do_not_enter_the_style_losses():
     assert model.loss(images, samples)['style.snr.stage2.ce'].item() == 0
 
 
+def test_the_label_that_the_decode_head_ignores_is_ignored_by_style_losses():
+    model = segmentor(style=SNR_WITH_LOSS).train()
+    model.decode_head.ignore_index = 3
+    images, samples = batch()
+    for sample in samples:
+        sample.gt_sem_seg.data.fill_(3)
+    assert model.loss(images, samples)['style.snr.stage2.ce'].item() == 0
+
+
 def test_base_keys_stay_and_a_plain_checkpoint_loads():
     plain, styled = segmentor(kind='EncoderDecoder'), segmentor(style=['padain', 'snr'])
     missing, unexpected = styled.load_state_dict(plain.state_dict(), strict=False)

@@ -133,7 +133,7 @@ def _styling(
 
 def _load(model: nn.Module, path: str) -> None:
     """The weights of a plain model, or of one of this style."""
-    found: Any = timm.models.load_checkpoint(model, path, strict=False)
+    found: Any = timm.models.load_checkpoint(model, path, strict=False, weights_only=True)
     if found is None:  # the model has read a file of its own kind
         return
     missing = set(found.missing_keys) - {name for name, _ in style_parameters(model)}
@@ -148,7 +148,7 @@ def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:
         if left or recipe_of(model):
             raise RuntimeError(
                 f'the script trains without a task of timm.task, which would {"add" if left else "run"} '
-                f'{", ".join(left) or "the recipe " + repr(recipe_of(model))}: use the train.py of timm >= 1.0.24'
+                f'{", ".join(left) or "the recipe " + repr(recipe_of(model))}: use the train.py of timm >= 1.0.26'
             )
 
 

@@ -13,14 +13,16 @@ from .inject import style_layers
 from .layers import StyleLayer
 
 
-def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int = 255) -> dict[str, Tensor]:
+def style_losses(
+    model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None
+) -> dict[str, Tensor]:
     """Take the weighted auxiliary losses that the layers left in the last training forward.
 
     Args:
         model: Any module that contains style layers.
         target: Labels for the terms that need them: class indices (N,), class probabilities (N, K), or, for dense
             layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
-        ignore_index: Label that counts nowhere.
+        ignore_index: Label that counts nowhere; by default 255 in label maps, and torch's -100 among class indices.
 
     Returns:
         Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
@@ -60,7 +62,9 @@ def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
             )
 
 
-def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+    if ignore_index is None:
+        ignore_index = 255 if target.dim() == 3 else -100
     if target.dim() == logits.dim() == 3:
         logits = _as_map(logits, target)
     if target.dim() == 3 and logits.dim() == 4:

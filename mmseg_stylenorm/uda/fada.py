@@ -15,7 +15,6 @@ from timm_stylenorm.adaptation_losses import domain_loss, soft_labels
 from timm_stylenorm.layers import PermutedAdaIN
 from timm_stylenorm.temporary import changed
 
-from ..datasets.loading import IGNORE
 from .base import UDASegmentor
 
 
@@ -103,8 +102,8 @@ class FADA(UDASegmentor):
             losses.update(self._auxiliary_head_forward_train(source, data_samples))
         labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
         if restylers:  # the style layers saw the target images behind those of the source
-            labels = torch.cat([labels, torch.full_like(labels, IGNORE)])
-        terms = style_losses(self, labels, ignore_index=IGNORE)
+            labels = torch.cat([labels, torch.full_like(labels, self.ignore_index)])
+        terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
         with changed(restylers, 'enabled', False):
             features = self.extract_feat(target)
