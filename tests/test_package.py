@@ -96,6 +96,40 @@ def test_importing_the_timm_side_loads_neither_mmengine_nor_mmseg():
     assert subprocess.run([sys.executable, '-c', script], capture_output=True, check=True).stdout == b'set()\n'
 
 
+PYTHON = ('timm_stylenorm', 'mmseg_stylenorm', 'tools')
+# Calls that read a file of others and could run what is in it.
+READERS = {'load_state_dict_from_url', 'load_state_dict_from_hf', 'resume_checkpoint'}
+MODULES = {'torch.load': 'torch', 'timm.models.load_checkpoint': 'timm', 'torch.hub.load_state_dict_from_url': 'torch'}
+
+
+def reads_a_file(call, names):
+    """Whether a call is one of torch's or timm's readers; `names` are what a file has imported from them."""
+    function = ast.unparse(call.func)
+    return function in MODULES or function.rpartition('.')[2] in READERS or function in names
+
+
+def test_every_reader_of_torch_and_timm_is_told_to_read_weights_only():
+    found = []
+    for file in [
+        f for folder in ('timm_stylenorm', 'mmseg_stylenorm', 'tools') for f in ROOT.glob(f'{folder}/**/*.py')
+    ]:
+        tree = ast.parse(file.read_text())
+        froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level]
+        names = {
+            alias.asname or alias.name
+            for node in froms
+            if node.module.split('.')[0] in ('torch', 'timm', 'mmengine')
+            for alias in node.names
+            if alias.name in ('load', 'load_checkpoint', 'load_state_dict')
+        }
+        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+            if reads_a_file(call, names):
+                given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+                found.append((file.name, call.lineno))
+                assert given.get('weights_only') == 'True', f'{file}:{call.lineno} {ast.unparse(call)}'
+    assert {'launch.py', 'checkpoint.py', 'files.py', 'vgg.py'} <= {name for name, _ in found}
+
+
 def test_files_stay_short():
     for folder in ('timm_stylenorm', 'mmseg_stylenorm', 'tools', 'configs'):
         for file in ROOT.glob(f'{folder}/**/*.py'):

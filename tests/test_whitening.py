@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from golden_data import assert_matches, load
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +15,7 @@ import timm_stylenorm.classification
 from timm_stylenorm.functional import covariance, whitening_loss
 from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
+from timm_stylenorm.methods import METHODS
 from timm_stylenorm.whitening import photometric_view, select_pairs
 
 
@@ -94,6 +96,28 @@ def test_layers_share_the_weight():
     layers = [layer for _, layer in timm_stylenorm.style_layers(styled('irw'))]
     assert [layer.share for layer in layers] == [1 / 3] * 3
     assert [layer.num_features for layer in layers] == [64, 64, 128]
+
+
+def pictures(count=4, size=64):
+    """Smooth coloured areas with edges, normalised: channels of natural pictures are correlated."""
+    coarse = torch.rand(count, 3, 4, 4)
+    images = F.interpolate(coarse, size, mode='bilinear') + 0.3 * F.interpolate(coarse.round(), size, mode='nearest')
+    return (images - images.mean()) / images.std()
+
+
+@pytest.mark.parametrize('style', METHODS)
+def test_a_loss_is_not_zero_on_pictures_at_its_defaults(style):
+    options = {'num_classes': 4} if 'num_classes' in METHODS[style].defaults else {}
+    model = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), style, **options).train()
+    if style == 'isw':
+        select_pairs(model, [torch.cat([pictures() * 0.5 + 0.5, pictures()])])
+    model(pictures())
+    losses = {k: v for k, v in timm_stylenorm.style_losses(model).items() if v.requires_grad}
+    assert bool(losses) == (style in ('snr', 'irw', 'isw'))
+    for name, loss in losses.items():
+        (gradient,) = torch.autograd.grad(loss, model.conv1.weight, retain_graph=True)
+        assert loss > 0, name
+        assert gradient.abs().max() > 0, name
 
 
 def test_a_model_chooses_and_then_has_losses():

@@ -13,9 +13,7 @@ from .inject import style_layers
 from .layers import StyleLayer
 
 
-def style_losses(
-    model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None
-) -> dict[str, Tensor]:
+def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None) -> dict[str, Tensor]:
     """Take the weighted auxiliary losses that the layers left in the last training forward.
 
     Args:

@@ -29,7 +29,9 @@ class InstanceWhitening(NormLayer):
     Args:
         num_features: C.
         loss_weight: Of the loss.
-        relax: The loss tolerates the covariances up to a sum of 1 / relax of the number of pairs; 0: none.
+        relax: The loss tolerates the covariances up to a sum of 1 / relax of the number of pairs; 0: none. The authors'
+            scripts have 64 when training on GTA5, 32 on Cityscapes, and 0 with `loss_weight=0.8` for their plain
+            instance whitening (IW). The default of their command line, 2, makes the loss 0 on pictures of streets.
         eps: Added to the variance.
 
     Raises:
@@ -39,7 +41,7 @@ class InstanceWhitening(NormLayer):
     attaches = True
     share = 1.0
 
-    def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 2.0, eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 64.0, eps: float = 1e-5) -> None:
         super().__init__()
         if not min(loss_weight, relax) >= 0:
             raise ValueError(f'{type(self).__name__}: expected loss_weight, relax >= 0, got {loss_weight!r}, {relax!r}')
