@@ -22,6 +22,7 @@ from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin, warn_without_recipe
 from timm_stylenorm.losses import check_heads
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
+from timm_stylenorm.runner.host import image_format
 
 
 def _plain(style: Any) -> Any:
@@ -29,13 +30,6 @@ def _plain(style: Any) -> Any:
     if isinstance(style, dict):
         return {key: _plain(value) for key, value in style.items() if key != '_scope_'}
     return [_plain(item) for item in style] if isinstance(style, list) else style
-
-
-def _unit_statistics(preprocessor: Any) -> tuple[Tensor, Tensor]:
-    """Mean and std of `SegDataPreProcessor` for values in [0, 1], each (C,); without any, images are in [0, 255]."""
-    if not getattr(preprocessor, '_enable_normalize', False):
-        return torch.zeros(3), torch.full((3,), 1 / 255)
-    return preprocessor.mean.flatten() / 255, preprocessor.std.flatten() / 255
 
 
 class StyledSegmentor(StyleLossMixin):
@@ -66,10 +60,10 @@ class StyledSegmentor(StyleLossMixin):
         if recipe is None:
             warn_without_recipe(self)  # type: ignore[arg-type]
         else:
-            preprocessor: Any = self.data_preprocessor  # type: ignore[attr-defined]
-            mean, std = _unit_statistics(preprocessor)
-            self._bgr = len(mean) == 3 and not getattr(preprocessor, '_channel_conversion', False)
-            self.recipe.prepare(self, self.backbone, self._turned(mean), self._turned(std))  # type: ignore[arg-type]
+            shown = image_format(self.data_preprocessor)  # type: ignore[attr-defined]
+            self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
+            mean, std = self._turned(shown.mean), self._turned(shown.std)
+            self.recipe.prepare(self, self.backbone, mean, std)  # type: ignore[arg-type]
         self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Any]:
@@ -90,7 +84,8 @@ class StyledSegmentor(StyleLossMixin):
     def ignore_index(self) -> int:
         """The label that the decode head, of several the last one, ignores."""
         heads: Any = self.decode_head  # type: ignore[attr-defined]
-        return int((heads[-1] if isinstance(heads, nn.ModuleList) else heads).ignore_index)
+        head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        return int(head.ignore_index)
 
     def _forward_loss(self, images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
         """Losses of one pass; see `Recipe.losses`.

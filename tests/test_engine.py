@@ -1,5 +1,6 @@
 """The glue to mmengine: host fixes, style losses, mixed precision on a CPU, and which checkpoints are refused."""
 
+import contextlib
 import os
 import pickle
 import types
@@ -13,7 +14,7 @@ pytest.importorskip('mmengine')
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import checkpoint as host
@@ -21,6 +22,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from timm_stylenorm import add_style, engine
 from timm_stylenorm.paths import config_root, find_config, list_configs
+from timm_stylenorm.runner.host import image_format
 
 SHIPPED = 'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 
@@ -201,3 +203,42 @@ def test_a_launcher_without_ranks_says_how_to_start(monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     with pytest.raises(ValueError, match=r'torch\.distributed\.run'):
         engine.prepare_cpu_distributed(Config({'model': {}}), 'pytorch')
+
+
+@pytest.mark.parametrize('turned', [True, False])
+def test_the_format_of_images_is_what_their_preprocessor_does(turned):
+    mean, std = [100.0, 110.0, 120.0], [50.0, 60.0, 70.0]
+    image = torch.randint(0, 256, (3, 4, 4)).float()  # as mmcv loads it: blue, green, red
+    for kind in kinds_of_preprocessors():
+        preprocessor = kind(mean=mean, std=std, bgr_to_rgb=turned)
+        shown = image_format(preprocessor)
+        assert (shown.loads_bgr, shown.shows_rgb) == (True, turned)
+        seen = preprocessor({'inputs': [image]}, False)['inputs']
+        seen = seen[0] if isinstance(seen, list) else seen
+        unit = (image.flip(0) if turned else image) / 255
+        expected = (unit - shown.mean[:, None, None]) / shown.std[:, None, None]
+        torch.testing.assert_close(seen.reshape(3, 4, 4), expected)
+
+
+def kinds_of_preprocessors():
+    yield ImgDataPreprocessor
+    with contextlib.suppress(ImportError):
+        from mmseg.models import SegDataPreProcessor
+
+        yield SegDataPreProcessor
+
+
+def test_images_that_nobody_normalises_are_bgr_in_bytes():
+    for preprocessor in (BaseDataPreprocessor(), ImgDataPreprocessor()):
+        shown = image_format(preprocessor)
+        assert (shown.loads_bgr, shown.shows_rgb, shown.mean.tolist()) == (True, False, [0, 0, 0])
+        torch.testing.assert_close(shown.std, torch.full((3,), 1 / 255))
+
+
+def test_a_preprocessor_that_does_not_say_what_its_images_are_is_refused():
+    class Foreign(BaseDataPreprocessor):
+        pass
+
+    for unknown in (Foreign(), nn.Identity(), None):
+        with pytest.raises(TypeError, match=r'(Foreign|Identity|NoneType) does not say whether its images are RGB'):
+            image_format(unknown)

@@ -7,11 +7,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from golden_data import assert_matches, load
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 import timm_stylenorm
 import timm_stylenorm.classification
+from timm_stylenorm import isw
 from timm_stylenorm.functional import covariance, whitening_loss
 from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
@@ -198,6 +200,23 @@ def test_the_hook_starts_the_loss_at_its_iteration(tmp_path):
     names = ['style.isw.stage1.sum', 'style.isw.stage2.sum', 'style.isw.stem.norm']
     assert losses == [[], [], names, names]
     assert all(layer.chosen for _, layer in timm_stylenorm.style_layers(model))
+
+
+@pytest.mark.parametrize('kind', ['ImgDataPreprocessor', 'SegDataPreProcessor', 'ClsPreprocessor'])
+@pytest.mark.parametrize('turned', [True, False])
+def test_photometric_views_are_made_of_rgb_images(kind, turned, monkeypatch):
+    """A picture of pure red, in the order in which its loader gives it."""
+    pytest.importorskip('mmseg.models')
+    ours = kind == 'ClsPreprocessor'
+    preprocessor = MODELS.build(dict(type=kind, **({} if ours else dict(bgr_to_rgb=turned)), _scope_='mmseg'))
+    red = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    red[0 if ours else 2] = 255
+    seen = []
+    monkeypatch.setattr(isw, 'photometric_view', lambda image: seen.append(image) or image // 2)
+    hook = timm_stylenorm.engine.ISWHook(begin=0, batches=1)
+    (pair,) = hook._pairs([{'inputs': [red, red]}], SimpleNamespace(data_preprocessor=preprocessor))
+    assert all(image[0].min() == 255 and image[1:].max() == 0 for image in seen)
+    assert [image.tolist() for image in pair['inputs']] == [i.tolist() for i in (red // 2, red // 2, red, red)]
 
 
 def test_the_hook_leaves_the_random_numbers_alone(tmp_path):

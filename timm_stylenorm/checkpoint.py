@@ -35,9 +35,8 @@ def _statistic(owner: Any, name: str) -> Any:
 
 def safe_globals() -> list[Any]:
     """What the Runner's own checkpoints hold beside tensors: log buffers and numpy arrays, under old and new names."""
-    multiarray = getattr(np, '_core', None) or np.core
-    reconstruct, scalar = multiarray.multiarray._reconstruct, multiarray.multiarray.scalar
-    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in (reconstruct, scalar) for core in ('core', '_core')]
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
+    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
     dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
     names += [(_statistic, 'builtins.getattr'), (_statistic, '__builtin__.getattr')]
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *names]

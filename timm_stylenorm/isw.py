@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from .checkpoint import bare_model
 from .hooks import forward_in, same_size, target_loader
 from .resume import get_rng_state, set_rng_state
+from .runner.host import image_format
 from .whitening import photometric_view, select_pairs, selective_layers
 
 
@@ -61,9 +62,9 @@ class ISWHook(Hook):
 
     def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
         """[views; images] as the loader would give them, of one size: images smaller than a crop differ."""
-        rgb = getattr(model.data_preprocessor, 'channel_conversion', False)  # then the images are BGR
+        bgr = image_format(model.data_preprocessor).loads_bgr
         for data in (part for batch in islice(loader, self.batches) for part in same_size(batch)):
             images = list(data['inputs'])
-            views = [photometric_view(i.flip(0)).flip(0) if rgb else photometric_view(i) for i in images]
+            views = [photometric_view(i.flip(0)).flip(0) if bgr else photometric_view(i) for i in images]
             twice = {k: [*v, *v] for k, v in data.items() if k != 'inputs'}
             yield {**twice, 'inputs': views + images}

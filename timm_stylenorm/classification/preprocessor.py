@@ -10,6 +10,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
+from ..runner.host import ImageFormat
+
 
 @MODELS.register_module()
 class ClsPreprocessor(BaseDataPreprocessor):
@@ -60,6 +62,10 @@ class ClsPreprocessor(BaseDataPreprocessor):
             smoothing = dict(label_smoothing=label_smoothing, num_classes=num_classes)
             self.mixup = Mixup(mixup, cutmix, **smoothing, **mixing)
         self.erasing = erasing
+
+    def image_format(self) -> ImageFormat:
+        """Pillow's RGB, normalised; see `ImageFormat`."""
+        return ImageFormat(False, True, self.mean.flatten(), self.std.flatten())
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Same keys as `data`; `inputs` and `targets` changed as the class says."""

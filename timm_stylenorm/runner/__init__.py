@@ -1,0 +1,1 @@
+"""What mmengine's Runner needs of both hosts, segmentation and classification; it imports mmengine."""
