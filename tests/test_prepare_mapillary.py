@@ -1,6 +1,7 @@
 """tools/prepare_mapillary.py: Vistas' classes of version 1.2 become those of Cityscapes."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_a_mapping_changes_what_it_names_and_replaces_an_older_one_only_on_reque
     np.testing.assert_array_equal(train_ids(root), expected())
     assert run(root, '--mapping', str(file), '--overwrite') == 0
     np.testing.assert_array_equal(train_ids(root), expected(Tunnel='building', Sand=None))
+
+
+def test_labels_stay_where_what_they_were_made_from_is_gone(root, capsys):
+    assert run(root) == 0
+    shutil.rmtree(next(root.glob('validation/**/labels')))
+    file = root / 'mine.json'
+    file.write_text(json.dumps({'Tunnel': 'building'}))
+    assert run(root, '--mapping', str(file), '--overwrite') == 2
+    assert 'is not a folder' in capsys.readouterr().err
+    np.testing.assert_array_equal(train_ids(root), expected())
 
 
 def test_labels_of_unknown_origin_are_not_taken_for_ones_own(root, capsys):

@@ -138,6 +138,13 @@ def test_other_settings_do_not_go_on_from_a_run(source, tmp_path):
         run(source, tmp_path, 2, '--lr', 0.1)
 
 
+def test_a_decoder_that_was_not_trained_there_is_not_overwritten(source, tmp_path):
+    (tmp_path / 'decoder.pth').write_bytes(b'downloaded')
+    with pytest.raises(FileExistsError, match=r'a decoder\.pth that was not trained there; choose another --out'):
+        run(source, tmp_path, 1)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [('decoder.pth', b'downloaded')]
+
+
 def test_a_diverged_training_is_not_saved(source, tmp_path, monkeypatch):
     losses = train_styliser.losses
     monkeypatch.setattr(train_styliser, 'losses', lambda *args: tuple(v * float('nan') for v in losses(*args)))

@@ -175,6 +175,21 @@ def test_hard_labels_are_train_ids_and_ignored_where_unsure(teacher):
         assert (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) == 255).all()
 
 
+def test_a_checkpoint_that_is_refused_costs_no_label(teacher):
+    teacher()
+    labels = {file: file.read_bytes() for file in Path('labels').rglob('*') if file.is_file()}
+    broken = {'cut': Path('teacher.pth').read_bytes()[:-100], 'none': b'no checkpoint'}
+    Path('teacher.pth').rename('good.pth')
+    torch.save({'state_dict': {'conv.weight': torch.zeros(3, 3)}}, 'other.pth')
+    for content in (*broken.values(), Path('other.pth').read_bytes(), None):
+        Path('teacher.pth').unlink(missing_ok=True)
+        if content is not None:
+            Path('teacher.pth').write_bytes(content)
+        with pytest.raises((ValueError, FileNotFoundError), match='teacher'):
+            teacher('--soft', '--force')
+        assert {file: file.read_bytes() for file in Path('labels').rglob('*') if file.is_file()} == labels
+
+
 def test_a_folder_never_holds_labels_of_two_kinds(teacher):
     teacher('--soft')
     teacher('--force')

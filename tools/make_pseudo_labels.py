@@ -69,24 +69,32 @@ def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
     return [out / image.parent / f'{image.name.removesuffix(dataset.img_suffix)}{suffix}' for image in images]
 
 
-def claim(out: Path, files: list[Path], settings: dict[str, Any], force: bool) -> None:
-    """Makes the folder one of labels of these settings; what is left in it is kept.
+def before(out: Path) -> dict[str, Any]:
+    """The settings of the labels that a folder holds; {} where it does not tell."""
+    manifest = out / MANIFEST
+    return json.loads(manifest.read_text()) if manifest.exists() else {}
+
+
+def refuse_others(out: Path, files: list[Path], settings: dict[str, Any], force: bool) -> None:
+    """Changes nothing.
 
     Raises:
-        FileExistsError: it holds labels of others, and --force, which deletes them, was not given.
+        FileExistsError: the folder holds labels of other settings, and --force, which deletes them, was not given.
     """
-    manifest = out / MANIFEST
-    before = json.loads(manifest.read_text()) if manifest.exists() else {}
-    if before == settings:
-        return
-    old = [file for file in files if file.exists()]
-    if (before or old) and not force:
-        differ = ', '.join(f'{k} {before.get(k)} and not {v}' for k, v in settings.items() if before.get(k) != v)
+    old = before(out)
+    if old != settings and not force and (old or any(file.exists() for file in files)):
+        differ = ', '.join(f'{k} {old.get(k)} and not {v}' for k, v in settings.items() if old.get(k) != v)
         raise FileExistsError(f'{out} holds labels of other settings ({differ}); choose another folder, or --force')
-    for file in old:
-        file.unlink()
+
+
+def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
+    """Makes the folder one of labels of these settings; what is left of them is kept, labels of others are deleted."""
+    if before(out) == settings:
+        return
+    for file in files:
+        file.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(manifest, settings)
+    write_whole(out / MANIFEST, settings)
 
 
 def is_whole(file: Path, num_classes: int) -> bool:
@@ -130,13 +138,16 @@ def main(argv: list[str] | None = None) -> int:
     settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
     settings['checkpoint'] = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
-    claim(out, [*both['soft'], *both['hard']], settings, args.force)
+    every = [*both['soft'], *both['hard']]
+    refuse_others(out, every, settings, args.force)
     files = both[kind]
+    if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
+        runner = Runner.from_cfg(cfg)
+        runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
+        runner.model.eval()
+        claim(out, every, settings)
     todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
     if todo:
-        runner = Runner.from_cfg(cfg)
-        runner.load_or_resume()
-        runner.model.eval()
         workers = cfg.test_dataloader.get('num_workers', 0)
         loader = DataLoader(dataset.get_subset(todo), collate_fn=pseudo_collate, num_workers=workers)
         bar = ProgressBar(len(todo))

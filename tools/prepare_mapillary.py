@@ -142,6 +142,11 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
             how = 'another mapping' if used.is_file() else 'a mapping that is not known'
             print(f'error: {used.parent} was made with {how}; --overwrite replaces it', file=sys.stderr)
             return 2
+        try:
+            pairs.names(root)  # what the labels were made from may be gone
+        except FileNotFoundError as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 2
         shutil.rmtree(used.parent)
     if root.is_dir():
         used.parent.mkdir(exist_ok=True)

@@ -188,6 +188,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
     images = open_images(args)
+    if (args.out / 'decoder.pth').exists() and not (args.out / 'training.pth').exists():
+        raise FileExistsError(f'{args.out} holds a decoder.pth that was not trained there; choose another --out')
     args.out.mkdir(parents=True, exist_ok=True)
     decoder = train(args, images, open_encoder(args, images))
     with whole(args.out / 'decoder.pth') as part:
