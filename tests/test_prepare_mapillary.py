@@ -97,13 +97,15 @@ def test_a_mapping_changes_what_it_names_and_replaces_an_older_one_only_on_reque
     np.testing.assert_array_equal(train_ids(root), expected(Tunnel='building', Sand=None))
 
 
-def test_labels_stay_where_what_they_were_made_from_is_gone(root, capsys):
+@pytest.mark.parametrize('gone', ['v1.2', 'v1.2/labels/*.png', 'images/*.jpg'])
+def test_labels_stay_where_what_they_were_made_from_is_gone(root, capsys, gone):
     assert run(root) == 0
-    shutil.rmtree(next(root.glob('validation/**/labels')))
+    for path in list((root / 'validation').glob(gone)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     file = root / 'mine.json'
     file.write_text(json.dumps({'Tunnel': 'building'}))
     assert run(root, '--mapping', str(file), '--overwrite') == 2
-    assert 'is not a folder' in capsys.readouterr().err
+    assert 'labels are kept' in capsys.readouterr().err
     np.testing.assert_array_equal(train_ids(root), expected())
 
 

@@ -128,6 +128,15 @@ def train_ids(to_train_id: np.ndarray, path: Path) -> np.ndarray:
     return to_train_id[ids]
 
 
+def has_pairs(pairs: Pairs, root: Path) -> bool:
+    """Whether there is anything to convert."""
+    try:
+        names = pairs.names(root)
+    except FileNotFoundError:
+        return False
+    return any(image.is_file() and label.is_file() for image, label, _ in (pairs.files(root, n) for n in names))
+
+
 def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
     """Convert what is below `root`, the folder of a split."""
     labels = 'v1.2/labels' if (root / 'v1.2/labels').is_dir() else 'labels'
@@ -142,10 +151,8 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
             how = 'another mapping' if used.is_file() else 'a mapping that is not known'
             print(f'error: {used.parent} was made with {how}; --overwrite replaces it', file=sys.stderr)
             return 2
-        try:
-            pairs.names(root)  # what the labels were made from may be gone
-        except FileNotFoundError as error:
-            print(f'error: {error}', file=sys.stderr)
+        if not has_pairs(pairs, root):
+            print(f'error: {root} has no image with a label in {labels}; the old labels are kept', file=sys.stderr)
             return 2
         shutil.rmtree(used.parent)
     if root.is_dir():
