@@ -6,8 +6,8 @@ and needs no recipe.
 
 `type` is the name of the layer. A plugin sits inside every block of its stages, where `style=` puts one layer after
 each stage, and mmseg gives all plugins of one position the same input and takes the output of the last. Losses are
-collected by the StyleNorm segmentors; with mmseg's own `EncoderDecoder` the layer restyles, but its losses are not
-trained. For the dual causality loss of SNR give `num_classes` and `dense=True`.
+collected by the StyleNorm segmentors, which also tell SNR the classes for its dual causality loss; with mmseg's own
+`EncoderDecoder` the layer restyles, but its losses are not trained.
 """
 
 from typing import Any

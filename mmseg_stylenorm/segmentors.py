@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.engine import StyleLossMixin, warn_without_recipe
-from timm_stylenorm.losses import check_heads
+from timm_stylenorm.losses import set_classes
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
 from timm_stylenorm.runner.host import image_format
 
@@ -56,7 +56,7 @@ class StyledSegmentor(StyleLossMixin):
         self.recipe = Recipe() if recipe is None else build_recipe(_plain(recipe))
         if style is not None:
             add_style(self.backbone, _plain(style))
-            check_heads(self.backbone, self.num_classes, dense=True)  # type: ignore[has-type, attr-defined]
+        set_classes(self, self.num_classes, dense=True)  # type: ignore[arg-type, attr-defined]
         if recipe is None:
             warn_without_recipe(self)  # type: ignore[arg-type]
         else:

@@ -61,8 +61,11 @@ def test_predictions_carry_scores_label_and_target():
 
 
 @pytest.mark.parametrize('soft', [False, True], ids=['labels', 'probabilities'])
-def test_style_losses_are_logged_by_name_and_counted_in_the_total(soft):
-    model = classifier(style=dict(type='snr', num_classes=4)).train()
+@pytest.mark.parametrize(
+    'spec', [dict(style=dict(type='snr', num_classes=4)), dict(style='snr'), dict(model='resnet18_snr')]
+)
+def test_style_losses_are_logged_by_name_and_counted_in_the_total(soft, spec):
+    model = classifier(**spec).train()
     data = model.data_preprocessor(batch(), True)
     targets = smoothed(data['targets'], 4, 0.1) if soft else data['targets']
     losses = model(data['inputs'], targets, mode='loss')

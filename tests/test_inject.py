@@ -1,6 +1,7 @@
 """add_style, style_losses, and what the layers of one method add to the common promises."""
 
 import copy
+import warnings
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.layers import SNR, PermutedAdaIN
-from timm_stylenorm.losses import check_heads
+from timm_stylenorm.losses import set_classes
 
 
 def resnet(**kwargs):
@@ -169,10 +170,54 @@ def test_losses_that_nobody_took_are_not_handed_out_later():
 def test_class_heads_are_checked_against_the_model():
     model = timm_stylenorm.add_style(resnet(), 'snr', num_classes=5)
     with pytest.raises(ValueError, match=r'num_classes=5, dense=False, and this model num_classes=4, dense=False'):
-        check_heads(model, 4, dense=False)
+        set_classes(model, 4, dense=False)
     with pytest.raises(ValueError, match='dense=True'):
-        check_heads(model, 5, dense=True)
-    check_heads(model, 5, dense=False)
+        set_classes(model, 5, dense=True)
+    set_classes(model, 5, dense=False)
+
+
+def test_a_host_gives_the_classes_only_to_layers_that_nobody_has_told():
+    model = nn.ModuleDict({k: timm_stylenorm.add_style(resnet(), 'snr', **kw) for k, kw in HEADS.items()})
+    set_classes(model, 4, dense=False)
+    heads = {k: [layer.head for _, layer in timm_stylenorm.style_layers(net)] for k, net in model.items()}
+    assert heads['off'] == [None] * 3
+    assert [head.weight.shape for head in heads['untold']] == [head.weight.shape for head in heads['told']]
+    untold = timm_stylenorm.add_style(resnet(), 'snr')
+    set_classes(untold, 0, dense=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        untold.train()(torch.randn(2, 3, 32, 32))
+
+
+HEADS = {'untold': {}, 'told': {'num_classes': 4}, 'off': {'num_classes': 0}}
+
+
+def test_training_without_the_classes_is_told_once_and_evaluation_is_not(recwarn):
+    warnings.simplefilter('default')
+    model = timm_stylenorm.add_style(resnet(), 'snr')
+    model.eval()(torch.randn(2, 3, 32, 32))
+    assert not [w for w in recwarn if 'SNR' in str(w.message)]
+    for _ in range(2):
+        model.train()(torch.randn(2, 3, 32, 32))
+    (told,) = [str(w.message) for w in recwarn if 'SNR' in str(w.message)]
+    assert 'num_classes=K' in told
+
+
+def test_files_with_and_without_class_heads_load_into_models_with_and_without():
+    models = {k: timm_stylenorm.add_style(resnet(), 'snr', **kw) for k, kw in HEADS.items()}
+    with torch.no_grad():
+        for model in models.values():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+    for source in models.values():
+        for target in models.values():
+            kept = {k: v.clone() for k, v in target.state_dict().items() if '.head.' in k}
+            target.load_state_dict(source.state_dict())
+            wanted = {**target.state_dict(), **kept, **{k: v for k, v in source.state_dict().items() if k in kept}}
+            wanted |= {k: v for k, v in source.state_dict().items() if k in wanted}
+            assert all(torch.equal(v, wanted[k]) for k, v in target.state_dict().items())
+    missing, _ = models['told'].load_state_dict(resnet().state_dict(), strict=False)
+    assert sum('.head.' in key for key in missing) == 6, 'a plain file has no SNR at all'
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -68,6 +68,16 @@ def test_style_losses_have_their_own_names_and_are_part_of_the_total():
     torch.testing.assert_close(log['loss'], total)
 
 
+def test_a_style_that_is_only_named_gets_the_classes_from_the_segmentor():
+    model = segmentor(style='snr').train()
+    losses, _, _ = step(model, batch())
+    assert {'style.snr.stage1', 'style.snr.stage2', 'style.snr.stage3', 'style.snr.stage3.ce'} <= losses.keys()
+    assert {layer.head.out_features for _, layer in style_layers(model)} == {model.num_classes}
+    off = segmentor(style=dict(type='snr', num_classes=0)).train()
+    losses, _, _ = step(off, batch())
+    assert not [key for key in losses if 'style' in key]
+
+
 def test_every_parameter_gets_a_gradient_with_the_causality_loss():
     model = segmentor(style=SNR_WITH_LOSS).train()
     step(model, batch())
@@ -190,7 +200,7 @@ def test_frozen_stages_freeze_their_style_layers():
 
 
 def test_snr_as_plugin_sits_in_every_block_and_its_losses_are_collected():
-    cfg = {'type': 'SNR', 'reduction': 4, 'num_classes': 5, 'dense': True}
+    cfg = {'type': 'SNR', 'reduction': 4}
     plugins = [{'cfg': cfg, 'stages': (True, False, False, False), 'position': 'after_conv3'}]
     model = segmentor(backbone(depth=50, plugins=plugins, with_cp=True), 256).train()
     layers = [m for m in model.modules() if isinstance(m, SNR)]
@@ -202,7 +212,6 @@ def test_snr_as_plugin_sits_in_every_block_and_its_losses_are_collected():
 
 def test_timm_backbone_under_our_name_brings_its_losses():
     net = {'type': 'TIMMBackbone', 'model_name': 'resnet18_snr', 'pretrained': False}
-    net['style'] = {'num_classes': 5, 'dense': True}
     model = segmentor(net, 512, -1).train()
     losses, _, _ = step(model, batch())
     assert 'style.snr.stage1' in losses

@@ -257,6 +257,14 @@ def test_dense_targets_of_several_labels():
         quiet(kind, net('snr', num_classes=3, reduction=4), CRITERION)
 
 
+def test_a_task_tells_the_classes_and_leaves_the_loss_off_where_images_have_several_labels():
+    told = quiet(StyleNormTask, net('snr', reduction=4), CRITERION)
+    assert {'style.snr.stage1', 'style.snr.stage3.ce'} <= told(*batch()).keys()
+    kind = type('Task', (StyleTask, MultiLabelClassificationTask), {})
+    several = quiet(kind, net('snr', reduction=4), BinaryCrossEntropy(smoothing=0))
+    assert not [key for key in several(batch()[0], torch.rand(4, 3)) if 'style' in key]
+
+
 def test_distillation_adds_style_losses_and_refuses_recipes():
     kind = type('Task', (StyleTask, LogitDistillationTask), {})
     task = quiet(kind, net('snr', num_classes=3, reduction=4), net(), CRITERION)

@@ -45,19 +45,31 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
     return losses
 
 
-def check_heads(model: nn.Module, num_classes: int, dense: bool) -> None:
-    """For a host that knows its labels: that the class heads of the style layers fit them.
+def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:
+    """For a host that knows its labels: layers with a loss over classes get them, unless they have them already.
+
+    Args:
+        model: Any module that contains style layers; to be called before its optimizer is made.
+        num_classes: K; 0 for labels that these losses do not take, which leaves them off.
+        dense: Whether labels are maps.
 
     Raises:
-        ValueError: A head with another number of classes, or an image head where labels are maps, or the other way.
+        ValueError: A class head with another number of classes, or an image head where labels are maps, or the other
+            way. The model is unchanged then.
     """
-    for label, layer in style_layers(model):
-        head: Any = getattr(layer, 'head', None)
+    layers: list[tuple[str, Any]] = list(style_layers(model))
+    for label, layer in layers:
+        head = getattr(layer, 'head', None)
+        if head is not None and num_classes == 0:
+            raise ValueError(f'{label}: its class head (num_classes) learns one label for each image, not several')
         if head is not None and (head.out_features != num_classes or layer.dense != dense):
             raise ValueError(
                 f'{label}: its loss has num_classes={head.out_features}, dense={layer.dense}, and this model '
                 f'num_classes={num_classes}, dense={dense}: correct `style`'
             )
+    for _, layer in layers:
+        if layer.lacks_classes:
+            layer.set_classes(num_classes, dense)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .inject import style_layers
 from .layers import AdvBN
-from .losses import check_heads, style_losses
+from .losses import set_classes, style_losses
 from .methods import METHODS
 from .recipes import Part, Recipe, build_recipe
 from .recipes.base import Channels
@@ -148,10 +148,9 @@ class StyleTask(TrainingTask):
         super().__init__(*args, **kwargs)
         self._place = 'trainable_module' if hasattr(self, 'trainable_module') else 'model'  # timm < 1.0.27
         model = unwrap_model(self._trained)
-        if getattr(self, 'multi_label', False):
-            _refuse_heads(model)
-        elif hasattr(model, 'num_classes'):
-            check_heads(model, model.num_classes, dense=False)
+        several = getattr(self, 'multi_label', False)  # labels for each image
+        if several or hasattr(model, 'num_classes'):
+            set_classes(model, 0 if several else model.num_classes, dense=False)
         recipe = recipe_of(model) if recipe is None else recipe
         self.recipe = recipe if isinstance(recipe, Recipe | None) else build_recipe(recipe)
         if self.recipe is None:
@@ -213,12 +212,6 @@ def _compilable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield path + name, child
 
     yield from outermost(model, '')
-
-
-def _refuse_heads(model: nn.Module) -> None:
-    for label, layer in style_layers(model):
-        if getattr(layer, 'head', None) is not None:
-            raise ValueError(f'{label}: its class head (num_classes) learns one label for each image, not several')
 
 
 class StyleNormTask(StyleTask, ClassificationTask):

@@ -1,4 +1,4 @@
-# MaxSquare from the network with SNR (Jin et al., arXiv:2101.00588).
+# MaxSquare from the network with SNR (Jin et al., arXiv:2101.00588), without the dual causality loss like that one.
 _base_ = './deeplabv2_r101-d8_maxsquare_1xb1-30k_gtav2cityscapes-1280x720.py'
 load_from = 'work_dirs/deeplabv2_r101-d8_snr_1xb1-80k_gtav2cityscapes-1280x720/iter_80000.pth'
-model = dict(style=dict(type='snr', sites=('stage1', 'stage2', 'stage3')))
+model = dict(style=dict(type='snr', num_classes=0))

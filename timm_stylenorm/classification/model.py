@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..engine import StyleLossMixin, warn_without_recipe
 from ..inject import add_style, set_domains
-from ..losses import check_heads
+from ..losses import set_classes
 from ..recipes import Part, Recipe, build_recipe
 from ..tasks import part_losses
 from .checkpoint import load_checkpoint
@@ -67,7 +67,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             use_small_stem(net)
         if style is not None:
             add_style(net, style)
-        check_heads(net, num_classes, dense=False)
+        set_classes(net, num_classes, dense=False)
         if not isinstance(data_preprocessor, nn.Module):
             data_config = resolve_model_data_config(net)
             defaults = dict(mean=data_config['mean'], std=data_config['std'])

@@ -23,6 +23,9 @@ class StyleLayer(nn.Module):
         place: Of an attached layer: 'after' its module, 'before' it, or 'after dict', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
+        lacks_classes: Whether the layer has a loss that is off because nobody has said how many classes there are.
+        training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
+            does not.
     """
 
     attaches = True  # whether it may follow any module; see NormLayer
@@ -35,6 +38,8 @@ class StyleLayer(nn.Module):
     place: str = 'after'
     aux: Tensor | None = None
     logits: Tensor | None = None
+    lacks_classes: bool = False
+    training_only: tuple[str, ...] = ()
 
     def restyle(self, x: Tensor) -> Tensor:
         """The layer's work on a map (N, C, *spatial)."""
@@ -43,6 +48,19 @@ class StyleLayer(nn.Module):
     @classmethod
     def together(cls, layers: Sequence[Any]) -> None:
         """Called once with all layers that one style method adds to a model, where they have something to share."""
+
+    def set_classes(self, num_classes: int, dense: bool) -> None:
+        """Called by hosts that know the classes, where `lacks_classes`; 0 leaves the loss off."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        own = self.state_dict() if self.training_only else {}
+        written = any(prefix + name in state_dict for name in own if name not in self.training_only)
+        for name in self.training_only:
+            if name not in own:
+                state_dict.pop(prefix + name, None)
+            elif written:  # a file of this layer, and not of a plain model
+                state_dict.setdefault(prefix + name, own[name])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         self.aux = self.logits = None

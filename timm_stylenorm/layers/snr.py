@@ -6,6 +6,7 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import torch
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 
 from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine, widen
 from .base import StyleLayer, check
+
+_NO_CLASSES = (
+    'SNR trains without its dual causality loss: nobody has said how many classes there are. Give the style '
+    'num_classes=K, and dense=True where labels are maps; num_classes=0 trains without the loss and this warning'
+)
 
 
 class SNR(StyleLayer):
@@ -32,13 +38,15 @@ class SNR(StyleLayer):
     averaged over images and positions; the authors' segmentation code trains without this loss.
     The logits of y stay in `logits` for the cross entropy, times `ce_weight`, that `style_losses` adds for the deepest
     SNR of a model, as in the authors' file model_resnet.py. Without `num_classes` there is no head, hence no parameter
-    without a gradient.
+    without a gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where
+    nobody does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with
+    and without one.
 
     Args:
         num_features: C.
         reduction: The gate's hidden width is C // reduction, at least 1.
         eps: Added to the variance.
-        num_classes: Classes of the loss; 0 turns it off.
+        num_classes: Classes of the loss; 0 turns it off, None leaves it to the host.
         dense: Whether the loss looks at every position.
         loss_weight: Weight of the dual causality loss, 0.01 in the authors' code.
         ce_weight: Weight of the cross entropy, 0.01 in the authors' code.
@@ -47,18 +55,21 @@ class SNR(StyleLayer):
         ValueError: `num_features`, `reduction` or `eps` not positive, or `num_classes` below 0.
     """
 
+    training_only = ('head.weight', 'head.bias')
+
     def __init__(
         self,
         num_features: int,
         reduction: int = 16,
         eps: float = 1e-5,
-        num_classes: int = 0,
+        num_classes: int | None = None,
         dense: bool = False,
         loss_weight: float = 0.01,
         ce_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        check(self, num_features=num_features, reduction=reduction, eps=eps, num_classes=num_classes + 1)
+        check(self, num_features=num_features, reduction=reduction, eps=eps, num_classes=(num_classes or 0) + 1)
+        self.lacks_classes = num_classes is None
         self.reduction, self.eps, self.dense = reduction, eps, dense
         self.loss_weight, self.ce_weight = loss_weight, ce_weight
         hidden = max(int(num_features // reduction), 1)
@@ -75,12 +86,23 @@ class SNR(StyleLayer):
         for conv in (self.fc1, self.fc2):
             nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
             nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+        self._reset_head()
+
+    def _reset_head(self) -> None:
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.01)
             nn.init.zeros_(self.head.bias)
 
+    def set_classes(self, num_classes: int, dense: bool) -> None:
+        self.lacks_classes, self.dense = False, dense
+        if num_classes:
+            self.head = nn.Linear(len(self.weight), num_classes).to(self.weight)
+            self._reset_head()
+
     def restyle(self, x: Tensor) -> Tensor:
         parameters = (self.weight, self.bias, *self.fc1.parameters(), *self.fc2.parameters())
+        if self.training and self.lacks_classes and not torch.compiler.is_compiling():
+            warnings.warn(_NO_CLASSES, stacklevel=2)
         if not self.training or self.head is None:
             return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)
         y, *branches = style_affine(x, partial(_snr_rule_with_branches, eps=self.eps, dense=self.dense), *parameters)

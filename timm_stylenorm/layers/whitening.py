@@ -92,6 +92,7 @@ class SelectiveWhitening(InstanceWhitening):
         ValueError: `num_features` or `eps` not positive, `loss_weight` negative, or fewer than 2 clusters.
     """
 
+    training_only = ('mask',)
     mask: Tensor
     observing = False
     chosen = 0  # pairs; kept on the host, so that a forward pass need not ask the device
