@@ -9,7 +9,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
 
-from timm_stylenorm.convert import SOURCES, Conversion, convert, export, read_checkpoint, verify, write_state_dict
+from timm_stylenorm.convert import (
+    SOURCES,
+    SUFFIXES,
+    Conversion,
+    convert,
+    export,
+    read_checkpoint,
+    verify,
+    write_state_dict,
+)
 
 EXAMPLE = 'tools/convert_checkpoint.py resnet50_ibn_a.pth resnet50_ibn_a.safetensors --verify'
 
@@ -30,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument('--part', metavar='NAME', help='entry of the file that holds the weights, if not found out')
     own.add_argument('--prefix', default='', help="put before every key: 'backbone.' for mmengine's load_from")
     own.add_argument('--drop-classifier', action='store_true', help='for a model with other classes')
-    own.add_argument('--plain', action='store_true', help='without auxiliary batch norms: the plain network')
+    own.add_argument('--plain', action='store_true', help='without auxiliary batch norms and attached style layers')
     own.add_argument('--report', metavar='FILE', help='write there what became of every key')
     own.add_argument('--force', action='store_true', help='overwrite the output')
     return own
@@ -45,6 +54,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError('--verify builds timm models: leave it out with --to mmseg')
     if args.to == 'mmseg' and args.output and not args.output.endswith('.pth'):
         raise ValueError(f"mmengine reads .pth, not '{args.output}'")
+    if args.output and Path(args.output).suffix not in SUFFIXES:
+        raise ValueError(f"'{args.output}': the name of the output ends in {' or '.join(SUFFIXES)}")
+    if args.report and args.output and Path(args.report).resolve() == Path(args.output).resolve():
+        raise ValueError('--report and the output are the same file')
     if args.output and not args.force and Path(args.output).exists():
         raise FileExistsError(f"'{args.output}' exists already; overwrite it with --force")
 
@@ -62,11 +75,11 @@ def run(args: argparse.Namespace) -> Conversion:
     if args.verify is not None:
         model = verify(result, args.verify or None)
         result.report.notes.append(f'every key fits {args.verify or result.model} ({type(model).__name__})')
-    if args.report:
-        Path(args.report).write_text(f'{result.report}\n')
     if args.output:
         state = {f'{args.prefix}{key}': value for key, value in result.state_dict.items()}
         write_state_dict(args.output, state, args.force)
+    if args.report:
+        Path(args.report).write_text(f'{result.report}\n')
     return result
 
 

@@ -8,13 +8,14 @@
 """
 
 from .conversion import Conversion, Report, convert, export
-from .files import Checkpoint, read_checkpoint, read_state_dict, write_state_dict
+from .files import SUFFIXES, Checkpoint, read_checkpoint, read_state_dict, write_state_dict
 from .prefixes import detect
 from .sources import SOURCES
 from .verify import verify
 
 __all__ = [
     'SOURCES',
+    'SUFFIXES',
     'Checkpoint',
     'Conversion',
     'Report',

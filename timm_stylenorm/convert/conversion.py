@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import timm
+import torch
 from torch import Tensor
 
 from ..errors import unknown
@@ -16,6 +18,7 @@ from .rules import Layout, Rule
 from .sources import Source, get_source, host, supplement
 
 TARGETS = ('timm', 'mmseg')
+_STYLED = {'.aux_bn.': 'an auxiliary batch norm', '.style.': 'a style layer'}
 _NO_MMSEG_HEAD = "mmseg's backbones have no image classifier"
 
 
@@ -100,11 +103,13 @@ def convert(
         source: A row of `SOURCES`; by default found out. A source that is named may leave keys over, which are dropped.
         target: 'timm', or 'mmseg' for a bare backbone of mmsegmentation.
         drop_classifier: Leave the image classifier out, for a model with other classes.
-        plain: Leave auxiliary batch norms out: the plain network that evaluation uses.
+        plain: Leave auxiliary batch norms out: the plain network that evaluation uses. Of what the Runner saved, leave
+            all attached layers out: the network below them.
 
     Raises:
         ValueError: Unknown source or target, keys of no source, two keys that mean the same, a network that the
-            target does not have, or `plain` for a method that changes what evaluation computes.
+            target does not have, or `plain` for a method that changes what evaluation computes: of what the Runner
+            saved, one that replaced batch norms by others.
     """
     if target not in TARGETS:
         raise ValueError(unknown('target', target, TARGETS))
@@ -114,13 +119,15 @@ def convert(
     row, report = get_source(name)[1], Report(name, target, prefix)
     if plain and row.method is not None and not row.dual:
         raise ValueError(f'a checkpoint of {name} has no plain network in it: {row.method} takes part in evaluation')
+    if plain and name == 'runner':
+        _refuse_replaced(inner)
     no_head = _NO_MMSEG_HEAD if target == 'mmseg' else 'the classifier, as asked' if drop_classifier else ''
     result: dict[str, Tensor] = {}
     layout = Layout.of(inner, target)
     for key, value in inner.items():
         rule, new = row.find(key, layout) or (Rule(None, None, f'no key of {name}'), '')
-        auxiliary = 'an auxiliary batch norm' if plain and '.aux_bn.' in new else ''
-        why = (no_head if rule.head else auxiliary) if new else rule.why
+        styled = next((what for mark, what in _STYLED.items() if plain and mark in new), '')
+        why = (no_head if rule.head else styled) if new else rule.why
         if why:
             report.dropped[prefix + key] = why
             continue
@@ -132,6 +139,8 @@ def convert(
     for key, (value, why) in supplement(result).items():
         result[key] = value
         report.added[key] = why
+    if plain:
+        _check_complete(result)
     return _described(result, report, row, None if plain else row.method)
 
 
@@ -190,6 +199,26 @@ def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report
 def _module(key: str) -> str:
     """Where a key stands in the authors' order: adversarial batch norms behind the clean ones."""
     return key.rpartition('.')[0].replace('.adv_bn', '.clean_bn')
+
+
+def _refuse_replaced(keys: Iterable[str]) -> None:
+    kinds = {'.gate': 'bin', '.IN.weight': 'ibn_a'}
+    for end, kind in kinds.items():
+        if any(key.endswith(end) for key in keys):
+            raise ValueError(f'the batch norms of this checkpoint were replaced by those of {kind}: no plain network')
+
+
+def _check_complete(state: Mapping[str, Tensor]) -> None:
+    """Raise where a plain network that timm knows has keys that were lost to style layers."""
+    name = describe.architecture(state)
+    if name is None:
+        return
+    with torch.device('meta'):
+        missing = timm.create_model(name).state_dict().keys() - state.keys()
+    missing = {key for key in missing if not key.startswith(('fc.', 'classifier.', 'head.'))}
+    if missing:
+        some = ', '.join(sorted(missing)[:3])
+        raise ValueError(f'style layers replaced batch norms of {name} in this checkpoint: it has no {some}')
 
 
 def _refuse_mmseg(keys: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+_BLOCK = r'layer{}\.(\d+)\.'
 _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
@@ -25,7 +26,7 @@ _DENSE_DEPTHS: dict[tuple[int, ...], int] = {
 
 def architecture(state: Mapping[str, Tensor]) -> str | None:
     """timm's name of the plain network ('resnet50', 'seresnet101', 'densenet121'); None if it is none of these."""
-    counts = tuple(_blocks(state, rf'layer{s}\.(\d+)\.') for s in range(1, 5))
+    counts = tuple(_blocks(state, _BLOCK.format(s)) for s in range(1, 5))
     dense = tuple(_blocks(state, rf'features\.denseblock{s}\.denselayer(\d+)\.', first=1) for s in range(1, 5))
     if dense in _DENSE_DEPTHS:
         return f'densenet{_DENSE_DEPTHS[dense]}'
@@ -51,7 +52,13 @@ def num_classes(state: Mapping[str, Tensor]) -> int | None:
 
 
 def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | None:
-    """The style dict for `add_style` whose layers the tensors fit: method and arguments that are not the default."""
+    """The style dict for `add_style` whose layers the tensors fit: method and arguments that are not the default.
+
+    None also for several methods at once.
+    """
+    if method == 'own':
+        found = own_styles(state)
+        return found[0] if len(found) == 1 else None
     if method == 'snr':
         return _snr(state)
     if method == 'ibn':
@@ -59,6 +66,16 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | N
     if method == 'advbn':
         return _advbn(state)
     return None if method is None else {'type': method}
+
+
+def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """A style dict for each method of which our keys tell; methods without tensors leave none."""
+    kinds = {'.gate': 'bin', '.aux_bn.weight': 'debiased'}
+    found: list[Any] = [{'type': name} for end, name in kinds.items() if any(key.endswith(end) for key in state)]
+    found += [_ibn_a(state)] if instance_parts(state) else []
+    for name in dict.fromkeys(m[1] for key in state if (m := re.search(r'\.style\.(\w+)\.', key))):
+        found.append({'snr': _snr, 'ibn_b': _ibn_b}.get(name, lambda _, name=name: {'type': name})(state))
+    return found
 
 
 def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -105,7 +122,9 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:
                 found['reduction'] = c // hidden
         if key.endswith('.style.snr.head.weight'):
             found['num_classes'] = len(value)
-    return found
+    places = [key.partition('.style.snr.')[0] for key in state if key.endswith('.style.snr.weight')]
+    ends = [f'layer{s}.{_blocks(state, _BLOCK.format(s)) - 1}' for s in (1, 2, 3)]
+    return found if sorted(places) == ends else {**found, 'sites': places}
 
 
 def _advbn(state: Mapping[str, Tensor]) -> dict[str, Any]:

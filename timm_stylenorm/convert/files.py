@@ -20,7 +20,8 @@ from ..errors import unknown
 
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
-_SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
+SUFFIXES = ('.safetensors', '.pth')  # of what is written
+_READABLE = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        names = sorted(p for p in path.parent.iterdir() if p.suffix in _SUFFIXES) if path.parent.is_dir() else []
+        names = sorted(p for p in path.parent.iterdir() if p.suffix in _READABLE) if path.parent.is_dir() else []
         raise FileNotFoundError(unknown('checkpoint', str(path), map(str, names)))
     with _naming(path):
         content = load_file(path) if path.suffix == '.safetensors' else _load(path)
@@ -80,8 +81,8 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
         FileExistsError: The file exists, and `force` is not given.
     """
     path = Path(path).expanduser()
-    if path.suffix not in ('.safetensors', '.pth'):
-        raise ValueError(f'cannot tell the format of {path}: its name ends in neither .safetensors nor .pth')
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'cannot tell the format of {path}: its name ends in neither {" nor ".join(SUFFIXES)}')
     if path.exists() and not force:
         raise FileExistsError(f'{path} exists already')
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

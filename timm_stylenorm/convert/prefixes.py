@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from .sources import SOURCES, get_source
+from .sources import SOURCES, Source, get_source
 
 State = Mapping[str, Tensor]
 
@@ -29,8 +30,12 @@ def resolve(state: State, source: str | None) -> tuple[str, dict[str, Tensor], s
         ValueError: No source knows all keys, or, for a source that is named, half of them or its marks.
     """
     _check(state)
+    own = any('.style.' in key for key in state)
     if source is not None:
         name, row = get_source(source)
+        if row.wrapped:
+            return name, *_unwrapped(state, row)
+        _refuse_deep_stem(state)
         inner, prefix = strip(state, lambda keys: len(row.fitting(keys)))
         if 2 * len(row.fitting(inner)) < len(inner) or not row.marked(inner):
             lacking = '' if row.marked(inner) else f': it lacks {" or ".join(row.marker)}'
@@ -40,9 +45,24 @@ def resolve(state: State, source: str | None) -> tuple[str, dict[str, Tensor], s
         inner = _below(state, prefix)
         if len(inner) == len(state):
             for name, row in SOURCES.items():
-                if row.marked(inner) and len(row.fitting(inner)) == len(inner):
+                if not own and row.marked(inner) and len(row.fitting(inner)) == len(inner):
                     return name, inner, prefix
+    for name, row in SOURCES.items():
+        with contextlib.suppress(ValueError):
+            return name, *_unwrapped(state, row)
+    _refuse_deep_stem(state)
+    if own:
+        raise ValueError('these are keys of this package already; to write keys of others, export them')
     raise ValueError(f'no known source has the keys of this checkpoint. {_counts(state)}')
+
+
+def _unwrapped(state: State, row: Source) -> tuple[dict[str, Tensor], str]:
+    """What lies below the prefix of a source that is told by it, and the prefix."""
+    common = _prefixes(state)[0].removesuffix('net.')
+    prefix = next((common + p for p in row.wrapped if any(key.startswith(common + p) for key in state)), None)
+    if prefix is None:
+        raise ValueError(f'no key of this checkpoint starts with {" or ".join(map(repr, row.wrapped))}')
+    return _below(state, prefix), prefix
 
 
 def strip(state: State, score: Callable[[State], int]) -> tuple[dict[str, Tensor], str]:
@@ -57,8 +77,9 @@ def _check(state: State) -> None:
             raise ValueError(f'expected a dict of tensors, and {key!r} is of type {type(value).__name__}')
     if not state:
         raise ValueError('the state dict is empty')
-    if any('.style.' in key for key in state):
-        raise ValueError('these are keys of this package already; to write keys of others, export them')
+
+
+def _refuse_deep_stem(state: State) -> None:
     deep = next((key for key in state if re.search(r'(^|\.)(stem|conv1)\.\d+\.weight$', key)), None)
     if deep is not None:
         raise ValueError(
@@ -68,14 +89,14 @@ def _check(state: State) -> None:
 
 
 def _prefixes(state: State) -> list[str]:
-    """Starts of at least half of the keys, of whole segments, shortest first; 'module.' before everything is off."""
+    """Starts of at least half of the keys, of whole segments, shortest first; 'module.', 'net.' before all are off."""
     counts: Counter[str] = Counter()
     for key in state:
         segments = key.split('.')[:-1]
         counts.update('.'.join(segments[:n]) + '.' for n in range(1, min(len(segments), 4)))
     common = ''
-    while counts[f'{common}module.'] == len(state):
-        common += 'module.'
+    while wrapper := next((w for w in ('module.', 'net.') if counts[common + w] == len(state)), None):
+        common += wrapper
     often = [prefix for prefix, n in counts.items() if 2 * n >= len(state) and len(prefix) > len(common)]
     return [common, *sorted(often, key=len)]
 
@@ -87,7 +108,7 @@ def _below(state: State, prefix: str) -> dict[str, Tensor]:
 def _counts(state: State) -> str:
     """How many keys fit which source, best first, and one that does not fit the best."""
     fits = {}
-    for name, row in SOURCES.items():
+    for name, row in ((n, r) for n, r in SOURCES.items() if not r.wrapped):
         inner, prefix = strip(state, lambda keys, row=row: len(row.fitting(keys)))  # type: ignore[misc]
         fits[name] = prefix, set(row.fitting(inner)), inner
     order = sorted(fits, key=lambda name: -len(fits[name][1]))

@@ -33,6 +33,7 @@ class Source:
         dual: The method adds auxiliary batch norms, and evaluation computes what the plain network does.
         any_network: Its rules take any key, so that without its marks it knows none.
         hint: What the weights need besides fitting keys.
+        wrapped: Prefixes that tell the source, which knows every key below one of them.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Source:
     dual: bool = False
     any_network: bool = False
     hint: str = ''
+    wrapped: tuple[str, ...] = ()
 
     def find(self, key: str, layout: Layout, back: bool = False) -> tuple[Rule, str] | None:
         """The rule for a key, and the key on the other side ('' for none)."""
@@ -64,7 +66,7 @@ class Source:
     def marked(self, keys: Iterable[str]) -> bool:
         """Whether the keys have what tells this source from others."""
         keys = list(keys)
-        return all(any(re.fullmatch(marker, key) for key in keys) for marker in self.marker)
+        return not self.wrapped and all(any(re.fullmatch(marker, key) for key in keys) for marker in self.marker)
 
 
 def host(keys: Iterable[str]) -> str:
@@ -208,6 +210,14 @@ SOURCES: dict[str, Source] = {
         'torchvision and everything with its names (resnet, resnext, wide_resnet, densenet), pAdaIN among it',
         (*RESNET, *CLASSIFIER, *DENSENET),
         (_STEM,),
+    ),
+    'runner': Source(
+        "this package: a timm model of any style, as mmengine's Runner saves it",
+        tuple(same('{x}')),
+        (),
+        method='own',
+        dual=True,
+        wrapped=('net.', 'backbone.timm_model.'),
     ),
 }
 ALIASES = {'padain': 'torchvision', 'ibn': 'ibn-net', 'ibnnet': 'ibn-net'}
