@@ -39,6 +39,7 @@ ARROWS = {
     'timm_stylenorm.plain': set(),
     'timm_stylenorm.checkpoint': {'errors', 'plain'},
     'timm_stylenorm.saving': {'paths', 'plain'},
+    'timm_stylenorm.latest': {'checkpoint'},
     'timm_stylenorm.isw': {'checkpoint', 'hooks', 'resume', 'whitening'},
     'timm_stylenorm.whitening': {'layers', 'temporary'},
     'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
