@@ -124,6 +124,16 @@ def test_padain_ranks_draw_differently_stay_together_and_resume_exactly(tmp_path
     assert_equal(first, resumed)
 
 
+def test_both_ranks_resume_from_the_newest_complete_checkpoint(tmp_path):
+    first, second = train_two(tmp_path / 'whole', 'padain', epochs=4)
+    train_two(tmp_path / 'parts', 'padain', epochs=3)
+    damaged = tmp_path / 'parts/epoch_3.pth'
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    resumed = train_two(tmp_path / 'parts', 'padain', epochs=4, resume=True)
+    for left, right in zip((first, second), resumed, strict=True):
+        assert_equal(left, right)
+
+
 def threads():
     """Names of this process's threads."""
     return [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]

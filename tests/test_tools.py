@@ -51,7 +51,7 @@ def test_resume_does_not_swallow_the_config():
 
 @pytest.mark.parametrize(
     ('line', 'expected'),
-    [([], (False, 'w.pth')), (['--resume'], (True, None)), (['--resume-from', 'b.pth'], (True, 'b.pth'))],
+    [([], (False, 'w.pth')), (['--resume'], (True, 'w.pth')), (['--resume-from', 'b.pth'], (True, 'b.pth'))],
     ids=['neither', 'newest', 'path'],
 )
 def test_what_resume_does_to_the_config(tmp_path, monkeypatch, line, expected):

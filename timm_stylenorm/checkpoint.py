@@ -1,14 +1,15 @@
 """Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
 
 mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
-not fit. `install_safe_loaders` replaces what its loaders of files, downloads and stores end in; `CheckpointGuardHook`
-compares names and shapes before anything is copied into the model.
+not fit. `install_safe_loaders` replaces what its loaders of files, downloads and stores end in, and restores what was
+saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied into the model.
 """
 
 import contextlib
 import os
 import pickle
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,20 @@ from mmengine.runner import checkpoint as host
 from torch import Tensor
 
 from .errors import unknown
+from .plain import from_plain
 
+# what torch's unpickler raises on bytes that are no checkpoint, or only half of one
+DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    struct.error,
+)
 EXTRA_STATE = ('num_batches_tracked', '_extra_state')
 
 
@@ -43,11 +57,13 @@ def safe_globals() -> list[Any]:
 
 
 @contextlib.contextmanager
-def _refusing(source: str) -> Iterator[None]:
+def refusing(source: str) -> Iterator[None]:
     try:
         with torch.serialization.safe_globals(safe_globals()):
             yield
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except DAMAGED as error:
+        if isinstance(error, OSError) and (error.filename is not None or '://' in source):
+            raise  # the file or the server cannot be reached
         asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
         if asked is None:
             raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
@@ -70,20 +86,20 @@ def load_local(filename: str, map_location: Any = None) -> Any:
         folder = os.path.dirname(filename) or '.'
         near = [f for f in os.listdir(folder) if f.endswith(('.pth', '.pt'))] if os.path.isdir(folder) else []
         raise FileNotFoundError(unknown('checkpoint', filename, [os.path.join(folder, f) for f in sorted(near)]))
-    with _refusing(filename):
-        return torch.load(filename, map_location=map_location, weights_only=True)
+    with refusing(filename):
+        return from_plain(torch.load(filename, map_location=map_location, weights_only=True))
 
 
 def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
     """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
-    with _refusing(url):
-        return torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True)
+    with refusing(url):
+        return from_plain(torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True))
 
 
 def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
-    with _refusing(file if isinstance(file, str) else 'the checkpoint'):
-        return torch.load(file, map_location=map_location, weights_only=True)
+    with refusing(file if isinstance(file, str) else 'the checkpoint'):
+        return from_plain(torch.load(file, map_location=map_location, weights_only=True))
 
 
 def install_safe_loaders() -> None:
@@ -149,6 +165,21 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str
     )
 
 
+def check_resumable(checkpoint: Any, source: str) -> None:
+    """Refuses a checkpoint that mmengine's `Runner.resume` cannot use, such as one that holds weights only.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    held = checkpoint if isinstance(checkpoint, Mapping) else {}
+    lacking = [key for key in ('meta', 'state_dict', 'message_hub') if not isinstance(held.get(key), Mapping)]
+    lacking += [f'meta.{key}' for key in ('epoch', 'iter') if 'meta' not in lacking and key not in held['meta']]
+    if lacking:
+        raise ValueError(
+            f'cannot resume from {source}: it has no {", ".join(lacking)}. To start from it, use load_from'
+        )
+
+
 @HOOKS.register_module()
 class CheckpointGuardHook(Hook):
     """Refuses a checkpoint of another architecture, where mmengine logs a warning and goes on."""
@@ -160,4 +191,6 @@ class CheckpointGuardHook(Hook):
         model = bare_model(runner.model)
         training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
         source = str(runner._load_from or runner.work_dir)
+        if training and runner._resume:
+            check_resumable(checkpoint, source)
         check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)

@@ -24,7 +24,9 @@ from .checkpoint import CheckpointGuardHook, check_fit, install_safe_loaders
 from .gates import separate_gates
 from .hooks import AdaBNHook
 from .isw import ISWHook
+from .latest import install_resume
 from .resume import RNGStateHook
+from .saving import install_safe_saving
 from .tasks import recipe_of
 
 __all__ = [
@@ -49,12 +51,16 @@ def apply_host_fixes() -> None:
     * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
       otherwise, so the module's own name is asked for instead.
     * checkpoints are read with `weights_only=True`, without a fallback that runs code.
+    * checkpoints are saved as plain data, whole, and before the old ones are removed (`saving`).
+    * `resume=True` goes on from the newest checkpoint of the work dir, else starts from `load_from` (`latest`).
     """
     try:
         importlib.metadata.distribution('mmsegmentation')
     except importlib.metadata.PackageNotFoundError:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
     install_safe_loaders()
+    install_safe_saving()
+    install_resume()
 
 
 class StyleLossMixin:

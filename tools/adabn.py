@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from timm_stylenorm.checkpoint import load_local
 from timm_stylenorm.hooks import adapt_model, domains, target_loader
+from timm_stylenorm.plain import to_plain
 
 DOMAIN_KEYS = {'DomainConcatDataset': 'only', 'DomainFolders': 'domains', 'PACS': 'domains'}  # what chooses domains
 
@@ -84,7 +85,7 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 def write(content: dict[str, Any], out: Path) -> None:
     """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
     with whole(out) as part:
-        torch.save(content, part)
+        torch.save(to_plain(content), part)
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:

@@ -29,7 +29,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.resume or args.resume_from:
-        cfg.resume, cfg.load_from = True, args.resume_from
+        cfg.resume = True  # from the newest checkpoint of the work dir; without any, load_from is where to start
+    if args.resume_from:
+        cfg.load_from = cfg.resume_from = args.resume_from
+    elif args.resume:
+        cfg.pop('resume_from', None)
     Runner.from_cfg(cfg).train()
 
 
