@@ -48,12 +48,14 @@ def apply_host_fixes() -> None:
 
     * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
       otherwise, so the module's own name is asked for instead.
+    * `_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub.get_config` know the packages in a table; ours joins it.
     * checkpoints are read with `weights_only=True`, without a fallback that runs code.
     """
     try:
         importlib.metadata.distribution('mmsegmentation')
     except importlib.metadata.PackageNotFoundError:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+    MODULE2PACKAGE['mmseg_stylenorm'] = 'mmseg_stylenorm'
     install_safe_loaders()
 
 
