@@ -8,23 +8,50 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-SHIPPED = ('configs', 'tools')  # beside the packages in a checkout, inside mmseg_stylenorm/.mim in a wheel
+SHIPPED = (
+    'configs',
+    'tools',
+    'model-index.yml',
+)  # beside the packages in a checkout, in mmseg_stylenorm/.mim in a wheel
 
 
 class BuildWithConfigs(build_py):
-    """Ship configs and tools where mmengine and mim look for them: `<package>/.mim`."""
+    """Ship configs and tools where mmengine and mim look for them: `<package>/.mim`.
+
+    A checkout has links to them there. An editable installation makes those that are missing, or copies where the
+    system has no links.
+    """
 
     def run(self):
         shutil.rmtree(Path(self.build_lib, 'mmseg_stylenorm', '.mim'), ignore_errors=True)  # of an older build
         super().run()
         for name in SHIPPED:
-            target = Path(self.build_lib, 'mmseg_stylenorm', '.mim', name)
-            if not self.editable_mode:
-                for path in sorted((ROOT / name).rglob('*')):
-                    if path.is_file() and path.suffix in ('.py', '.sh'):
-                        copy = target / path.relative_to(ROOT / name)
-                        self.mkpath(str(copy.parent))
-                        self.copy_file(str(path), str(copy))
+            if self.editable_mode:
+                link(name)
+            else:
+                self.ship(ROOT / name, Path(self.build_lib, 'mmseg_stylenorm', '.mim', name))
+
+    def ship(self, source, target):
+        for path in sorted(source.rglob('*')) if source.is_dir() else [source]:
+            if path.is_file() and path.suffix in ('.py', '.sh', '.yml'):
+                copy = target / path.relative_to(source)
+                self.mkpath(str(copy.parent))
+                self.copy_file(str(path), str(copy))
+
+
+def link(name):
+    """Makes mmseg_stylenorm/.mim/NAME a link to NAME, or a copy, in place of whatever else is there."""
+    source, target = ROOT / name, ROOT / 'mmseg_stylenorm' / '.mim' / name
+    if target.resolve() == source.resolve():
+        return
+    target.parent.mkdir(exist_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    try:
+        target.symlink_to(Path('..', '..', name), target_is_directory=source.is_dir())
+    except OSError:
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 
 MMSEG = [

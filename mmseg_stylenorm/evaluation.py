@@ -9,12 +9,12 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmseg.registry import METRICS
-from PIL import Image
 from prettytable import PrettyTable
 from torch import Tensor
 
 from timm_stylenorm.errors import unknown
 
+from .predictions import save_prediction
 from .report import write_report
 
 ACROSS = 8  # domains beside each other in the log
@@ -50,6 +50,11 @@ def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return hits / (truth + matrix.sum(0) - hits), hits / truth
 
 
+def _unmarked(names: Any) -> Any:
+    """Without mmengine's `_scope_`, a mark in dicts that a config takes over from another."""
+    return {key: value for key, value in names.items() if key != '_scope_'} if isinstance(names, Mapping) else names
+
+
 def _mean(values: Iterable[float]) -> float:
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float('nan')
@@ -69,10 +74,15 @@ class DomainIoUMetric(BaseMetric):
         subsets: Names in `SUBSETS` to report besides mIoU: a list for all domains, or lists by domain or pool.
             'mIoU16' and 'mIoU13' average the IoU of the classes that SYNTHIA has, or that are usual for it. The
             network keeps its 19 classes: a pixel for which it predicts another class is an error.
-        report_dir: Folder for domains.json, domains.png and confusion.png.
-        output_dir: Folder for predictions as PNG files of train ids, with a folder for each domain in it.
+        report_dir: Folder for domains.json, domains.png and confusion.png. Without one there is no report, unless
+            `ReportHook` sets the run's own folder.
+        output_dir: Folder for predictions as PNG files of train ids: a folder for each domain, and in it the folders of
+            its images, see `save_prediction`.
         ignore_index: Label that does not count.
         prefix: See mmengine's `BaseMetric`.
+        collect_device: See mmengine's `BaseMetric`.
+        keep_results: Has no effect, as with mmseg's `IoUMetric`: what is in `output_dir` stays in any case. mmseg's
+            tools/test.py sets it.
         collect_device: See mmengine's `BaseMetric`.
 
     Raises:
@@ -91,9 +101,11 @@ class DomainIoUMetric(BaseMetric):
         ignore_index: int = 255,
         prefix: str | None = None,
         collect_device: str = 'cpu',
+        keep_results: bool = False,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.means, self.pools, self.subsets = means, pools or {}, subsets
+        means, pools, subsets = (_unmarked(names) for names in (means, pools or {}, subsets))
+        self.means, self.pools, self.subsets = means, pools, subsets
         for name in [n for names in subsets.values() for n in names] if isinstance(subsets, Mapping) else subsets:
             if name not in SUBSETS:
                 raise ValueError(unknown('subset of classes', name, SUBSETS))
@@ -126,9 +138,7 @@ class DomainIoUMetric(BaseMetric):
                 matrix = confusion(prediction, label, len(self.dataset_meta['classes']), self.ignore_index)
             self.results.append((domain, matrix))  # one for each sample: what pads the last batches is cut by number
             if self.output_dir:
-                file = Path(self.output_dir, domain, f'{Path(sample["img_path"]).stem}.png')
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(prediction.cpu().numpy().astype(np.uint8)).save(file)
+                save_prediction(sample, self.output_dir, self.dataset_meta.get('image_folders'))
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray | None]]) -> dict[str, float]:
         """Percentages from the matrices of all processes; writes log and report."""

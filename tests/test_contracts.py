@@ -341,7 +341,7 @@ def test_added_twice_is_refused(style, method):
 
 def test_defaults_are_stated_in_the_signature(method):
     row = METHODS[method]
-    assert all(v is not None or k == 'num_features' for k, v in row.defaults.items())
+    assert all(v is not None or k in ('num_features', 'num_classes') for k, v in row.defaults.items())
     assert row.paper
     assert row.layer.__doc__
     with pytest.raises(TypeError, match=r"unknown argument of style method .*'q'"):

@@ -159,7 +159,7 @@ def small(data, tmp_path, monkeypatch):
 def test_one_run_tests_the_unseen_domains(small, tmp_path):
     scores = test_tool.main([*small, '--work-dir', str(tmp_path)])
     assert {'cityscapes/mIoU', 'bdd100k/mIoU', 'mapillary/mIoU', 'mean/mIoU'} <= scores.keys()
-    assert (tmp_path / 'domains.json').is_file()
+    assert len([*tmp_path.glob('*/domains.json')]) == 1
 
 
 def test_a_checkpoint_is_adapted_to_one_domain_at_a_time(small, tmp_path):

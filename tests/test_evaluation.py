@@ -3,6 +3,7 @@
 import gc
 import json
 import multiprocessing
+import shutil
 import sys
 from pathlib import Path
 
@@ -153,7 +154,8 @@ def test_predictions_go_into_a_folder_for_each_domain_with_labels_or_without(tmp
     samples = [sample(k, img_path='x/same.png') for k in range(3)]
     for one in samples[1:]:
         del one['gt_sem_seg']
-    found = evaluate(DomainIoUMetric(output_dir=str(tmp_path)), samples)
+    meta = {**META, 'image_folders': dict.fromkeys(DOMAINS, 'x')}
+    found = evaluate(DomainIoUMetric(output_dir=str(tmp_path)), samples, meta)
     assert {key.split('/')[0] for key in found} == {'city'}
     for one in samples:
         written = np.asarray(Image.open(tmp_path / one['domain'] / 'same.png'))
@@ -204,10 +206,10 @@ def _rank(rank: int, folder: Path, count: int) -> None:
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
     torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
-    metric = DomainIoUMetric(report_dir=str(folder / 'report'))
-    metric.dataset_meta = META
+    metric = DomainIoUMetric(report_dir=str(folder / 'report'), output_dir=str(folder / 'predicted'))
+    metric.dataset_meta = {**META, 'image_folders': dict.fromkeys(DOMAINS, 'x')}
     for index in DefaultSampler(range(count), shuffle=False):
-        metric.process(None, [sample(index)])
+        metric.process(None, [sample(index, img_path=f'x/{index}/same.png')])
     (folder / f'{rank}.json').write_text(json.dumps([len(metric.results), metric.evaluate(count)]))
     torch.distributed.destroy_process_group()
 
@@ -224,6 +226,9 @@ def test_two_processes_count_as_one_and_leave_out_what_the_sampler_repeats(tmp_p
     assert found == [[4, expected], [4, expected]]  # eight were processed, seven count
     report = json.loads((tmp_path / 'report/domains.json').read_text())
     assert [row['images'] for row in report['domains'].values()] == [3, 2, 2]
+    for index in range(7):
+        with Image.open(tmp_path / f'predicted/{DOMAINS[index % 3]}/{index}/same.png') as written:
+            np.testing.assert_array_equal(np.asarray(written), sample(index)['pred_sem_seg']['data'][0])
 
 
 @pytest.fixture
@@ -254,12 +259,14 @@ def test_one_run_of_the_tool_measures_all_domains(toy):
     line += ['--data', '_base_/datasets/toy_streets_domains_256x512.py', '--cfg-options']
     line += ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'log_level=ERROR']
     found = test_tool.main(line)
-    report = json.loads((toy / 'out/domains.json').read_text())
+    (folder,) = (path for path in (toy / 'out').iterdir() if path.is_dir())
+    assert (folder / f'{folder.name}.log').is_file()
+    report = json.loads((folder / 'domains.json').read_text())
     assert found['mean/mIoU'] == pytest.approx((found['seen/mIoU'] + found['unseen/mIoU']) / 2, abs=0.011)
     assert found['unseen/mIoU'] == round(report['scores']['unseen']['mIoU'], 2)
-    assert (toy / 'out/domains.png').is_file()
+    assert (folder / 'domains.png').is_file()
     files = sorted(str(path.relative_to('predicted')) for path in Path('predicted').rglob('*.png'))
-    assert files == ['seen/0.png', 'seen/1.png', 'unseen/2_leftImg8bit.png', 'unseen/3_leftImg8bit.png']
+    assert files == ['seen/0.png', 'seen/1.png', 'unseen/t/2_leftImg8bit.png', 'unseen/t/3_leftImg8bit.png']
     truth = [np.asarray(Image.open(f'data/toy_streets/gta5/labels/{k}_labelTrainIds.png')) for k in range(2)]
     right = sum((np.asarray(Image.open(f'predicted/seen/{k}.png')) == truth[k]).sum() for k in range(2))
     assert found['seen/aAcc'] == pytest.approx(100 * right / (2 * 32 * 64), abs=0.006)
@@ -274,5 +281,19 @@ def test_the_tool_names_the_missing_folder_of_a_domain_before_it_builds_anything
 
 
 def test_the_tool_says_what_test_time_augmentation_lacks(toy):
+    Path('quickstart').mkdir()
+    Path('quickstart/mine.py').write_text(f"_base_ = '{config_root() / QUICK}'\ntta_pipeline = None\n")
     with pytest.raises(ValueError, match=r'--tta needs tta_pipeline, which quickstart/.* does not have'):
-        test_tool.main([QUICK, 'net.pth', '--work-dir', 'out', '--tta'])
+        test_tool.main(['quickstart/mine.py', 'net.pth', '--work-dir', 'out', '--tta'])
+
+
+def test_images_of_one_name_have_a_prediction_each_where_the_metric_is_mmsegs(toy):
+    for kind in ('leftImg8bit', 'gtFine'):
+        shutil.copytree(
+            toy / f'data/toy_streets/cityscapes/{kind}/val/t', toy / f'data/toy_streets/cityscapes/{kind}/val/u'
+        )
+    options = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'log_level=ERROR']
+    found = test_tool.main([QUICK, 'net.pth', '--work-dir', 'out', '--out', 'predicted', '--cfg-options', *options])
+    assert set(found) == {'mIoU', 'mAcc', 'aAcc'}
+    files = sorted(str(path.relative_to('predicted')) for path in Path('predicted').rglob('*.png'))
+    assert files == [f'{town}/{k}_leftImg8bit.png' for town in 'tu' for k in (2, 3)]

@@ -105,7 +105,7 @@ def test_networks_have_the_tensors_of_the_authors_networks():
     cfg = Config.fromfile(config_root() / '_base_/models/deeplabv2_r101-d8.py').model
     cfg.backbone.norm_cfg.type = 'BN'
     second = {**cfg.decode_head, 'in_channels': 1024, 'in_index': 2}
-    snr = {'type': 'snr', 'sites': ('stage1', 'stage2', 'stage3')}
+    snr = {'type': 'snr', 'num_classes': 0}
     with torch.device('meta'):
         plain = MODELS.build(cfg)
         multi = MODELS.build({**cfg, 'type': 'StyleNormEncoderDecoder', 'auxiliary_head': second, 'style': snr})

@@ -50,6 +50,7 @@ def apply_host_fixes() -> None:
 
     * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
       otherwise, so the module's own name is asked for instead.
+    * `_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub.get_config` know the packages in a table; ours joins it.
     * checkpoints are read with `weights_only=True`, without a fallback that runs code.
     * checkpoints are saved as plain data, whole, and before the old ones are removed (`saving`).
     * `resume=True` goes on from the newest checkpoint of the work dir, else starts from `load_from` (`latest`).
@@ -58,6 +59,7 @@ def apply_host_fixes() -> None:
         importlib.metadata.distribution('mmsegmentation')
     except importlib.metadata.PackageNotFoundError:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+    MODULE2PACKAGE['mmseg_stylenorm'] = 'mmseg_stylenorm'
     install_safe_loaders()
     install_safe_saving()
     install_resume()

@@ -21,7 +21,8 @@ from timm_stylenorm.checkpoint import load_local
 from timm_stylenorm.hooks import adapt_model, domains, target_loader
 from timm_stylenorm.plain import to_plain
 
-DOMAIN_KEYS = {'DomainConcatDataset': 'only', 'DomainFolders': 'domains', 'PACS': 'domains'}  # what chooses domains
+# how a data set is told to use one domain
+ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,8 +70,8 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
     names = sorted({name for name in domains(loader.dataset) if name is not None})
     if len(names) > 1:
-        key = DOMAIN_KEYS.get(kind_of(cfg.test_dataloader.dataset))
-        choice = f' test_dataloader.dataset.{key}="[{names[0]!r}]"' if key else ''
+        key = ONE_DOMAIN.get(kind_of(cfg.test_dataloader.dataset), '').format(names[0])
+        choice = f' test_dataloader.dataset.{key}' if key else ''
         raise ValueError(
             f'{args.config} tests on {len(names)} domains ({", ".join(names)}), and a checkpoint fits one; '
             f'choose it by --cfg-options{choice}, or adapt to each while testing: custom_hooks=[dict(type="AdaBNHook")]'

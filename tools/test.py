@@ -1,13 +1,14 @@
 """Evaluates a checkpoint: python tools/test.py CONFIG CHECKPOINT [--data CONFIG] [--out FOLDER] [--show-dir FOLDER].
 
-Where the config tests with `DomainIoUMetric`, per-domain results go into the work dir: domains.json, domains.png and
-confusion.png. --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
+Where the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
+domains.json, domains.png and confusion.png. --out has the folders of the images in it, for each domain.
+--data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
 """
 
 import argparse
 from pathlib import Path
 
-from _cli import check_data, domains_of, load_config, parser
+from _cli import check_data, load_config, parser
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -25,6 +26,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return own.parse_args(argv)
 
 
+def save_predictions(cfg: Config, folder: str) -> None:
+    """Lets the test write predictions to `folder`; mmseg's own metric would mix up images of one name."""
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    ours = [metric for metric in metrics if metric.type == 'DomainIoUMetric']
+    if ours:
+        ours[0].output_dir = folder
+    else:
+        cfg.test_evaluator = [*metrics, {'type': 'SavePredictions', 'output_dir': folder}]
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
@@ -35,23 +46,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         cfg.merge_from_dict(args.cfg_options or {})
     check_data(cfg.get('test_dataloader'), args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    for metric in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
-        ours = metric.type == 'DomainIoUMetric'
-        if ours:
-            metric.setdefault('report_dir', cfg.work_dir)
-        if args.out:
-            metric.update({'output_dir': args.out} if ours else {'output_dir': args.out, 'keep_results': True})
+    if 'ReportHook' not in {hook['type'] for hook in cfg.custom_hooks}:
+        cfg.custom_hooks = [*cfg.custom_hooks, {'type': 'ReportHook'}]
+    if args.out:
+        save_predictions(cfg, args.out)
     if args.show_dir:
         cfg.merge_from_dict(
             {'default_hooks': {'visualization': {'draw': True}}, 'visualizer': {'save_dir': args.show_dir}}
         )
     if args.tta:
-        lacks = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+        lacks = [key for key in ('tta_model', 'tta_pipeline') if not cfg.get(key)]
         if lacks:
             raise ValueError(f'--tta needs {" and ".join(lacks)}, which {args.config} does not have')
-        dataset = cfg.test_dataloader.dataset
-        for part in domains_of(dataset) if 'domains' in dataset else [dataset]:
-            part.pipeline = cfg.tta_pipeline
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     return Runner.from_cfg(cfg).test()
 

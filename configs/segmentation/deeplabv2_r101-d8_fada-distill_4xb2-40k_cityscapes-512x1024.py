@@ -28,6 +28,7 @@ train_pipeline = [
     dict(type='PackSoftLabels'),
 ]
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')]
+tta_pipeline = [dict(type='LoadImageFromFile'), _base_.tta_pipeline[-1]]  # at full size, too
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,

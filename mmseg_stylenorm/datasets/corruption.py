@@ -28,6 +28,8 @@ class ImageCorruption(BaseTransform):
         ValueError: An unknown name, or a severity out of range.
     """
 
+    of_the_domain = True  # DomainConcatDataset keeps it where it replaces the other transforms
+
     def __init__(self, name: str, severity: int = 1, seed: int = 0) -> None:
         try:
             import imagecorruptions
@@ -46,8 +48,8 @@ class ImageCorruption(BaseTransform):
         self._takes_seed = 'seed' in inspect.signature(imagecorruptions.corruption_dict[name]).parameters
 
     def transform(self, results: dict) -> dict:
-        """Corrupts `img`, BGR (H, W, 3) of uint8 as mmcv loads it, by `sample_idx`."""
-        key = (self.seed, results['sample_idx'], self.severity, zlib.crc32(self.name.encode()))
+        """Corrupts `img`, BGR (H, W, 3) of uint8 as mmcv loads it, by `sample_idx`; one of no data set has index 0."""
+        key = (self.seed, results.get('sample_idx', 0), self.severity, zlib.crc32(self.name.encode()))
         drawn = int(np.random.SeedSequence(key).generate_state(1)[0])
         extra = {'seed': drawn} if self._takes_seed else {}  # these draw from generators of their own
         before = np.random.get_state()  # noqa: NPY002 (the others draw from numpy's global generator)

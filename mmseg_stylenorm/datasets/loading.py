@@ -25,11 +25,28 @@ def ids_beyond_a_byte(path: str) -> list[int]:
     return ids[ids > 255].tolist()
 
 
+def lacks_label(results: dict) -> bool:
+    """Whether this is an image without a label that comes from no data set, as mmseg's inference functions take them.
+
+    Raises:
+        ValueError: A data set's image has no label.
+    """
+    if 'seg_map_path' in results:
+        return False
+    if 'sample_idx' in results:  # mmengine's data sets number what they hold
+        raise ValueError(
+            f'image {results.get("img_path")} has no label: its data set names no folder of labels '
+            '(data_prefix.seg_map_path), and its pipeline loads them'
+        )
+    return True
+
+
 @TRANSFORMS.register_module()
 class LoadTrainIds(LoadAnnotations):
     """mmseg's `LoadAnnotations`, which checks that a label holds train ids only.
 
-    A class id out of range otherwise ends in an index error on the device, or in silence.
+    A class id out of range otherwise ends in an index error on the device, or in silence. Images that come from no data
+    set need no label: mmseg's inference functions drop a step of their pipelines by the name `LoadAnnotations` only.
 
     Args:
         num_classes: Ids 0..num_classes - 1 are valid, and 255, which is ignored.
@@ -37,7 +54,8 @@ class LoadTrainIds(LoadAnnotations):
 
     Raises:
         FileNotFoundError: If the label does not exist.
-        ValueError: If it cannot be decoded, is not a map of single ids, or holds an id out of range.
+        ValueError: If it cannot be decoded, is not a map of single ids, or holds an id out of range; if an image of a
+            data set has none.
     """
 
     def __init__(self, num_classes: int = 19, **kwargs: object) -> None:
@@ -45,6 +63,10 @@ class LoadTrainIds(LoadAnnotations):
         self.num_classes = num_classes
         self._valid = np.zeros(256, bool)
         self._valid[:num_classes] = self._valid[IGNORE] = True
+
+    def transform(self, results: dict) -> dict:
+        """Adds `gt_seg_map`, (H, W) uint8."""
+        return results if lacks_label(results) else super().transform(results)
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']

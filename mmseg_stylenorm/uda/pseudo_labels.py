@@ -22,6 +22,7 @@ from torch import Tensor
 
 from timm_stylenorm.adaptation_losses import soft_cross_entropy
 
+from ..datasets.loading import lacks_label
 from ..segmentors import StyleNormEncoderDecoder
 
 _CURE = 'tools/make_pseudo_labels.py writes it again'
@@ -59,6 +60,7 @@ class LoadSoftLabels(BaseTransform):
     """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
 
     Both follow the image through mmseg's transforms. Put it behind the image's loading, and `PackSoftLabels` last.
+    Images that come from no data set need no label, see `LoadTrainIds`.
 
     Args:
         num_classes: K, at least 2.
@@ -68,6 +70,8 @@ class LoadSoftLabels(BaseTransform):
         self.num_classes = num_classes
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if lacks_label(results):
+            return results
         height, width = results['img'].shape[:2]
         soft = read_soft(results['seg_map_path'], self.num_classes).transpose(1, 2, 0)
         soft = cv2.resize(np.ascontiguousarray(soft), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -88,6 +92,8 @@ class PackSoftLabels(PackSegInputs):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         packed = super().transform(results)
+        if 'gt_soft' not in results and lacks_label(results):
+            return packed
         label, shown = results['gt_seg_map'], results['gt_soft']
         soft = np.zeros((shown.shape[2], *label.shape), np.uint8)
         soft[:, : shown.shape[0], : shown.shape[1]] = shown.transpose(2, 0, 1)

@@ -6,6 +6,7 @@ corruptions += ['zoom_blur', 'snow', 'frost', 'fog', 'brightness', 'contrast', '
 corruptions += ['jpeg_compression']
 street = dict(type='StreetsDataset', layout='cityscapes', data_root='data/cityscapes', complete=True)
 load, label = [dict(type='LoadImageFromFile')], [dict(type='LoadTrainIds'), dict(type='PackSegInputs')]
+test_pipeline = load + label
 names = {corruption: [f'{corruption}-{severity}' for severity in range(1, 6)] for corruption in corruptions}
 test_dataloader = dict(
     batch_size=1,
@@ -14,8 +15,9 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='DomainConcatDataset',
+        pipeline=test_pipeline,  # for all, the corruptions stay; mmseg's tools read it here
         domains=dict(
-            clean=dict(**street, pipeline=load + label),
+            clean=dict(**street, pipeline=test_pipeline),
             **{
                 name: dict(
                     **street,

@@ -21,6 +21,18 @@ mapillary_pipeline = [  # as RobustNet: the shorter side becomes 1536, then the 
     dict(type='ScoreAsShown'),
     dict(type='PackSegInputs'),
 ]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadTrainIds')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
 street = dict(type='StreetsDataset', pipeline=test_pipeline, complete=True)
 cityscapes = dict(**street, layout='cityscapes', data_root='data/cityscapes')
 acdc = dict(**street, data_root='data/acdc')
@@ -46,6 +58,8 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='DomainConcatDataset',
+        pipeline=test_pipeline,  # mmseg's tools read it here, and replace it
+        keep=['mapillary'],
         only=['cityscapes', 'bdd100k', 'mapillary'],
         domains=dict(
             cityscapes=cityscapes,

@@ -4,6 +4,7 @@ test_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='DomainConcatDataset',
+        pipeline=_base_.test_pipeline,  # mmseg's tools read it here, and replace it
         domains=dict(seen=_base_.seen_dataset, unseen=_base_.test_dataloader.dataset),
     )
 )

@@ -1,0 +1,73 @@
+"""Predictions as PNG files, one for each image, wherever the images lie."""
+
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmseg.registry import METRICS
+from PIL import Image
+
+
+def prediction_file(image: str, domain: str = '', folder: str | None = None) -> Path:
+    """Where the prediction of an image goes, relative to the folder of all predictions.
+
+    In the domain's folder, it is the path of the image below `folder`, with its suffix replaced. An image that is not
+    in there, or of which no folder is known, keeps its whole path and its suffix: so no two images share a file.
+
+    Args:
+        image: Path of the image.
+        domain: Name of its domain, if it has one.
+        folder: See `datasets.domains.image_folder`.
+    """
+    path = Path(osp.abspath(image))
+    if folder is not None and path.is_relative_to(osp.abspath(folder)):
+        return Path(domain, path.relative_to(osp.abspath(folder)).with_suffix('.png'))
+    name = path.name if path.suffix == '.png' else f'{path.name}.png'
+    return Path(domain, path.relative_to(path.anchor).with_name(name))
+
+
+def save_prediction(sample: dict[str, Any], output_dir: str, folders: Mapping[str, str] | None) -> Path:
+    """Writes a prediction as a PNG of class ids; returns the file.
+
+    Args:
+        sample: A data sample of mmseg as a dict, with `pred_sem_seg`, `img_path` and maybe `domain`. As in mmseg, ids
+            are those of the label files where `reduce_zero_label` is set.
+        output_dir: Folder of all predictions.
+        folders: Folders of images by domain, `metainfo['image_folders']` of `DomainConcatDataset`.
+    """
+    domain = sample.get('domain', '')
+    file = Path(output_dir, prediction_file(sample['img_path'], domain, (folders or {}).get(domain)))
+    ids = sample['pred_sem_seg']['data'].squeeze(0).cpu().numpy() + int(bool(sample.get('reduce_zero_label')))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(ids.astype(np.uint8)).save(file)
+    return file
+
+
+@METRICS.register_module()
+class SavePredictions(BaseMetric):
+    """Measures nothing and writes every prediction, see `save_prediction`.
+
+    mmseg's `IoUMetric(output_dir=...)` writes images of one name, from several folders, to one file.
+
+    Args:
+        output_dir: Folder of all predictions.
+    """
+
+    default_prefix = 'predictions'
+
+    def __init__(self, output_dir: str) -> None:
+        super().__init__()
+        self.output_dir = output_dir
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """data_samples: mmseg's, as dicts."""
+        for sample in data_samples:
+            save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
+            self.results.append(None)
+
+    def compute_metrics(self, results: list[None]) -> dict[str, float]:
+        """Nothing."""
+        return {}
