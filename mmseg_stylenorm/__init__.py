@@ -4,10 +4,10 @@ Import it before reading a config that inherits from `mmseg::...` or `mmseg_styl
 the fixes of the hosts.
 """
 
-from timm_stylenorm.engine import apply_host_fixes
+from timm_stylenorm.runner.distributed import apply_host_fixes
 
-from . import datasets, evaluation, heads, hooks, norms, plugins, predictions, registry, segmentors, uda
-from .fixes import checkpoint_without_reentry
+from . import datasets, evaluation, heads, hooks, norms, plugins, registry, segmentors, uda
+from .host import checkpoint_without_reentry
 
 apply_host_fixes()
 checkpoint_without_reentry()
@@ -19,7 +19,6 @@ __all__ = [
     'hooks',
     'norms',
     'plugins',
-    'predictions',
     'registry',
     'segmentors',
     'uda',

@@ -4,8 +4,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from timm_stylenorm.engine import CheckpointGuardHook, GateOptimWrapperConstructor, ISWHook, RNGStateHook
-from timm_stylenorm.hooks import AdaBNHook
+from timm_stylenorm.runner.adabn import AdaBNHook
+from timm_stylenorm.runner.distributed import CheckpointGuardHook, GateOptimWrapperConstructor, ISWHook, RNGStateHook
 
 from .datasets.domains import image_folders
 from .evaluation import DomainIoUMetric

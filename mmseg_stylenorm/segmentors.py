@@ -19,10 +19,10 @@ from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
-from timm_stylenorm.engine import StyleLossMixin, warn_without_recipe
-from timm_stylenorm.losses import set_classes
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
+from timm_stylenorm.runner.distributed import StyleLossMixin, warn_without_recipe
 from timm_stylenorm.runner.host import image_format
+from timm_stylenorm.surgery.losses import set_classes
 
 
 def _plain(style: Any) -> Any:

@@ -17,9 +17,9 @@ from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 
 import timm_stylenorm.classification  # noqa: F401 (registers TopK)
-from timm_stylenorm import engine, hooks
 from timm_stylenorm.adapt import get_statistics
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner import adabn, distributed
+from timm_stylenorm.runner.configs import config_root
 
 GAIN, OFFSET = torch.tensor([0.3, 2.0, 1.0]).view(3, 1, 1), torch.tensor([2.0, -1.0, 0.5]).view(3, 1, 1)
 
@@ -96,7 +96,7 @@ class SeeStatistics(Hook):
         self.seen = []
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen.append(hooks.bare_model(runner.model).norm.running_mean.clone())
+        self.seen.append(adabn.bare_model(runner.model).norm.running_mean.clone())
 
     after_val_iter = after_test_iter
 
@@ -218,7 +218,7 @@ def test_endless_samplers_end_with_the_data_set(tmp_path):
 )
 def test_impossible_options_are_named_when_the_hook_is_built(options, message):
     with pytest.raises(ValueError, match=message):
-        hooks.AdaBNHook(**options)
+        adabn.AdaBNHook(**options)
 
 
 def two_domains(batch_size, kind='BrightChannel'):
@@ -241,7 +241,7 @@ def test_each_domain_is_tested_with_statistics_of_its_own(tmp_path, views):
         expected = torch.stack([data[k]['inputs'] for k in range(24)]).mean((0, 2, 3))
         for mean in means:
             torch.testing.assert_close(mean, expected)
-    assert torch.equal(hooks.bare_model(runner.model).norm.running_mean, ChannelNet().norm.running_mean)
+    assert torch.equal(adabn.bare_model(runner.model).norm.running_mean, ChannelNet().norm.running_mean)
 
 
 def test_domains_can_be_adapted_to_together_and_are_not_mixed_unasked(tmp_path):
@@ -259,7 +259,7 @@ def test_domains_can_be_adapted_to_together_and_are_not_mixed_unasked(tmp_path):
 def test_views_of_test_time_augmentation_count_as_images():
     images = [torch.zeros(3, 4, 4), torch.zeros(3, 4, 6)]
     batch = {'inputs': [images, images], 'data_samples': [['a', 'b'], ['c', 'd']]}
-    parts = list(hooks.same_size(batch))
+    parts = list(adabn.same_size(batch))
     assert [(len(p['inputs']), p['data_samples']) for p in parts] == [(1, ['a']), (1, ['b']), (1, ['c']), (1, ['d'])]
 
 
@@ -293,7 +293,7 @@ def test_a_segmentors_decode_head_adapts_and_its_auxiliary_head_does_not(mode):
         meta = {'img_shape': (size, size), 'ori_shape': (size, size), 'pad_shape': (size, size)}
         image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
         samples.append({'inputs': image, 'data_samples': SegDataSample(metainfo=meta)})
-    hooks.adapt_model(model, torch.utils.data.DataLoader(samples, batch_size=3, collate_fn=pseudo_collate), mode=mode)
+    adabn.adapt_model(model, torch.utils.data.DataLoader(samples, batch_size=3, collate_fn=pseudo_collate), mode=mode)
     tracked = {name: int(b) for name, b in model.named_buffers() if name.endswith('num_batches_tracked')}
     assert {n for name, n in tracked.items() if not name.startswith('auxiliary')} == {2}
     assert {n for name, n in tracked.items() if name.startswith('auxiliary')} == {0}
@@ -302,13 +302,13 @@ def test_a_segmentors_decode_head_adapts_and_its_auxiliary_head_does_not(mode):
 
 def adapt_two(out, launcher):
     """What a process does: adapts while testing, and writes its statistics and its metric."""
-    engine.apply_host_fixes()
+    distributed.apply_host_fixes()
     cfg = config(out, {'type': 'AdaBNHook', 'keep': True, 'batch_size': 5}, launcher=launcher)
     cfg.test_dataloader.dataset.count = 23
-    engine.prepare_cpu_distributed(cfg, launcher)
+    distributed.prepare_cpu_distributed(cfg, launcher)
     runner = Runner.from_cfg(cfg)
     score = runner.test()['accuracy/top1']
-    state = hooks.bare_model(runner.model).state_dict()
+    state = adabn.bare_model(runner.model).state_dict()
     torch.save({**state, 'score': torch.tensor(score)}, Path(out) / f'rank{os.environ.get("RANK", 0)}.pth')
     return state
 

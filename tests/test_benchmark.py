@@ -10,8 +10,8 @@ from tqdm import tqdm
 from timm_stylenorm.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
-import _bench_measure
 import benchmark
+from bench import measure
 
 BAR = tqdm(disable=True)
 
@@ -30,7 +30,7 @@ def test_every_method_without_a_recipe_is_a_row():
 def test_ratios_are_medians_of_rounds_without_the_first():
     times = iter([9, 900, 2, 4, 2, 6, 4, 40])  # base and layer: a warm-up, then ratios 2, 3 and 10
     clock = (value for duration in times for value in (0, duration))
-    ((name, cell),) = _bench_measure.ratios({'base': int, 'layer': int}, 3, BAR, lambda: next(clock))
+    ((name, cell),) = measure.ratios({'base': int, 'layer': int}, 3, BAR, lambda: next(clock))
     assert (name, cell['ratio']) == ('layer', 3)
     assert 2 < cell['low'] < 3 < cell['high'] < 10
 
@@ -38,7 +38,7 @@ def test_ratios_are_medians_of_rounds_without_the_first():
 def test_steps_take_turns():
     order = []
     steps = {name: lambda name=name: order.append(name) for name in 'abc'}
-    _bench_measure.ratios(steps, 2, BAR)
+    measure.ratios(steps, 2, BAR)
     assert order == list('abc') * 3
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 import timm_stylenorm
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 CONFIGS = sorted(path.name for path in (config_root() / 'classification').glob('*.py'))
 

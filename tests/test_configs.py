@@ -23,10 +23,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 import mmseg_stylenorm
-from timm_stylenorm import engine, style_layers
+from timm_stylenorm import style_layers
 from timm_stylenorm.layers import BatchInstanceNorm2d
 from timm_stylenorm.methods import METHODS
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 OWN_SCHEDULE = ('bin', 'isw')  # methods whose configs also have hooks or parameter groups
 
@@ -55,7 +56,7 @@ model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stag
 def one_step(cfg):
     """A training step of the config's model, as narrow as it gets, on random data."""
     init_default_scope('mmseg')
-    engine._sync_bn_to_bn(cfg.model)
+    distributed._sync_bn_to_bn(cfg.model)
     cfg.model.pretrained = None
     cfg.model.data_preprocessor.size = (64, 64)
     model = MODELS.build(cfg.model).train()

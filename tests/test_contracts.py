@@ -13,10 +13,10 @@ from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
 import timm_stylenorm
-from timm_stylenorm.attach import styled_modules
 from timm_stylenorm.layers import NormLayer
 from timm_stylenorm.methods import METHODS
 from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.surgery.hooks import styled_modules
 
 # Every row, acting in every training forward, and once more with its loss where it has one. At few blocks, since
 # exchanged statistics amplify rounding from one block to the next.

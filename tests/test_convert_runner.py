@@ -14,7 +14,7 @@ import timm_stylenorm
 import timm_stylenorm.classification
 from timm_stylenorm.convert import convert
 from timm_stylenorm.methods import METHODS
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 sys.path.insert(0, str(config_root().parent / 'tools'))
 import convert_checkpoint

@@ -18,10 +18,10 @@ import mmseg_stylenorm  # noqa: F401 (finds mmseg's base configs)
 import timm_stylenorm.classification
 from mmseg_stylenorm.datasets import LAYOUTS
 from mmseg_stylenorm.uda.pseudo_labels import write_soft
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 sys.path.insert(0, str(config_root().parent / 'tools'))
-import _cli
+import cli
 from test_classification_data import write_idx, write_images
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -35,7 +35,7 @@ def loaders(name):
     cfg = Config.fromfile(config_root() / name)
     found = {key: cfg[key] for key in LOADERS if cfg.get(key)}
     for loader in found.values():
-        for part in _cli.data_parts(loader.dataset):
+        for part in cli.data_parts(loader.dataset):
             if 'root' in part:
                 part.root = f'data/{Path(part.root).name}'
             part.pop('complete', None)  # the data are two pictures
@@ -101,15 +101,15 @@ def test_the_check_names_absent_data_and_lets_present_data_pass(name, tmp_path, 
     init_default_scope('mmseg')
     monkeypatch.setattr(torch.hub, 'download_url_to_file', None)
     for key, loader in loaders(name).items():
-        parts = list(_cli.data_parts(loader.dataset))
+        parts = list(cli.data_parts(loader.dataset))
         assert parts, key
         monkeypatch.chdir(tmp_path)
         if not all(part.get('download') for part in parts):
             with pytest.raises(FileNotFoundError, match=r"'data/.*', which does not exist.* To get it: (?!see)"):
-                _cli.check_data(loader, name)
+                cli.check_data(loader, name)
         monkeypatch.chdir(folder)
         here = [write_data(part) for part in parts]
-        _cli.check_data(loader, name)
+        cli.check_data(loader, name)
         key = json.dumps(loader.dataset, sort_keys=True, default=str)
         if all(here) and key not in built and 'ImageCorruption' not in key:
             built.add(key)
@@ -121,7 +121,7 @@ def test_the_check_names_absent_data_and_lets_present_data_pass(name, tmp_path, 
 def test_a_check_reads_keys_as_the_type_of_the_data_set_means_them():
     absent = {'root': 'nowhere/pacs', 'domains': ['photo'], 'dataset': 'x', 'source': 'y', 'datasets': 3}
     for kind in ('DomainFolders', 'PACS', 'somebody.Elses', timm_stylenorm.classification.DomainFolders):
-        assert list(_cli.data_parts({**absent, 'type': kind})) == [{**absent, 'type': kind}]
+        assert list(cli.data_parts({**absent, 'type': kind})) == [{**absent, 'type': kind}]
     inner = [{'type': 'PACS', 'root': str(k)} for k in range(3)]
     nested = {
         'type': 'mmengine.RepeatDataset',
@@ -131,8 +131,8 @@ def test_a_check_reads_keys_as_the_type_of_the_data_set_means_them():
             'target': {'type': 'DomainConcatDataset', 'domains': {'a': inner[2], 'b': inner[0]}, 'only': 'a'},
         },
     }
-    assert list(_cli.data_parts(nested)) == inner
+    assert list(cli.data_parts(nested)) == inner
 
 
 def test_data_in_a_store_are_not_looked_for_on_the_disk():
-    _cli.check_data({'dataset': {'type': 'BaseDataset', 'data_root': 's3://bucket/images'}}, 'c.py')
+    cli.check_data({'dataset': {'type': 'BaseDataset', 'data_root': 's3://bucket/images'}}, 'c.py')

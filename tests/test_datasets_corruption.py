@@ -13,7 +13,7 @@ from mmseg.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Dataset
 
 from mmseg_stylenorm.datasets import ImageCorruption
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 SEEDED = 'impulse_noise', pytest.param('glass_blur', marks=pytest.mark.slow)  # draw from generators of their own

@@ -8,7 +8,7 @@ from golden_data import assert_matches, load
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from timm_stylenorm.attacks import fgsm
+from timm_stylenorm.functional.attacks import fgsm
 from timm_stylenorm.layers import DualBatchNorm2d
 from timm_stylenorm.recipes import DebiasedRecipe, Part, build_recipe, debiased
 from timm_stylenorm.recipes.stylisers import Styliser

@@ -19,11 +19,12 @@ from test_datasets_streets import make
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-import adabn
+import adabn as adabn_tool
 import test as test_tool
 
-from timm_stylenorm import engine, hooks, style_layers
-from timm_stylenorm.paths import config_root
+from timm_stylenorm import style_layers
+from timm_stylenorm.runner import adabn, distributed
+from timm_stylenorm.runner.configs import config_root
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 BACKBONES = {'r50-d16': 16, 'r101-d8': 8}  # output strides
@@ -52,7 +53,7 @@ def data(tmp_path_factory):
 def narrow(cfg):
     """The config with few channels and small crops."""
     model = cfg.model
-    engine._sync_bn_to_bn(model)
+    distributed._sync_bn_to_bn(model)
     model.pretrained = None
     model.data_preprocessor.size = (32, 64)
     for step in cfg.train_dataloader.dataset.pipeline:
@@ -96,7 +97,7 @@ def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
 @pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
 def test_config_builds_at_full_width(name):
     cfg = Config.fromfile(config_root() / name)
-    engine._sync_bn_to_bn(cfg.model)
+    distributed._sync_bn_to_bn(cfg.model)
     with torch.device('cpu' if method_of(name) == 'isw' else 'meta'):  # ISW reads its mask
         model = build(cfg)
     assert max(p.shape[0] for p in model.backbone.parameters()) == 2048
@@ -165,8 +166,8 @@ def test_one_run_tests_the_unseen_domains(small, tmp_path):
 def test_a_checkpoint_is_adapted_to_one_domain_at_a_time(small, tmp_path):
     line = [*small, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'adapted.pth')]
     with pytest.raises(ValueError, match=r'3 domains .* --cfg-options test_dataloader\.dataset\.only=bdd100k'):
-        adabn.main(line)
-    adabn.main([*line, '--cfg-options', 'test_dataloader.dataset.only=bdd100k'])
+        adabn_tool.main(line)
+    adabn_tool.main([*line, '--cfg-options', 'test_dataloader.dataset.only=bdd100k'])
     before, after = (torch.load(tmp_path / f'{name}.pth')['state_dict'] for name in ('net', 'adapted'))
     assert {key.rpartition('.')[2] for key in before if not before[key].equal(after[key])} == STATISTICS
 
@@ -178,12 +179,12 @@ def test_test_time_augmentation_adapts_to_every_domain_by_itself(small, tmp_path
     cfg = Config.fromfile(small[0])
     cfg.merge_from_dict({'tta_pipeline': views, 'custom_hooks': [*cfg.custom_hooks, {'type': 'AdaBNHook'}]})
     cfg.dump(small[0])
-    adapt, images = hooks.adapt_model, []
+    adapt, images = adabn.adapt_model, []
 
     def spy(model, loader, **options):
         images.append(len(loader.sampler))
         return adapt(model, loader, **options)
 
-    monkeypatch.setattr(hooks, 'adapt_model', spy)
+    monkeypatch.setattr(adabn, 'adapt_model', spy)
     test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--tta'])
     assert images == [4, 3, 3]

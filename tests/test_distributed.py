@@ -16,7 +16,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
-from timm_stylenorm import add_style, engine, style_losses
+from timm_stylenorm import add_style, style_losses
+from timm_stylenorm.runner import distributed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU')]
 STYLES = {
@@ -39,7 +40,7 @@ class EightImages(torch.utils.data.Dataset):
 
 
 @MODELS.register_module()
-class PlainNet(engine.StyleLossMixin, BaseModel):
+class PlainNet(distributed.StyleLossMixin, BaseModel):
     """Convolutions without batch statistics, styled after the first one."""
 
     def __init__(self, style):
@@ -54,7 +55,7 @@ class PlainNet(engine.StyleLossMixin, BaseModel):
 
 
 def train(out, style, epochs, launcher, resume=False):
-    engine.apply_host_fixes()
+    distributed.apply_host_fixes()
     processes = int(os.environ.get('WORLD_SIZE', 1)) if launcher != 'none' else 1
     cfg = Config(
         {
@@ -76,7 +77,7 @@ def train(out, style, epochs, launcher, resume=False):
             'log_level': 'WARNING',
         }
     )
-    engine.prepare_cpu_distributed(cfg, launcher)
+    distributed.prepare_cpu_distributed(cfg, launcher)
     model = Runner.from_cfg(cfg).train()
     model = getattr(model, 'module', model)
     torch.save(model.state_dict(), Path(out) / f'rank{os.environ.get("RANK", 0)}.pth')

@@ -21,7 +21,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import MODELS
 
 from mmseg_stylenorm.evaluation import DomainIoUMetric, class_scores
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 sys.path.insert(0, str(config_root().parent / 'tools'))
 import test as test_tool

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from timm_stylenorm import maps
 from timm_stylenorm.functional import (
     adain,
+    backend,
     domain_norm,
     dual_causality_loss,
     efdmix,
@@ -187,8 +187,8 @@ def test_only_the_map_and_small_tensors_are_kept_for_backward():
     x = torch.randn(4, 8, 16, 16, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         permuted_adain(x, torch.randperm(4))
-    maps = {t.data_ptr() for t in kept if t.numel() == x.numel()}
-    assert maps == {x.data_ptr()}
+    backend = {t.data_ptr() for t in kept if t.numel() == x.numel()}
+    assert backend == {x.data_ptr()}
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -253,7 +253,7 @@ def test_other_devices_compute_the_same(monkeypatch, memory_format):
     x, g = (torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format) for _ in range(2))
     results = []
     for on_cpu in (True, False):
-        monkeypatch.setattr(maps, 'on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
+        monkeypatch.setattr(backend, 'on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
         z = x.clone().requires_grad_()
         y = permuted_adain(z, torch.tensor([2, 0, 1]))
         moments = instance_moments(z)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from golden_data import assert_matches, authors_state, load, load_keys
 
 from timm_stylenorm import functional
-from timm_stylenorm.adaptation_losses import domain_loss, soft_labels
+from timm_stylenorm.functional.adaptation import domain_loss, soft_labels
 
 MAXSQUARE, FADA_LOSSES = load('maxsquare_a'), load('fada_losses_a')
 
@@ -99,7 +99,7 @@ def test_networks_have_the_tensors_of_the_authors_networks():
     from mmseg.registry import MODELS
 
     import mmseg_stylenorm  # noqa: F401 (registers the head)
-    from timm_stylenorm.paths import config_root
+    from timm_stylenorm.runner.configs import config_root
 
     init_default_scope('mmseg')
     cfg = Config.fromfile(config_root() / '_base_/models/deeplabv2_r101-d8.py').model

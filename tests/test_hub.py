@@ -17,7 +17,7 @@ from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
 from mmseg_stylenorm.evaluation import DomainIoUMetric
 from mmseg_stylenorm.registry import SCOPE
 from mmseg_stylenorm.segmentors import StyleNormEncoderDecoder
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 ROOT = Path(__file__).parent.parent
 SNR = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'

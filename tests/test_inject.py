@@ -12,7 +12,7 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.layers import SNR, PermutedAdaIN
-from timm_stylenorm.losses import set_classes
+from timm_stylenorm.surgery.losses import set_classes
 
 
 def resnet(**kwargs):

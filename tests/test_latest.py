@@ -13,10 +13,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tiny_runs import config, train
 
-from timm_stylenorm import latest
-from timm_stylenorm.checkpoint import load_local
-from timm_stylenorm.latest import newest_checkpoint
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner import latest
+from timm_stylenorm.runner.checkpoint import load_local
+from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner.latest import newest_checkpoint
 
 TOOLS = config_root().parent / 'tools'
 

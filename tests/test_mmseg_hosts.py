@@ -25,7 +25,7 @@ from mmseg.visualization import SegLocalVisualizer
 from test_uda_configs import write_pictures
 
 from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]

@@ -11,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from timm_stylenorm import add_style
 from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, CrossNorm, DomainNorm2d, SelfNorm
-from timm_stylenorm.sites import find_sites
-from timm_stylenorm.structure import out_channels
+from timm_stylenorm.surgery.sites import find_sites
+from timm_stylenorm.surgery.structure import out_channels
 
 GROUP = object()  # stands for a process group; only handed on
 

@@ -16,54 +16,17 @@ from timm_stylenorm.__main__ import environment, main, method_table
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 
-# What each part may import of the project; a part that is not listed may import nothing of it.
-ARROWS = {
-    'timm_stylenorm.errors': set(),
-    'timm_stylenorm.temporary': set(),
-    'timm_stylenorm.maps': set(),
-    'timm_stylenorm.adaptation_losses': {'maps'},
-    'timm_stylenorm.kernel': {'maps'},
-    'timm_stylenorm.mapwise': {'kernel', 'maps'},
-    'timm_stylenorm.functional': {'adaptation_losses', 'kernel', 'maps', 'mapwise'},
-    'timm_stylenorm.layers': {'functional', 'layers'},
-    'timm_stylenorm.methods': {'errors', 'layers'},
-    'timm_stylenorm.structure': {'layers'},
-    'timm_stylenorm.sites': {'errors', 'structure'},
-    'timm_stylenorm.attach': {'layers', 'sites'},
-    'timm_stylenorm.inject': {'attach', 'layers', 'methods', 'sites', 'structure', 'temporary'},
-    'timm_stylenorm.adapt': {'layers', 'temporary'},
-    'timm_stylenorm.convert': {'checkpoint', 'convert', 'errors', 'inject'},
-    'timm_stylenorm.gates': {'layers'},
-    'timm_stylenorm.hooks': {'adapt', 'checkpoint'},
-    'timm_stylenorm.paths': {'errors'},
-    'timm_stylenorm.plain': set(),
-    'timm_stylenorm.checkpoint': {'errors', 'plain'},
-    'timm_stylenorm.saving': {'paths', 'plain'},
-    'timm_stylenorm.latest': {'checkpoint'},
-    'timm_stylenorm.isw': {'checkpoint', 'hooks', 'resume', 'runner', 'whitening'},
-    'timm_stylenorm.whitening': {'layers', 'temporary'},
-    'timm_stylenorm.losses': {'functional', 'inject', 'layers'},
-    'timm_stylenorm.dual_bn': {'errors', 'inject', 'layers', 'temporary'},
-    'timm_stylenorm.attacks': set(),
-    'timm_stylenorm.recipes': {
-        *(
-            'attach',
-            'dual_bn',
-            'errors',
-            'functional',
-            'inject',
-            'layers',
-            'maps',
-            'recipes',
-            'sites',
-            'structure',
-            'temporary',
-        ),
-    },
-    'timm_stylenorm.models': {'errors', 'inject', 'methods'},
-    'timm_stylenorm.tasks': {'inject', 'layers', 'losses', 'methods', 'recipes'},
-    'timm_stylenorm.launch': {'errors', 'inject', 'methods', 'recipes', 'tasks'},
-}
+# The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
+FLOORS = (
+    {'errors', 'functional', 'checkpoints'},
+    {'layers'},
+    {'methods'},
+    {'surgery'},
+    {'adapt', 'convert', 'gates', 'models', 'recipes', 'whitening'},
+    {'runner', 'tasks'},
+    {'classification', 'hooks'},
+    {'__init__', '__main__', 'launch'},
+)
 
 
 def imports(path):
@@ -79,16 +42,25 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize('part', ARROWS)
-def test_imports_run_one_way(part):
-    path = ROOT / part.replace('.', '/')
-    files = sorted(path.glob('*.py')) if path.is_dir() else [path.with_suffix('.py')]
-    allowed = {f'timm_stylenorm.{name}' for name in ARROWS[part]}
-    for file in files:
-        ours = {
-            '.'.join(m.split('.')[:2]) for m in imports(file) if m.startswith(('timm_stylenorm', 'mmseg_stylenorm'))
-        }
-        assert ours <= allowed, f'{file.name} imports {ours - allowed}'
+def room_of(file):
+    return file.relative_to(ROOT / 'timm_stylenorm').with_suffix('').parts[0]
+
+
+def test_no_room_imports_from_its_own_floor_or_from_above():
+    files = list(ROOT.glob('timm_stylenorm/**/*.py'))
+    assert {room_of(file) for file in files} == set().union(*FLOORS), 'a room without a floor'
+    for level, floor in enumerate(FLOORS):
+        below = set().union(*FLOORS[:level])
+        for file in (f for f in files if room_of(f) in floor):
+            rooms = {m.split('.')[1] for m in imports(file) if m.startswith('timm_stylenorm.')} - {room_of(file)}
+            rooms -= {'__version__'} if room_of(file) == '__main__' else set()
+            assert rooms <= below, f'{file} imports from {sorted(rooms - below)}'
+
+
+def test_only_the_runners_rooms_import_mmengine():
+    for file in ROOT.glob('timm_stylenorm/**/*.py'):
+        if room_of(file) not in ('runner', 'classification'):
+            assert not [m for m in imports(file) if m.split('.')[0] in ('mmengine', 'mmcv')], file
 
 
 def test_the_timm_side_never_imports_the_mmseg_side():
@@ -130,7 +102,7 @@ def test_every_reader_of_torch_and_timm_is_told_to_read_weights_only():
                 given = {k.arg: ast.unparse(k.value) for k in call.keywords}
                 found.append((file.name, call.lineno))
                 assert given.get('weights_only') == 'True', f'{file}:{call.lineno} {ast.unparse(call)}'
-    assert {'launch.py', 'checkpoint.py', 'files.py', 'vgg.py'} <= {name for name, _ in found}
+    assert {'launch.py', 'checkpoint.py', 'checkpoints.py', 'vgg.py'} <= {name for name, _ in found}
 
 
 # Private names whose absence is an answer and not a surprise; everything else would hide that a host has changed.
@@ -194,7 +166,7 @@ def test_the_wheel_works_without_the_source_tree(tmp_path):
     subprocess.run([*pip, 'install', '--no-deps', '--target', site, wheel], check=True)
     script = (
         'import timm, timm_stylenorm, mmseg_stylenorm\n'
-        'from timm_stylenorm.paths import find_config\nfrom mmengine.config import Config\n'
+        'from timm_stylenorm.runner.configs import find_config\nfrom mmengine.config import Config\n'
         "assert timm.create_model('resnet18_padain')\n"
         "path = find_config('segmentation/deeplabv3plus_r50-d8_snr_4xb2-40k_gtav2cityscapes-512x1024.py')\n"
         'assert Config.fromfile(path).model.style\n'

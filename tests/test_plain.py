@@ -20,9 +20,9 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner.checkpoint import CheckpointLoader
 from tiny_runs import train
 
-from timm_stylenorm import plain as plain_data
-from timm_stylenorm.checkpoint import load_local
-from timm_stylenorm.plain import TYPES, from_plain, to_plain
+from timm_stylenorm.runner import plain as plain_data
+from timm_stylenorm.runner.checkpoint import load_local
+from timm_stylenorm.runner.plain import TYPES, from_plain, to_plain
 
 KINDS = pytest.mark.parametrize('by_epoch', [False, True], ids=['iterations', 'epochs'])
 Pair = collections.namedtuple('Pair', 'a b')

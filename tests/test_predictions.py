@@ -14,12 +14,11 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmseg.datasets import CityscapesDataset
 
-from mmseg_stylenorm import evaluation
 from mmseg_stylenorm.datasets import DomainConcatDataset
 from mmseg_stylenorm.datasets.domains import image_folder, image_folders
 from mmseg_stylenorm.evaluation import DomainIoUMetric
+from mmseg_stylenorm.evaluation.predictions import SavePredictions, prediction_file, save_prediction
 from mmseg_stylenorm.hooks import ReportHook
-from mmseg_stylenorm.predictions import SavePredictions, prediction_file, save_prediction
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +116,7 @@ def test_the_domains_of_a_data_set_have_a_folder_each(tmp_path):
 
 def test_every_test_has_a_report_of_its_own(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(evaluation, 'write_report', lambda folder, report: written.append(folder))
+    monkeypatch.setattr('mmseg_stylenorm.evaluation.metric.write_report', lambda folder, report: written.append(folder))
     metric, hook = DomainIoUMetric(), ReportHook()
     label = {'gt_sem_seg': {'data': torch.zeros(1, 2, 3)}}
     for run in ('first', 'second'):

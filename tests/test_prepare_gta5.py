@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-import _labels
 import prepare_gta5
+from labels import table
 
 SIZE = (20, 30)  # height, width
 IDS = np.arange(35, dtype=np.uint8)
@@ -20,7 +20,7 @@ IDS = np.arange(35, dtype=np.uint8)
 def root(tmp_path: Path) -> Path:
     """Four good pairs: two palette labels, a grey one and a colour one, each with every label id."""
     rng = np.random.default_rng(0)
-    palette = np.array(_labels.gta5_palette(), np.uint8).reshape(256, 3)
+    palette = np.array(table.gta5_palette(), np.uint8).reshape(256, 3)
     for folder in ('images', 'labels'):
         (tmp_path / folder).mkdir()
     for number in range(1, 5):
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (*SIZE, 3), np.uint8)).save(tmp_path / f'images/{number:05d}.png')
         label = Image.fromarray(palette[ids] if number == 4 else ids)
         if number < 3:
-            label.putpalette(_labels.gta5_palette())
+            label.putpalette(table.gta5_palette())
         label.save(tmp_path / f'labels/{number:05d}.png')
     return tmp_path
 
@@ -52,15 +52,15 @@ def truncate(path: Path) -> None:
 def test_the_label_table_is_that_of_cityscapesscripts():
     labels = pytest.importorskip('cityscapesscripts.helpers.labels').labels
     theirs = {label.name: (label.id, label.trainId) for label in labels if label.id >= 0}
-    ours = {name: (label, train) for name, label, train, _ in _labels.LABELS if name != 'license plate'}
+    ours = {name: (label, train) for name, label, train, _ in table.LABELS if name != 'license plate'}
     assert ours == theirs
     colours = {label.name: label.color for label in labels}
-    differ = {name for name, _, _, colour in _labels.LABELS if colour != colours[name]}
+    differ = {name for name, _, _, colour in table.LABELS if colour != colours[name]}
     assert differ == {'static'}  # GTA5 paints it (20, 20, 20), so that it differs from unlabeled
 
 
 def test_palette_and_grey_labels_become_train_ids(root):
-    names = {label: train for _, label, train, _ in _labels.LABELS}
+    names = {label: train for _, label, train, _ in table.LABELS}
     assert run(root) == 0
     for number in (1, 2, 3):
         ids = np.asarray(Image.open(root / f'labels/{number:05d}.png'))
@@ -73,7 +73,7 @@ def test_colour_labels_become_train_ids(root):
     assert run(root) == 0
     rgb = np.asarray(Image.open(root / 'labels/00004.png'))
     found = train_ids(root, 4)
-    for name, label, train, colour in _labels.LABELS:
+    for name, label, train, colour in table.LABELS:
         if name not in ('polegroup', 'license plate'):  # these share their colours with pole and car
             assert set(found[(rgb == colour).all(axis=2)].tolist()) == {train}, (name, label)
 
@@ -87,13 +87,13 @@ def repaint(path: Path, colours: int = 256) -> None:
 
 def save_palette_label(path: Path, ids: np.ndarray) -> None:
     label = Image.fromarray(ids)
-    label.putpalette(_labels.gta5_palette())
+    label.putpalette(table.gta5_palette())
     label.save(path)
 
 
 def test_a_label_with_a_palette_of_its_own_goes_through_its_colours(root):
     path = root / 'labels/00001.png'
-    alone_in_their_colour = np.setdiff1d(IDS, [_labels.LABEL_ID['polegroup'], _labels.LABEL_ID['license plate']])
+    alone_in_their_colour = np.setdiff1d(IDS, [table.LABEL_ID['polegroup'], table.LABEL_ID['license plate']])
     save_palette_label(path, np.resize(alone_in_their_colour, SIZE))
     assert run(root) == 0
     before = train_ids(root, 1)
@@ -103,7 +103,7 @@ def test_a_label_with_a_palette_of_its_own_goes_through_its_colours(root):
 
 
 def test_indices_count_where_two_ids_share_a_colour(root):
-    save_palette_label(root / 'labels/00001.png', np.full(SIZE, _labels.LABEL_ID['polegroup'], np.uint8))
+    save_palette_label(root / 'labels/00001.png', np.full(SIZE, table.LABEL_ID['polegroup'], np.uint8))
     assert run(root) == 0
     assert np.unique(train_ids(root, 1)).tolist() == [255]  # by colour it would be a pole
 

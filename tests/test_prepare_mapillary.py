@@ -11,7 +11,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import prepare_mapillary
-from _labels import CLASSES
+from labels.table import CLASSES
 from prepare_mapillary import CLASS_OF
 
 IDS = np.arange(66, dtype=np.uint8).reshape(6, 11)

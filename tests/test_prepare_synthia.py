@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import prepare_synthia
-from _labels import CLASSES
+from labels.table import CLASSES
 
 SIZE = (8, 23)  # height, width
 # SYNTHIA-RAND-CITYSCAPES' ids and, for those that Cityscapes trains on, its names.

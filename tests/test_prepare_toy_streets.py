@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-import _labels
 import prepare_toy_streets as toy
-from _streets_scene import paint_street
-from _streets_style import photograph, style_at
+from labels import table
+from toy_streets.scene import paint_street
+from toy_streets.style import photograph, style_at
 
 SMALL = ['--train', '3', '--val', '2', '--size', '128x64']
 
@@ -55,13 +55,13 @@ def test_images_and_labels_have_the_size_asked_for(drawn):
         image, ids, train_ids = map(read, picture.files(drawn))
         assert (image.shape, image.dtype) == ((64, 128, 3), np.uint8)
         assert ids.shape == train_ids.shape == (64, 128)
-        np.testing.assert_array_equal(_labels.TO_TRAIN_ID[ids], train_ids)
+        np.testing.assert_array_equal(table.TO_TRAIN_ID[ids], train_ids)
 
 
 def test_gta5_labels_are_palette_images_of_label_ids(drawn):
     label = Image.open(drawn / 'gta5/labels/00001.png')
     assert label.mode == 'P'
-    colours = {colour for _, _, train, colour in _labels.LABELS if train != _labels.IGNORE}
+    colours = {colour for _, _, train, colour in table.LABELS if train != table.IGNORE}
     assert set(map(tuple, np.asarray(label.convert('RGB')).reshape(-1, 3).tolist())) <= colours
 
 
@@ -86,8 +86,8 @@ def test_all_19_classes_are_common(domain):
     seen = np.zeros(19)
     for index in range(40):
         _, ids = toy.draw_picture(toy.Picture(domain, 'train', index, index), 0, (256, 128), 1.0)
-        seen += np.bincount(_labels.TO_TRAIN_ID[ids].ravel(), minlength=256)[:19] >= 10
-    rare = {name: int(count) for name, count in zip(_labels.CLASSES, seen, strict=True) if count < 8}
+        seen += np.bincount(table.TO_TRAIN_ID[ids].ravel(), minlength=256)[:19] >= 10
+    rare = {name: int(count) for name, count in zip(table.CLASSES, seen, strict=True) if count < 8}
     assert not rare
 
 

@@ -13,8 +13,8 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from torch import nn
 
 import timm_stylenorm.classification  # noqa: F401 (registers)
-from timm_stylenorm.paths import config_root
 from timm_stylenorm.recipes import vgg
+from timm_stylenorm.runner.configs import config_root
 
 SCHEDULES = {  # first learning rate after the warm-up, epochs, epochs of decay by 10, batch size: of the authors
     'resnet50_advbn_4xb64-20e': (1e-3, 20, [10], 256),

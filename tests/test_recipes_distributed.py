@@ -22,7 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 import mmseg_stylenorm  # noqa: F401 (registers)
 import timm_stylenorm.classification  # noqa: F401 (registers)
-from timm_stylenorm import engine
+from timm_stylenorm.runner import distributed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU')]
 STEPS = 20
@@ -128,7 +128,7 @@ def train_by_runner(work_dir):
         train_cfg=dict(by_epoch=True, max_epochs=1), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
         custom_hooks=[dict(type='RNGStateHook')], default_scope='mmengine',
     ))  # fmt: skip
-    engine.prepare_cpu_distributed(cfg, 'pytorch')
+    distributed.prepare_cpu_distributed(cfg, 'pytorch')
     model = Runner.from_cfg(cfg).train()
     first, second = everywhere(model.parameters())
     assert torch.equal(first, second)

@@ -19,8 +19,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 
-from timm_stylenorm import engine
 from timm_stylenorm.layers import PermutedAdaIN
+from timm_stylenorm.runner import distributed
 
 
 @DATASETS.register_module()
@@ -74,7 +74,7 @@ class KillHook(Hook):
 
 
 def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
-    engine.apply_host_fixes()
+    distributed.apply_host_fixes()
     loader = {
         'batch_size': 4,
         'num_workers': workers,

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 import timm_stylenorm
-from timm_stylenorm.sites import find_sites
+from timm_stylenorm.surgery.sites import find_sites
 
 STAGES = ['stage1', 'stage2', 'stage3', 'stage4']
 

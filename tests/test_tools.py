@@ -7,10 +7,10 @@ import sys
 import pytest
 
 pytest.importorskip('mmengine')
-from timm_stylenorm.paths import config_root, find_config, list_configs
+from timm_stylenorm.runner.configs import config_root, find_config, list_configs
 
 sys.path.insert(0, str(config_root().parent / 'tools'))
-import _cli
+import cli
 import train
 
 TOOLS = config_root().parent / 'tools'
@@ -90,7 +90,7 @@ def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, mon
 def test_each_kind_of_missing_data_has_its_hint(tmp_path, monkeypatch, root, how):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
-        _cli.check_data({'dataset': {'root': root}}, 'c.py')
+        cli.check_data({'dataset': {'root': root}}, 'c.py')
     assert how in str(caught.value).partition('To get it: ')[2]
 
 
@@ -98,22 +98,22 @@ def test_folders_of_the_domains_that_are_tested_on_are_looked_for_and_no_others(
     (tmp_path / 'here').mkdir()
     domains = {'fog': {'data_root': str(tmp_path / 'here')}, 'rain': {'data_root': str(tmp_path / 'acdc')}}
     for only in ('fog', ['fog']):
-        _cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
+        cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
     for only in (None, ['fog', 'rain']):
         with pytest.raises(FileNotFoundError, match=r"'.*/acdc', which does not exist"):
-            _cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
+            cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
 
 
 def test_the_sections_and_scripts_that_hints_name_exist():
     assert '\n## Data\n' in (config_root().parent / 'README.md').read_text()
-    scripts = {name for how in _cli.SOURCES.values() for name in re.findall(r'tools/(\w+\.py)', how)}
+    scripts = {name for how in cli.SOURCES.values() for name in re.findall(r'tools/(\w+\.py)', how)}
     assert scripts
     assert scripts <= set(SCRIPTS)
 
 
 def test_an_archive_or_a_download_may_stand_in_place_of_a_data_folder(tmp_path):
     (tmp_path / 'images.tar').touch()
-    _cli.check_data({'dataset': {'root': str(tmp_path / 'images.tar')}}, 'c.py')
-    _cli.check_data({'dataset': {'root': str(tmp_path / 'absent'), 'download': True}}, 'c.py')
+    cli.check_data({'dataset': {'root': str(tmp_path / 'images.tar')}}, 'c.py')
+    cli.check_data({'dataset': {'root': str(tmp_path / 'absent'), 'download': True}}, 'c.py')
     with pytest.raises(FileNotFoundError, match=r'absent\.tar.*does not exist'):
-        _cli.check_data({'dataset': {'root': str(tmp_path / 'absent.tar')}}, 'c.py')
+        cli.check_data({'dataset': {'root': str(tmp_path / 'absent.tar')}}, 'c.py')

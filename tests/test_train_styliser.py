@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from timm_stylenorm.functional import adain
-from timm_stylenorm.paths import config_root
 from timm_stylenorm.recipes import build_styliser, vgg
+from timm_stylenorm.runner.configs import config_root
 
 sys.path.insert(0, str(config_root().parent / 'tools'))
 import train_styliser

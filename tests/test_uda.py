@@ -14,8 +14,8 @@ from tiny_uda import CLASSES, KINDS, MODEL, PAIRS, SOURCE, TARGET, batch, build,
 
 from mmseg_stylenorm.uda.maxsquare import guidance
 from timm_stylenorm import style_layers
-from timm_stylenorm.adaptation_losses import domain_loss, soft_cross_entropy, soft_labels
 from timm_stylenorm.functional import image_weighted_max_square_loss, max_square_loss
+from timm_stylenorm.functional.adaptation import domain_loss, soft_cross_entropy, soft_labels
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 

@@ -17,12 +17,13 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-import _cli
+import cli
 
 import mmseg_stylenorm  # noqa: F401 (finds mmseg's base configs)
 from mmseg_stylenorm.uda.pseudo_labels import write_soft
-from timm_stylenorm import engine, style_layers
-from timm_stylenorm.paths import config_root, list_configs
+from timm_stylenorm import style_layers
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 NAMES = [name for name in list_configs() if re.search('deeplabv2|maxsquare|fada', name)]
@@ -62,7 +63,7 @@ def pictures(tmp_path_factory):
 
 def narrow(cfg):
     """The config with small pictures and few channels."""
-    engine._sync_bn_to_bn(cfg.model)
+    distributed._sync_bn_to_bn(cfg.model)
     data = cfg.train_dataloader.dataset
     pipelines = [part.pipeline for part in (data, data.get('source'), data.get('target')) if 'pipeline' in (part or {})]
     for step in (step for pipeline in (*pipelines, cfg.val_dataloader.dataset.pipeline) for step in pipeline):
@@ -135,4 +136,4 @@ def test_a_missing_folder_of_either_domain_is_named_before_training(missing, tmp
     folders = {'source': tmp_path / 'here', 'target': tmp_path / 'here', missing: tmp_path / 'toy_streets'}
     parts = {domain: {'data_root': str(folder)} for domain, folder in folders.items()}
     with pytest.raises(FileNotFoundError, match=r'prepare_toy_streets\.py'):
-        _cli.check_data({'dataset': {'type': 'UDADataset', **parts}}, 'a.py')
+        cli.check_data({'dataset': {'type': 'UDADataset', **parts}}, 'a.py')

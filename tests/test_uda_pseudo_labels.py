@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
 import make_pseudo_labels
 
 from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 FADA = 'quickstart/deeplabv3plus_r18-small_fada_1xb4-240_toy-streets.py'

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
-import _decode
-import _pictures
 import visualize_style
+from figures import decode, pictures
 
 from timm_stylenorm.recipes import vgg
 
@@ -39,8 +38,8 @@ def arguments(folder, *more):
 def codec(folder):
     """Of stage 1, with a decoder that has learnt a little."""
     args = visualize_style.parse_args(arguments(folder))
-    images = _pictures.load_images(_pictures.image_files(folder), 64)
-    codec = _decode.StageCodec(_pictures.Classifier.of(args), 'stage1')
+    images = pictures.load_images(pictures.image_files(folder), 64)
+    codec = decode.StageCodec(pictures.Classifier.of(args), 'stage1')
     torch.manual_seed(0)
     codec.fit(images, 16)
     return codec, images
@@ -67,7 +66,7 @@ def test_the_classifier_goes_on_from_the_maps_of_a_stage(codec):
 def test_the_noise_of_advbn_raises_the_loss(codec):
     codec, images = codec
     labels = codec.classifier(images).argmax(1)
-    maps = _decode.restyled(codec, 'advbn:steps=3', images, labels)
+    maps = decode.restyled(codec, 'advbn:steps=3', images, labels)
     loss = torch.nn.functional.cross_entropy
     assert loss(codec.logits(maps, images), labels) > loss(codec.classifier(images), labels)
 
@@ -75,11 +74,11 @@ def test_the_noise_of_advbn_raises_the_loss(codec):
 def test_exchanged_statistics_are_those_of_other_images(codec):
     codec, images = codec
     torch.manual_seed(1)
-    before, after = codec.encode(images), _decode.restyled(codec, 'padain', images, torch.zeros(6).long())
+    before, after = codec.encode(images), decode.restyled(codec, 'padain', images, torch.zeros(6).long())
     means, donors = before.mean((2, 3)), after.mean((2, 3))
     assert sorted(torch.cdist(donors, means).argmin(1).tolist()) == list(range(6))
     assert not torch.allclose(before, after)
-    assert torch.equal(_decode.restyled(codec, 'padain:p=0', images, torch.zeros(6).long()), before)
+    assert torch.equal(decode.restyled(codec, 'padain:p=0', images, torch.zeros(6).long()), before)
 
 
 def test_stages_are_decoded_one_through_the_other_into_a_grid(folder, capsys):
@@ -106,7 +105,7 @@ def test_the_styliser_gives_one_column_and_its_classifier_sees_decoded_images(fo
     with Image.open(tmp_path / 'style.png') as picture:
         assert picture.width < picture.height
     args = visualize_style.parse_args(arguments(folder, *options))
-    codec = _decode.StyliserCodec(_pictures.Classifier.of(args), args.styliser_encoder, args.styliser_decoder)
+    codec = decode.StyliserCodec(pictures.Classifier.of(args), args.styliser_encoder, args.styliser_decoder)
     images = torch.rand(2, 3, 30, 32)
     maps = codec.encode(images)
     assert maps.shape == (2, 512, 4, 4)
@@ -119,13 +118,13 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
     args = {'mean': (0.5,) * 3, 'std': (0.5,) * 3}
     images = torch.rand(2, 3, 64, 64)
     swin = timm.create_model('swin_tiny_patch4_window7_224', num_classes=2, img_size=64, depths=(1, 1, 1, 1))
-    codec = _decode.StageCodec(_pictures.Classifier(swin, **args), 'stage2')
+    codec = decode.StageCodec(pictures.Classifier(swin, **args), 'stage2')
     maps = codec.encode(images)
     assert maps.shape == (2, 192, 8, 8)
     torch.testing.assert_close(codec.logits(maps, images), codec.classifier(images))
     vit = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=2)
     with pytest.raises(ValueError, match="'stage1' passes tokens"):
-        _decode.StageCodec(_pictures.Classifier(vit, **args), 'stage1').encode(images)
+        decode.StageCodec(pictures.Classifier(vit, **args), 'stage1').encode(images)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
     ],
 )
 def test_mistakes_are_told_before_any_training(folder, more, message, monkeypatch):
-    monkeypatch.setattr(_decode.StageCodec, 'fit', None)
+    monkeypatch.setattr(decode.StageCodec, 'fit', None)
     with pytest.raises(SystemExit, match=message):
         visualize_style.main(arguments(folder, *more))
 
@@ -157,4 +156,4 @@ def test_folders_without_images_and_damaged_images_are_named(tmp_path):
         visualize_style.main([str(tmp_path / 'nothing')])
     (tmp_path / 'broken.png').write_bytes(b'no image')
     with pytest.raises(ValueError, match=r'cannot read the image .*broken\.png'):
-        _pictures.load_images([tmp_path / 'broken.png'], 8)
+        pictures.load_images([tmp_path / 'broken.png'], 8)

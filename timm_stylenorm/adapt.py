@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layers import IBN, BatchInstanceNorm2d, DualBatchNorm2d, SelfNorm
-from .temporary import evaluating
+from .surgery.context import evaluating
 
 Statistics = list[dict[str, Tensor]]
 _OURS = (BatchInstanceNorm2d, DualBatchNorm2d, IBN, SelfNorm)

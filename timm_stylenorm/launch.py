@@ -36,9 +36,9 @@ import torch
 from timm.task import TrainingTask
 from torch import nn
 
-from .inject import add_style, style_layers, style_parameters
 from .methods import get_method
 from .recipes import Recipe, build_recipe
+from .surgery.add import add_style, style_layers, style_parameters
 from .tasks import StyleTask, prepare, recipe_of
 
 _logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from timm.models._registry import (
 from torch import nn
 
 from .errors import unknown
-from .inject import add_style
 from .methods import METHODS, Method, get_method
+from .surgery.add import add_style
 
 __all__: list[str] = []  # every registered name
 

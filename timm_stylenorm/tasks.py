@@ -23,13 +23,13 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .inject import style_layers
 from .layers import AdvBN
-from .losses import set_classes, style_losses
 from .methods import METHODS
 from .recipes import Part, Recipe, build_recipe
 from .recipes.base import Channels
 from .recipes.replay import Replay
+from .surgery.add import style_layers
+from .surgery.losses import set_classes, style_losses
 
 __all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare', 'recipe_of']
 

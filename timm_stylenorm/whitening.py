@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .layers import SelectiveWhitening
-from .temporary import changed, evaluating
+from .surgery.context import changed, evaluating
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]

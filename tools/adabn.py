@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cli import check_data, kind_of, load_config, parser
-from _runs import whole
+from bench.runs import whole
+from cli import check_data, kind_of, load_config, parser
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
-from timm_stylenorm.checkpoint import load_local
-from timm_stylenorm.hooks import adapt_model, domains, target_loader
-from timm_stylenorm.plain import to_plain
+from timm_stylenorm.runner.adabn import adapt_model, domains, target_loader
+from timm_stylenorm.runner.checkpoint import load_local
+from timm_stylenorm.runner.plain import to_plain
 
 # how a data set is told to use one domain
 ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}

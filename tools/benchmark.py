@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 
 import timm
 import torch
-from _bench_measure import (
+from bench.measure import (
     FORMATS,
     RECIPES,
     Cell,
@@ -44,7 +44,7 @@ from _bench_measure import (
     saved_maps,
     step_ratios,
 )
-from _runs import write_whole
+from bench.runs import write_whole
 from tqdm import tqdm
 
 import timm_stylenorm

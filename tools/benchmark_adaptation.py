@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _cli import load_config, parser
-from _demo_picture import colour
-from _runs import fingerprint, spread, write_whole
+from bench.runs import fingerprint, spread, write_whole
+from cli import load_config, parser
 from demo import call, cell, versions
+from figures.demo import colour
 
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_toy-streets.py'
 TARGET = Path('data/toy_streets/cityscapes')

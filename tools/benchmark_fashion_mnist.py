@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import mmengine
 import timm
 import torch
-from _runs import fingerprint, spread, whole, write_whole
+from bench.runs import fingerprint, spread, whole, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
@@ -38,7 +38,7 @@ from tqdm import tqdm
 import timm_stylenorm
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.methods import METHODS
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
 WHAT_COUNTS = (

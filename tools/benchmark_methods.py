@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _runs import spread, write_whole
+from bench.runs import spread, write_whole
 from tqdm import tqdm
 
 from timm_stylenorm import list_methods

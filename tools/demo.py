@@ -21,12 +21,12 @@ from typing import Any
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
 
-from _cli import load_config, parser
-from _demo_picture import draw
-from _runs import fingerprint, spread, write_whole
+from bench.runs import fingerprint, spread, write_whole
+from cli import load_config, parser
+from figures.demo import draw
 
 from timm_stylenorm import list_methods
-from timm_stylenorm.paths import list_configs
+from timm_stylenorm.runner.configs import list_configs
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py'

@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 
 import torch
-from _decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from _pictures import Classifier, evenly, image_files, load_images, parsed, parser
-from _runs import fingerprint, whole, write_whole
+from bench.runs import fingerprint, whole, write_whole
+from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
+from figures.pictures import Classifier, evenly, image_files, load_images, parsed, parser
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image

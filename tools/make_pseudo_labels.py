@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _cli import kind_of, load_config, parser
-from _runs import fingerprint, whole, write_whole
+from bench.runs import fingerprint, whole, write_whole
+from cli import kind_of, load_config, parser
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope

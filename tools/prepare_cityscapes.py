@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _labels import save_png
-from _pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
+from labels.pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
+from labels.table import save_png
 
 POLYGONS = '_polygons.json'
 

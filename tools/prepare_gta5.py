@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _labels import COLOUR_TO_ID, LABELS, TO_TRAIN_ID
-from _pairs import SUFFIX, BadPair, Pairs, convert, parser, read_image
+from labels.pairs import SUFFIX, BadPair, Pairs, convert, parser, read_image
+from labels.table import COLOUR_TO_ID, LABELS, TO_TRAIN_ID
 from PIL import Image
 
 

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _labels import CLASSES, IGNORE
-from _pairs import BadPair, Pairs, convert, parser, read_image
+from labels.pairs import BadPair, Pairs, convert, parser, read_image
+from labels.table import CLASSES, IGNORE
 
 SPLITS = ('training', 'validation')
 CONFIGS = ('config_v1.2.json', 'config.json')

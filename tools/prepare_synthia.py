@@ -16,8 +16,8 @@ os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # broken files are reported
 
 import cv2
 import numpy as np
-from _labels import CLASSES, IGNORE
-from _pairs import SUFFIX, BadPair, Pairs, convert, parser
+from labels.pairs import SUFFIX, BadPair, Pairs, convert, parser
+from labels.table import CLASSES, IGNORE
 
 CLASS_OF = (  # of Cityscapes, by SYNTHIA's id; terrain, truck and train have ids, but no image shows them
     None,  # void

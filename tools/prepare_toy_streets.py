@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from _labels import TO_TRAIN_ID, gta5_palette, save_png
-from _pairs import SUFFIX, convert_pair, cpu_count, run_parallel
-from _streets_scene import paint_street
-from _streets_style import photograph, style_at
+from labels.pairs import SUFFIX, convert_pair, cpu_count, run_parallel
+from labels.table import TO_TRAIN_ID, gta5_palette, save_png
 from prepare_gta5 import GTA5
+from toy_streets.scene import paint_street
+from toy_streets.style import photograph, style_at
 
 MANIFEST = 'toy_streets.json'
 VERSION = 2  # of the drawing: raise it when the same parameters give other pictures

@@ -8,11 +8,11 @@ domains.json, domains.png and confusion.png. --out has the folders of the images
 import argparse
 from pathlib import Path
 
-from _cli import check_data, load_config, parser
+from cli import check_data, load_config, parser
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from timm_stylenorm.paths import config_root
+from timm_stylenorm.runner.configs import config_root
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

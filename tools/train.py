@@ -2,10 +2,10 @@
 
 import argparse
 
-from _cli import check_data, load_config, parser
+from cli import check_data, load_config, parser
 from mmengine.runner import Runner
 
-from timm_stylenorm.engine import enable_amp
+from timm_stylenorm.runner.distributed import enable_amp
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import timm
 import torch
 import torch.nn.functional as F
-from _runs import whole
+from bench.runs import whole
 from timm.data import ImageDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from _pictures import Classifier, evenly, image_files, load_images, parsed, parser
-from _runs import whole
+from bench.runs import whole
+from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
+from figures.pictures import Classifier, evenly, image_files, load_images, parsed, parser
 from torch import Tensor
 from tqdm import tqdm
 

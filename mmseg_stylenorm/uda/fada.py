@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from timm_stylenorm import style_layers, style_losses
-from timm_stylenorm.adaptation_losses import domain_loss, soft_labels
+from timm_stylenorm.functional.adaptation import domain_loss, soft_labels
 from timm_stylenorm.layers import PermutedAdaIN
-from timm_stylenorm.temporary import changed
+from timm_stylenorm.surgery.context import changed
 
 from .base import UDASegmentor
 

@@ -20,7 +20,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from timm_stylenorm.adaptation_losses import soft_cross_entropy
+from timm_stylenorm.functional.adaptation import soft_cross_entropy
 
 from ..datasets.loading import lacks_label
 from ..segmentors import StyleNormEncoderDecoder

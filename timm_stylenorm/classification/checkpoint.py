@@ -5,8 +5,8 @@ import logging
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checkpoint import load_local
-from ..inject import style_parameters
+from ..runner.checkpoint import load_local
+from ..surgery.add import style_parameters
 
 
 def load_checkpoint(net: nn.Module, path: str) -> None:

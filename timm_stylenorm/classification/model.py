@@ -13,10 +13,10 @@ from timm.data import resolve_model_data_config
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from ..engine import StyleLossMixin, warn_without_recipe
-from ..inject import add_style, set_domains
-from ..losses import set_classes
 from ..recipes import Part, Recipe, build_recipe
+from ..runner.distributed import StyleLossMixin, warn_without_recipe
+from ..surgery.add import add_style, set_domains
+from ..surgery.losses import set_classes
 from ..tasks import part_losses
 from .checkpoint import load_checkpoint
 

@@ -7,8 +7,8 @@
 `SOURCES` is the table of whose checkpoints can be read and written.
 """
 
+from ..checkpoints import SUFFIXES, Checkpoint, read_checkpoint, read_state_dict, write_state_dict
 from .conversion import Conversion, Report, convert, export
-from .files import SUFFIXES, Checkpoint, read_checkpoint, read_state_dict, write_state_dict
 from .prefixes import detect
 from .sources import SOURCES
 from .verify import verify

@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 from torch import Tensor, nn
 
-from ..inject import style_parameters
+from ..surgery.add import style_parameters
 from . import describe
 from .conversion import Conversion
 

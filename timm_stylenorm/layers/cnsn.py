@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import adain, exchange_styles, style_affine, unbiased_std
+from ..functional import adain, exchange_styles, style_affine
+from ..functional.styles import unbiased_std
 from .base import RandomStyleLayer, StyleLayer, check
 from .norms import update_running
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import NORM_FLOOR, domain_norm, instance_norm_rule, style_affine, widen
+from ..functional import NORM_FLOOR, domain_norm, instance_norm_rule, style_affine
+from ..functional.backend import widen
 from .base import check
 from .norms import NormLayer
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine, widen
+from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine
+from ..functional.backend import widen
 from .base import StyleLayer, check
 
 _NO_CLASSES = (

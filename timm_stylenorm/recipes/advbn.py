@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attach import module_of
-from ..dual_bn import routed
 from ..errors import unknown
-from ..inject import add_style, style_layers
 from ..layers import AdvBN, StyleLayer
-from ..sites import find_sites
-from ..structure import batch_norms, norms_behind
-from ..temporary import evaluating
+from ..surgery.add import add_style, style_layers
+from ..surgery.context import evaluating
+from ..surgery.dual_bn import routed
+from ..surgery.hooks import module_of
+from ..surgery.sites import find_sites
+from ..surgery.structure import batch_norms, norms_behind
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ..errors import unknown
-from ..inject import add_style
 from ..layers import DualBatchNorm2d
+from ..surgery.add import add_style
 
 T = TypeVar('T')
 Channels = Sequence[float] | Tensor

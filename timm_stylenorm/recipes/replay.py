@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attach import module_of, muted, owner_of
 from ..layers import AdvBN
-from ..temporary import changed
+from ..surgery.context import changed
+from ..surgery.hooks import module_of, muted, owner_of
 
 
 class Replay:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..functional import adain
-from ..maps import outside_autocast, widen
+from ..functional.backend import outside_autocast, widen
 from . import vgg
 from .base import build
 

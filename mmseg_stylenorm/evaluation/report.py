@@ -1,0 +1,100 @@
+"""What a test over several domains leaves behind: numbers as JSON, bars and confusion matrices as pictures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timm_stylenorm.runner.configs import whole
+
+COLUMNS = 4  # confusion matrices beside each other
+
+
+def _plain(value: Any) -> Any:
+    """nan, which JSON does not have, becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Writes domains.json, domains.png and confusion.png, each whole or not at all.
+
+    Args:
+        folder: Where; made if missing.
+        report: `classes`; `domains`: name -> images, scores, IoU by class, confusion (K, K) as lists; `scores`: name of
+            a domain or mean -> scores in percent; `means`: name -> domains.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / 'domains.json') as part:
+        part.write_text(json.dumps(_plain(report), indent=1) + '\n')
+    with whole(folder / 'domains.png') as part:
+        _draw_scores(report, part)
+    with whole(folder / 'confusion.png') as part:
+        _draw_confusion(report, part)
+
+
+def _draw_scores(report: dict[str, Any], file: Path) -> None:
+    """A bar for each domain and mean; beside them, IoU by domain and class."""
+    from matplotlib import pyplot as plt
+
+    scores, classes = report['scores'], report['classes']
+    names, values = list(scores), [row['mIoU'] for row in scores.values()]
+    size = (6 + 0.45 * len(classes), 2.2 + 0.32 * len(names))
+    figure, (bars, cells) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(4, 0.45 * len(classes)))
+    colours = ['tab:grey' if name in report['means'] else 'tab:blue' for name in names]
+    bars.barh(range(len(names)), np.nan_to_num(values), color=colours)
+    for k, value in enumerate(values):
+        bars.text(np.nan_to_num(value) + 1, k, f'{value:.1f}', va='center', fontsize=8)
+    bars.set_yticks(range(len(names)), [name or 'all' for name in names])
+    bars.set(xlim=(0, 109), title='mIoU, %' + (' (means in grey)' if report['means'] else ''))
+    bars.invert_yaxis()
+    bars.spines[['top', 'right']].set_visible(False)
+    members = [report['means'].get(name, [name]) for name in names]
+    table = np.array([np.ma.mean([_known(report, m) for m in group], axis=0).filled(np.nan) for group in members])
+    cells.imshow(table, vmin=0, vmax=100, aspect='auto', cmap='viridis')
+    for k, c in np.argwhere(~np.isnan(table)):
+        dark = table[k, c] < 60
+        cells.text(c, k, f'{table[k, c]:.0f}', ha='center', va='center', fontsize=7, color='w' if dark else 'k')
+    cells.set_xticks(range(len(classes)), classes, rotation=60, ha='right', fontsize=8)
+    cells.set_title('IoU by class, %')
+    figure.tight_layout()
+    figure.savefig(file, format='png', dpi=120)
+    plt.close(figure)
+
+
+def _known(report: dict[str, Any], domain: str) -> Any:
+    """IoU by class as a masked array, without those that are nan."""
+    return np.ma.masked_invalid([report['domains'][domain]['IoU'][name] for name in report['classes']])
+
+
+def _draw_confusion(report: dict[str, Any], file: Path) -> None:
+    """The confusion matrix of each domain; each row, a class of the labels, adds up to 100 %."""
+    from matplotlib import pyplot as plt
+
+    domains, classes = report['domains'], report['classes']
+    across = min(COLUMNS, len(domains))
+    down = math.ceil(len(domains) / across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(0.8 + 4 * across, 0.9 + 3.9 * down), squeeze=False, layout='constrained'
+    )
+    for ax in axes.flat[len(domains) :]:
+        ax.set_visible(False)
+    for number, (ax, (name, row)) in enumerate(zip(axes.flat, domains.items(), strict=False)):
+        matrix = np.array(row['confusion'], float)
+        with np.errstate(invalid='ignore'):
+            shares = ax.imshow(100 * matrix / matrix.sum(1, keepdims=True), vmin=0, vmax=100, cmap='viridis')
+        ax.set_title(f'{name or "all"}: {row["images"]} images', fontsize=9)
+        below = number + across >= len(domains)
+        ax.set_xticks(range(len(classes)), classes if below else [], rotation=90, fontsize=6)
+        ax.set_yticks(range(len(classes)), [] if number % across else classes, fontsize=6)
+    figure.supxlabel('predicted', fontsize=9)
+    figure.supylabel('labelled', fontsize=9)
+    figure.colorbar(shares, ax=axes, label="% of the class's pixels", shrink=0.6)
+    figure.savefig(file, format='png', dpi=110)
+    plt.close(figure)

@@ -1,0 +1,43 @@
+"""Style operations as pure functions of tensors; every draw is an argument.
+
+Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased variance, (N, C); n the number of
+positions; u = v * n / (n - 1) the unbiased variance.
+"""
+
+from .adaptation import image_weighted_max_square_loss, max_square_loss
+from .affine import instance_moments, restyle, style_affine
+from .efdmix import NORM_FLOOR, domain_norm
+from .styles import (
+    adain,
+    covariance,
+    dual_causality_loss,
+    efdmix,
+    entropy,
+    exchange_styles,
+    instance_norm_rule,
+    mixstyle,
+    permuted_adain,
+    uncertain_style,
+    whitening_loss,
+)
+
+__all__ = [
+    'NORM_FLOOR',
+    'adain',
+    'covariance',
+    'domain_norm',
+    'dual_causality_loss',
+    'efdmix',
+    'entropy',
+    'exchange_styles',
+    'image_weighted_max_square_loss',
+    'instance_moments',
+    'instance_norm_rule',
+    'max_square_loss',
+    'mixstyle',
+    'permuted_adain',
+    'restyle',
+    'style_affine',
+    'uncertain_style',
+    'whitening_loss',
+]

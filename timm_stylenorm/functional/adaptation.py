@@ -1,0 +1,81 @@
+"""Losses of unsupervised domain adaptation in segmentation, as pure functions of logits.
+
+Notation: logits (N, K, *spatial), K classes; p = softmax(logits) over the classes. Computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .backend import widen
+
+__all__ = ['domain_loss', 'image_weighted_max_square_loss', 'max_square_loss', 'soft_cross_entropy', 'soft_labels']
+
+
+def max_square_loss(logits: Tensor) -> Tensor:
+    """Confidence without labels: -mean(p^2) / 2 over images, classes and positions.
+
+    Its gradient grows linearly with confidence, where that of the entropy is dominated by sure pixels. Chen, Xue & Cai,
+    ICCV 2019, arXiv:1909.13589; the mean over the classes is that of the authors' code.
+
+    Returns:
+        A scalar in [-1/(2K), -1/(2K^2)].
+    """
+    return -widen(logits).softmax(1).square().mean() / 2
+
+
+def image_weighted_max_square_loss(logits: Tensor, ratio: float = 0.2) -> Tensor:
+    """The same, where a pixel of a class that its image holds rarely counts more.
+
+        L = -1/(N K) sum over n, k, pixels i of p_nki^2 w_n[argmax_k p_nki],
+        w_n[k] = 1 / max(count_n[k]^ratio * total^(1 - ratio), 1)
+
+    count_n[k] pixels of image n, of `total`, are predicted as k. No gradient through w, and no factor 1/2, as in the
+    authors' code. That code is right for one image at a time only (its weights are broadcast against the classes); this
+    is the mean of what it gives for single images. Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589.
+
+    Args:
+        logits: (N, K, *spatial).
+        ratio: 0 weighs all pixels alike, 1 gives every predicted class of an image the same sum of weights.
+
+    Raises:
+        ValueError: `ratio` outside [0, 1].
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f'image_weighted_max_square_loss: expected 0 <= ratio <= 1, got {ratio}')
+    p = widen(logits).softmax(1).flatten(2)
+    labels = p.detach().argmax(1)
+    counts = p.new_zeros(p.shape[:2]).scatter_add_(1, labels, p.new_ones(labels.shape))
+    weights = 1 / (counts**ratio * p.shape[2] ** (1 - ratio)).clamp(min=1)
+    return -(p.square().sum(1) * weights.gather(1, labels)).sum() / counts.numel()
+
+
+def soft_labels(logits: Tensor, cap: float = 1.0) -> Tensor:
+    """min(p, cap), not normalised again, without gradient: the labels of FADA's discriminator."""
+    return widen(logits.detach()).softmax(1).clamp_(max=cap)
+
+
+def domain_loss(logits: Tensor, labels: Tensor, domain: int) -> Tensor:
+    """Cross entropy of a discriminator that tells domain and class at once (FADA).
+
+        L = -mean over images and positions of sum over k of t_k log softmax(z)_(domain K + k)
+
+    The target is [t, 0] for domain 0, the source, and [0, t] for domain 1. Wang et al., ECCV 2020, arXiv:2007.09222.
+
+    Args:
+        logits: z, (N, 2K, *spatial): K classes of the source, then K of the target.
+        labels: t, (N, K, *spatial), see `soft_labels`.
+        domain: 0 or 1.
+    """
+    return -(labels * widen(logits).log_softmax(1).chunk(2, 1)[domain]).sum(1).mean()
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-sum over k of t_k log p_k, averaged over the pixels with a label: those whose t is not 0 for every class.
+
+    Args:
+        logits: (N, K, *spatial).
+        labels: t, of the same shape, non-negative.
+    """
+    loss = -(labels * widen(logits).log_softmax(1)).sum()
+    return loss / (labels.amax(1) > 0).sum().clamp(min=1)

@@ -1,0 +1,253 @@
+"""Style operations as pure functions of tensors; every draw is an argument.
+
+Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased variance, (N, C); n the number of
+positions; u = v * n / (n - 1) the unbiased variance.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .affine import instance_moments, style_affine
+from .backend import outside_autocast, widen
+from .efdmix import efdmix as _efdmix
+
+
+def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
+    """sqrt(u + eps) from the biased variance over `count` positions; a single position has variance 0."""
+    return (var * (count / max(count - 1, 1)) + eps).sqrt()
+
+
+def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (N, C), of instance norm with an affine map (C,): weight * (x - m) / sqrt(v + eps) + bias."""
+    scale = weight * (var + eps).rsqrt()
+    return scale, bias - mean * scale
+
+
+def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    """Adaptive instance normalisation: the content with the channel statistics of the style.
+
+        y = s(style) * (content - m(content)) / s(content) + m(style),    s = sqrt(u + eps)
+
+    Differentiable in both arguments. Huang & Belongie, ICCV 2017, arXiv:1703.06868, Eq. (8).
+
+    Args:
+        content: (N, C, *spatial).
+        style: (N, C, *any spatial).
+        eps: Added to the unbiased variances.
+
+    Raises:
+        ValueError: The two differ in N or C.
+    """
+    if content.shape[:2] != style.shape[:2]:
+        raise ValueError(
+            f'adain: content and style must agree in images and channels, got {tuple(content.shape)} '
+            f'and {tuple(style.shape)}'
+        )
+    mean, var = instance_moments(style)
+    std = unbiased_std(var, style.shape[2:].numel(), eps)
+    rule = partial(_adain_rule, count=content.shape[2:].numel(), eps=eps)
+    return style_affine(content, rule, mean, std)
+
+
+def _adain_rule(
+    mean: Tensor, var: Tensor, style_mean: Tensor, style_std: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    scale = style_std / unbiased_std(var, count, eps)
+    return scale, style_mean - mean * scale
+
+
+def exchange_styles(x: Tensor, perm: Tensor, axis: int = 0, eps: float = 1e-5) -> Tensor:
+    """`adain` of a map and a permutation of it, without the permuted copy.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: The permutation, (N,) for images (axis 0) or (C,) for the channels of every image (axis 1).
+        axis: 0 or 1.
+        eps: Added to the unbiased variances.
+    """
+    return style_affine(x, partial(_exchange_rule, axis=axis, count=x.shape[2:].numel(), eps=eps), perm)
+
+
+def _exchange_rule(
+    mean: Tensor, var: Tensor, perm: Tensor, *, axis: int, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    style_std = unbiased_std(var.index_select(axis, perm), count, eps)
+    return _adain_rule(mean, var, mean.index_select(axis, perm), style_std, count=count, eps=eps)
+
+
+def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | None = None) -> Tensor:
+    """Each image takes the channel statistics of another image of its batch.
+
+        y_i = sg(s_j) * (x_i - m_i) / (s_i + eps) + sg(m_j),    j = perm[i],  s = sqrt(u + eps)
+
+    sg stops the gradient. eps enters twice for the content, as in the authors' file permutedAdaIN.py, so that a fixed
+    point of the permutation is not exactly the identity. Nuriel et al., CVPR 2021, arXiv:2010.05785.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (K,) integers below N, K <= N. Images K, K+1, ... pass unchanged.
+        eps: Added to the unbiased variance, and again to the content's deviation.
+        gate: Optional boolean scalar; where it is false, `x` is returned (a branch that graphs can hold).
+
+    Raises:
+        ValueError: `perm` is longer than the batch.
+    """
+    if len(perm) > len(x):
+        raise ValueError(f'permuted_adain: {len(perm)} styles for a batch of {len(x)} images')
+    rule = partial(_permuted_adain_rule, count=x.shape[2:].numel(), eps=eps)
+    y = style_affine(x, rule, perm)
+    return y if gate is None else torch.where(gate, y, x)
+
+
+def _permuted_adain_rule(mean: Tensor, var: Tensor, perm: Tensor, *, count: int, eps: float) -> tuple[Tensor, Tensor]:
+    k = len(perm)
+    std = unbiased_std(var, count, eps)
+    scale = std[perm].detach() / (std[:k] + eps)
+    shift = mean[perm].detach() - mean[:k] * scale
+    if k < len(mean):
+        rest = mean[k:]
+        scale, shift = torch.cat([scale, torch.ones_like(rest)]), torch.cat([shift, torch.zeros_like(rest)])
+    return scale, shift
+
+
+def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor:
+    """Each image takes a mixture of its own channel statistics and those of another image.
+
+        y_i = (x_i - m_i) / s_i * (l_i s_i + (1 - l_i) s_j) + l_i m_i + (1 - l_i) m_j,
+        j = perm[i],    s = sqrt(u + eps)
+
+    All statistics are constants for the gradient. Zhou et al., ICLR 2021, arXiv:2104.02008.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (N,) integers below N.
+        lmda: (N,), the share l of an image's own statistics.
+        eps: Added to the unbiased variance.
+    """
+    return style_affine(x, partial(_mixstyle_rule, count=x.shape[2:].numel(), eps=eps), perm, lmda)
+
+
+def _mixstyle_rule(
+    mean: Tensor, var: Tensor, perm: Tensor, lmda: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    mean, std, own = mean.detach(), unbiased_std(var.detach(), count, eps), lmda[:, None].to(mean.dtype)
+    scale = own + (1 - own) * std[perm] / std
+    return scale, own * mean + (1 - own) * mean[perm] - mean * scale
+
+
+def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
+    """Each value moves towards the value of the same rank in the same channel of another image.
+
+        y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
+
+    The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
+    arXiv:2203.07740, Eq. (8). One sort is most of the cost; its order is what is kept for the backward pass. Equal
+    values are ranked in any order.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (N,) integers below N.
+        lmda: (N,), the share l of an image's own distribution.
+    """
+    return _efdmix(x, perm, lmda)
+
+
+def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:
+    """Channel statistics drawn from normal distributions around themselves (DSU).
+
+        y = (x - m) / s * (s + e_s S(s)) + m + e_m S(m),
+        s = sqrt(u + eps),    S(q) = sqrt(unbiased variance of q over the batch + eps)
+
+    A batch of one has S = sqrt(eps). Everything is differentiated. Li et al., ICLR 2022, arXiv:2202.03958.
+
+    Args:
+        x: (N, C, *spatial).
+        noise_mean: e_m, (N, C), standard normal.
+        noise_std: e_s, (N, C), standard normal.
+        eps: Added to all variances.
+    """
+    return style_affine(x, partial(_dsu_rule, count=x.shape[2:].numel(), eps=eps), noise_mean, noise_std)
+
+
+def _dsu_rule(
+    mean: Tensor, var: Tensor, noise_mean: Tensor, noise_std: Tensor, *, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    std = unbiased_std(var, count, eps)
+
+    def spread(q: Tensor) -> Tensor:
+        return unbiased_std(q.var(0, correction=0), len(q), eps)
+
+    scale = 1 + noise_std * spread(std) / std
+    return scale, mean + noise_mean * spread(mean) - mean * scale
+
+
+def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:
+    """Mean entropy of softmax(logits) over images and positions, a scalar.
+
+    Args:
+        logits: (N, K) or (N, K, *spatial).
+        floor: Probabilities below it are dropped from the sum, as in SNR's file model_resnet.py.
+    """
+    p = widen(logits).softmax(1)
+    return -torch.where(p < floor, 0.0, p * p.clamp(min=floor).log()).sum(1).mean()
+
+
+def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Tensor) -> Tensor:
+    """SNR's loss: restitution must sharpen the prediction, the rest of the residual must blur it.
+
+        L = softplus(H(restituted) - H(normalised)) + softplus(H(normalised) - H(contaminated))
+
+    H is the entropy of the softmax, averaged over the batch (and over the positions of dense logits) before the
+    comparison, as in the authors' file model_resnet.py; the paper compares single images.
+    Jin et al., arXiv:2101.00588, Sec. 3.
+
+    Args:
+        normalised: Logits of the instance-normalised features, (N, K) or (N, K, *spatial).
+        restituted: Logits after the useful part of the residual was put back, same shape.
+        contaminated: Logits after the useless part was put back, same shape.
+
+    Returns:
+        A scalar, unweighted.
+    """
+    h_in, h_useful, h_useless = entropy(normalised), entropy(restituted), entropy(contaminated)
+    return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Covariances of the channels of every image, z z^T / (n - 1) + 1e-5 I, for a normalised map.
+
+    Args:
+        z: (N, C, *spatial), mean 0 and variance 1 in every channel.
+
+    Returns:
+        (N, C, C), float32 (float64 for float64 maps).
+    """
+    flat = widen(z).flatten(2)
+    with outside_autocast(z):  # a sum over the positions overflows in half precision
+        product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
+    return product + 1e-5 * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+
+
+def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Mean absolute covariance of chosen pairs of channels, beyond what a margin tolerates.
+
+        L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
+
+    The losses IRW, with a margin and all pairs, and ISW, without one, of Choi et al., CVPR 2021, arXiv:2103.15597; the
+    margin as in the authors' code.
+
+    Args:
+        z: Normalised map, (N, C, *spatial).
+        mask: (C, C) of 0 and 1, strictly upper triangular.
+        margin: What the sum may reach without loss.
+
+    Returns:
+        A scalar.
+    """
+    total = (covariance(z) * mask).abs().sum((1, 2)) - margin
+    return (total.clamp(min=0) / mask.sum().clamp(min=1)).mean()

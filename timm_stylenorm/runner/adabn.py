@@ -1,0 +1,240 @@
+"""AdaBN in mmengine's Runner, for segmentors and classifiers alike.
+
+Import this module only where mmengine is installed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from logging import WARNING
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
+
+from ..adapt import Statistics, adabn, batch_norms, get_statistics, set_statistics
+from .checkpoint import bare_model
+
+LOG_EVERY = 50  # batches
+LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
+
+
+def domains(dataset: Any) -> list[str | None]:
+    """The domain of every image, as far as the data set tells it without loading them (`domain_of`)."""
+    if isinstance(dataset, ConcatDataset):
+        return [domain for part in dataset.datasets for domain in domains(part)]
+    if hasattr(dataset, 'domain_of'):
+        return [dataset.domain_of(index) for index in range(len(dataset))]
+    return [None] * len(dataset)
+
+
+def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str | None = None) -> DataLoader:
+    """A loader of the same images in a random order, always the same one.
+
+    A loader of its own, since the given one may be in the middle of its run and may pad its last batch.
+
+    Args:
+        loader: As the Runner builds it.
+        batch_size: Images of a batch; None takes the loader's, but at least 8.
+        domain: Only images of this domain, all of them in each process. Otherwise each process has its share.
+    """
+    order = torch.Generator().manual_seed(0)
+    common: dict[str, Any] = dict(batch_size=batch_size or max(loader.batch_size or 1, LEAST), generator=order)
+    for name in ('collate_fn', 'num_workers', 'worker_init_fn', 'pin_memory'):
+        common[name] = getattr(loader, name)
+    if isinstance(loader.dataset, IterableDataset):
+        return DataLoader(loader.dataset, **common)
+    indices = torch.randperm(len(loader.dataset), generator=order).tolist()  # type: ignore[arg-type]
+    if domain is None:
+        return DataLoader(loader.dataset, sampler=indices[get_rank() :: get_world_size()], **common)
+    own = domains(loader.dataset)
+    return DataLoader(loader.dataset, sampler=[index for index in indices if own[index] == domain], **common)
+
+
+def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A batch of an mmengine loader, taken apart into batches of images (C, H, W) of equal shape.
+
+    Under test-time augmentation, where every entry is a list of views, the views are images like others.
+    """
+    inputs = batch['inputs']
+    if isinstance(inputs, Tensor):
+        yield dict(batch)
+        return
+    if inputs and not isinstance(inputs[0], Tensor):
+        views = [{key: value[k] for key, value in batch.items()} for k in range(len(inputs))]
+        yield from (part for view in views for part in same_size(view))
+        return
+    lists = {key: value for key, value in batch.items() if isinstance(value, list | tuple)}
+    for shape in dict.fromkeys(image.shape for image in inputs):
+        chosen = [k for k, image in enumerate(inputs) if image.shape == shape]
+        yield {**batch, **{key: [value[k] for k in chosen] for key, value in lists.items()}}
+
+
+def adapt_model(
+    model: nn.Module,
+    loader: DataLoader,
+    momentum: float | None = None,
+    max_batches: int | None = None,
+    mode: str = 'tensor',
+    sync: bool = True,
+) -> nn.Module:
+    """`timm_stylenorm.adapt.adabn` for an mmengine model and the batches of a loader, with a log.
+
+    Args:
+        model: Called as the Runner does: `data_preprocessor`, then `forward(..., mode=mode)`.
+        loader: Its batches are dicts with `inputs`; labels are not looked at.
+        momentum: See `adabn`.
+        max_batches: Of each process.
+        mode: 'tensor', in which segmentors run backbone, neck and decode head, or 'predict' for models without it and
+            for inference in sliding windows.
+        sync: Pool over all processes.
+
+    Returns:
+        The bare model.
+
+    Raises:
+        ValueError: See `adabn`.
+    """
+    model = bare_model(model)
+    total = min(len(loader), max_batches or len(loader)) if _has_length(loader) else max_batches  # samplers may go on
+    seen = single = 0
+
+    def parts() -> Iterator[dict[str, Any]]:
+        nonlocal seen, single
+        for number, batch in enumerate(islice(loader, total), 1):
+            for part in same_size(batch):
+                seen, single = seen + len(part['inputs']), single + (len(part['inputs']) == 1)
+                yield part
+            if number % LOG_EVERY == 0:
+                print_log(f'AdaBN: batch {number}{f"/{total}" if total else ""}', 'current')
+
+    adabn(model, parts(), momentum, forward=forward_in(model, mode), sync=sync)
+    how = 'estimated anew' if momentum is None else f'moved by {momentum} a batch'
+    others = f', likewise in {get_world_size() - 1} more processes' if sync and get_world_size() > 1 else ''
+    print_log(f'AdaBN: {len(batch_norms(model))} batch norms {how}, on {seen} images{others}', 'current')
+    if single * 2 > seen:
+        print_log('AdaBN: most batches had one image; statistics from larger ones are better', 'current', WARNING)
+    return model
+
+
+def forward_in(model: Any, mode: str) -> Callable[[dict[str, Any]], Any]:
+    """Calls an mmengine model with a batch as its loader gives it, outside training."""
+    return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
+
+
+def _has_length(loader: DataLoader) -> bool:
+    try:
+        return len(loader) >= 0
+    except TypeError:
+        return False
+
+
+@HOOKS.register_module()
+class AdaBNHook(Hook):
+    """While testing, the batch norms have the statistics of the images that are tested on; afterwards the old ones.
+
+        custom_hooks = [dict(type='AdaBNHook')]
+
+    Where the batches say of which `domain` they are, as those of several test sets in one `JoinedDataset` do, each
+    domain is tested with the statistics of its own images.
+
+    Args:
+        momentum: None for full adaptation, a number in (0, 1] for partial; see `timm_stylenorm.adapt.adabn`.
+        max_batches: At most so many batches, of each process.
+        batch_size: Images of a batch. By default those of the loader, but at least 8: the more, the nearer to what
+            deep norms see in evaluation. Images of different sizes are not mixed within a batch.
+        dataloader: Config of a loader of target images, used as it is, for all domains. By default the images that are
+            tested on, without their labels, in a fixed random order.
+        on: When to adapt: 'test', 'val', or both.
+        by_domain: Whether domains have statistics of their own.
+        keep: Leave the adapted statistics in the model, those of the last domain. Else the model is the old one after
+            the test, so that training is not disturbed, and a checkpoint holds what was trained.
+        mode: See `adapt_model`.
+
+    Raises:
+        ValueError: A value out of range; in a test, a batch of several domains.
+    """
+
+    priority = 'ABOVE_NORMAL'  # puts back before EMAHook (NORMAL) swaps the weights back
+
+    def __init__(
+        self,
+        momentum: float | None = None,
+        max_batches: int | None = None,
+        batch_size: int | None = None,
+        dataloader: dict | DataLoader | None = None,
+        on: str | Sequence[str] = 'test',
+        by_domain: bool = True,
+        keep: bool = False,
+        mode: str = 'tensor',
+    ) -> None:
+        self.on = (on,) if isinstance(on, str) else tuple(on)
+        if not self.on or not set(self.on) <= {'test', 'val'}:
+            raise ValueError(f"AdaBNHook: on is 'test', 'val' or ('test', 'val'), got {on!r}")
+        if momentum is not None and not 0 < momentum <= 1:
+            raise ValueError(f'AdaBNHook: expected 0 < momentum <= 1 or None, got {momentum}')
+        if dataloader is not None and batch_size is not None:
+            raise ValueError('AdaBNHook: batch_size belongs into dataloader=dict(batch_size=...)')
+        self.options: dict[str, Any] = dict(momentum=momentum, max_batches=max_batches, mode=mode)
+        self.batch_size, self.dataloader, self.by_domain, self.keep = batch_size, dataloader, by_domain, keep
+        self._source: Statistics | None = None
+        self._domain: str | None = None
+
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Adapts at the first batch: by then hooks that exchange weights, such as EMAHook, have done so."""
+        if 'test' in self.on:
+            self._adapt(runner, runner.test_loop.dataloader, data_batch)
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Likewise."""
+        if 'val' in self.on:
+            self._adapt(runner, runner.val_loop.dataloader, data_batch)
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Puts the old statistics back."""
+        self._restore(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Likewise."""
+        self._restore(runner)
+
+    def _adapt(self, runner: Any, tested: DataLoader, batch: Any) -> None:
+        domain = self._domain_of(batch)
+        if self._source is not None and domain == self._domain:
+            return
+        model = bare_model(runner.model)
+        if self._source is None:
+            self._source = get_statistics(model)
+        else:
+            set_statistics(model, self._source)
+        self._domain = domain
+        if domain is not None:
+            print_log(f'AdaBN: domain {domain}', 'current')
+        if self.dataloader is None:
+            loader = target_loader(tested, self.batch_size, domain)
+        else:
+            loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=0)
+        # processes may reach their domains in another order, so that each adapts to all images of its domain by itself
+        adapt_model(model, loader, **self.options, sync=domain is None)
+
+    def _domain_of(self, batch: Any) -> str | None:
+        if not self.by_domain or self.dataloader is not None:
+            return None
+        named = (batch or {}).get('domain') or ()
+        # test-time augmentation: a list for each view
+        found = {name for entry in named for name in (entry if isinstance(entry, list | tuple) else [entry])}
+        if len(found) > 1:
+            raise ValueError(
+                f'AdaBNHook: a batch has images of several domains ({", ".join(sorted(found))}), each of which needs '
+                'statistics of its own; choose a batch_size that divides the domains, or by_domain=False'
+            )
+        return next(iter(found), None)
+
+    def _restore(self, runner: Any) -> None:
+        if self._source is not None and not self.keep:
+            set_statistics(bare_model(runner.model), self._source)
+        self._source = self._domain = None

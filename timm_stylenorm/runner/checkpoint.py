@@ -1,0 +1,196 @@
+"""Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
+
+mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
+not fit. `install_safe_loaders` replaces what its loaders of files, downloads and stores end in, and restores what was
+saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied into the model.
+"""
+
+import contextlib
+import os
+import pickle
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import checkpoint as host
+from torch import Tensor
+
+from ..errors import unknown
+from .plain import from_plain
+
+# what torch's unpickler raises on bytes that are no checkpoint, or only half of one
+DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    struct.error,
+)
+EXTRA_STATE = ('num_batches_tracked', '_extra_state')
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """Stands in for `getattr`, by which log buffers name their own averaging methods; gives nothing else out."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
+    return getattr(owner, name)
+
+
+def safe_globals() -> list[Any]:
+    """What the Runner's own checkpoints hold beside tensors: log buffers and numpy arrays, under old and new names."""
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
+    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
+    dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
+    names += [(_statistic, 'builtins.getattr'), (_statistic, '__builtin__.getattr')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *names]
+
+
+@contextlib.contextmanager
+def refusing(source: str) -> Iterator[None]:
+    try:
+        with torch.serialization.safe_globals(safe_globals()):
+            yield
+    except DAMAGED as error:
+        if isinstance(error, OSError) and (error.filename is not None or '://' in source):
+            raise  # the file or the server cannot be reached
+        asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
+        if asked is None:
+            raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
+        raise ValueError(
+            f'refused to load {source}: it holds more than weights{f" (it asks for {asked[1]})" if asked else ""}, and '
+            'reading it could run code. If you trust where it comes from, keep only its weights: '
+            "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
+        ) from error
+
+
+def load_local(filename: str, map_location: Any = None) -> Any:
+    """Reads a checkpoint file with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: naming the file and what is near it.
+        ValueError: the file holds code, or is damaged.
+    """
+    filename = os.path.expanduser(filename)
+    if not os.path.isfile(filename):
+        folder = os.path.dirname(filename) or '.'
+        near = [f for f in os.listdir(folder) if f.endswith(('.pth', '.pt'))] if os.path.isdir(folder) else []
+        raise FileNotFoundError(unknown('checkpoint', filename, [os.path.join(folder, f) for f in sorted(near)]))
+    with refusing(filename):
+        return from_plain(torch.load(filename, map_location=map_location, weights_only=True))
+
+
+def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
+    with refusing(url):
+        return from_plain(torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True))
+
+
+def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
+    with refusing(file if isinstance(file, str) else 'the checkpoint'):
+        return from_plain(torch.load(file, map_location=map_location, weights_only=True))
+
+
+def install_safe_loaders() -> None:
+    """Makes every checkpoint that mmengine's `CheckpointLoader` reads go through this module; idempotent.
+
+    OpenMMLab's mmengine reads pavi://, s3:// and petrel:// by `torch.load` directly, whose default is safe as of
+    torch 2.6.
+    """
+    host.CheckpointLoader.register_scheme('', load_local, force=True)
+    host.load_url = load_url  # the schemes http, torchvision, open-mmlab and mmcls of that module end here
+    if hasattr(host, '_safe_torch_load'):  # onedl: pavi, s3, petrel, and the files of open-mmlab
+        host._safe_torch_load = load_any
+
+
+def bare_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module  # type: ignore[assignment]
+    return model
+
+
+def _fit(model: Mapping[str, Tensor], loaded: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    missing = [k for k in model if k not in loaded and not k.endswith(EXTRA_STATE)]
+    surplus = [k for k in loaded if k not in model and not k.endswith(EXTRA_STATE)]
+    differ = [k for k in model if k in loaded and getattr(loaded[k], 'shape', None) != model[k].shape]
+    return missing, surplus, differ
+
+
+def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:
+    """Compares a checkpoint with a model by names and shapes, before loading.
+
+    Args:
+        model: the model to be loaded.
+        checkpoint: `{'state_dict': ...}` or a bare state dict.
+        source: what to call the checkpoint in the message.
+        complete: testing and resuming need every weight and no foreign style layer; `load_from` only needs that half
+            of the weights (tensors of two or more dimensions) of the smaller side fit.
+
+    Raises:
+        ValueError: naming both sides and the first keys that do not fit.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    loaded = {k.removeprefix('module.'): v for k, v in state.items()}
+    own = dict(model.state_dict())
+    missing, surplus, differ = _fit(own, loaded)
+    weights = {k for k, v in own.items() if v.ndim > 1}
+    fitting = len(weights - set(missing) - set(differ))
+    smaller = min(len(weights), sum(getattr(v, 'ndim', 0) > 1 for v in loaded.values()))
+    style = [k for k in surplus if '.style.' in k]
+    if not (fitting * 2 < max(smaller, 1) or (complete and (missing or differ or style))):
+        return
+    backbone = getattr(model, 'backbone', None)
+    inner = f' with backbone {type(backbone).__name__}' if backbone is not None else ''
+    shapes = [f'{k} {tuple(getattr(loaded[k], "shape", ()))} instead of {tuple(own[k].shape)}' for k in differ]
+    parts = [
+        f'{len(keys)} {what}: {", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}'
+        for what, keys in (('missing', missing), ('of another shape', shapes), ('unknown to the model', surplus))
+        if keys
+    ]
+    raise ValueError(
+        f'checkpoint {source} ({len(loaded)} tensors) is of another architecture than {type(model).__name__}{inner} '
+        f'({len(own)} tensors). {"; ".join(parts)}. Use the config it was trained with.'
+    )
+
+
+def check_resumable(checkpoint: Any, source: str) -> None:
+    """Refuses a checkpoint that mmengine's `Runner.resume` cannot use, such as one that holds weights only.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    held = checkpoint if isinstance(checkpoint, Mapping) else {}
+    lacking = [key for key in ('meta', 'state_dict', 'message_hub') if not isinstance(held.get(key), Mapping)]
+    lacking += [f'meta.{key}' for key in ('epoch', 'iter') if 'meta' not in lacking and key not in held['meta']]
+    if lacking:
+        raise ValueError(
+            f'cannot resume from {source}: it has no {", ".join(lacking)}. To start from it, use load_from'
+        )
+
+
+@HOOKS.register_module()
+class CheckpointGuardHook(Hook):
+    """Refuses a checkpoint of another architecture, where mmengine logs a warning and goes on."""
+
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Runs between reading the file and copying it into the model."""
+        model = bare_model(runner.model)
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        source = str(runner._load_from or runner.work_dir)
+        if training and runner._resume:
+            check_resumable(checkpoint, source)
+        check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)

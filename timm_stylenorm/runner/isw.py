@@ -1,0 +1,70 @@
+"""The schedule of instance selective whitening in mmengine's Runner. Import it only where mmengine is installed."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..whitening import photometric_view, select_pairs, selective_layers
+from .adabn import forward_in, same_size, target_loader
+from .checkpoint import bare_model
+from .host import image_format
+from .resume import get_rng_state, set_rng_state
+
+
+@HOOKS.register_module()
+class ISWHook(Hook):
+    """Lets the ISW layers choose their pairs of channels once, at a given iteration; from then on they have a loss.
+
+        custom_hooks = [dict(type='ISWHook', begin=4000)]
+
+    The choice compares training images with photometric views of them; it leaves the random numbers of the training
+    alone. It is part of the checkpoint, so a resumed run goes on with it.
+
+    Args:
+        begin: Iteration before which the pairs are chosen; the authors choose after 5 of about 50 epochs.
+        batches: Training batches to look at, in each process.
+
+    Raises:
+        ValueError: A negative `begin`, or no batch; in training, a model without ISW layers.
+    """
+
+    def __init__(self, begin: int, batches: int = 50) -> None:
+        if begin < 0 or batches < 1:
+            raise ValueError(f'ISWHook: expected begin >= 0 and batches >= 1, got {begin} and {batches}')
+        self.begin, self.batches, self.done = begin, batches, False
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
+        if runner.iter < self.begin or self.done:
+            return
+        self.done = True
+        model = bare_model(runner.model)
+        layers = selective_layers(model)
+        if layers and all(layer.chosen for _, layer in layers):
+            return
+        states = get_rng_state()
+        try:
+            torch.manual_seed(torch.initial_seed() + self.begin)
+            loader = target_loader(runner.train_dataloader, runner.train_dataloader.batch_size or 1)
+            chosen = select_pairs(model, self._pairs(loader, model), forward_in(model, 'tensor'))
+        finally:
+            set_rng_state(states)
+        told = ', '.join(f'{name} {count}' for name, count in chosen.items())
+        print_log(
+            f'instance selective whitening: pairs of channels chosen from {self.batches} batches: {told}', 'current'
+        )
+
+    def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
+        """[views; images] as the loader would give them, of one size: images smaller than a crop differ."""
+        bgr = image_format(model.data_preprocessor).loads_bgr
+        for data in (part for batch in islice(loader, self.batches) for part in same_size(batch)):
+            images = list(data['inputs'])
+            views = [photometric_view(i.flip(0)).flip(0) if bgr else photometric_view(i) for i in images]
+            twice = {k: [*v, *v] for k, v in data.items() if k != 'inputs'}
+            yield {**twice, 'inputs': views + images}

@@ -1,0 +1,149 @@
+"""Saving by mmengine: a checkpoint file is complete or absent, and old ones go only after the new one is complete.
+
+mmengine removes the old file, then writes the new one in place. Its code is not copied here; `install_safe_saving`
+wraps three pieces of it:
+
+* `save_checkpoint`, under every name by which mmengine calls it: the content becomes plain data (`plain.to_plain`), and
+  local files take their name when they are complete. Other stores write as before.
+* `open` in the module of `CheckpointHook`, which writes `last_checkpoint` by it.
+* `CheckpointHook`: while it saves, removals wait. The class itself is wrapped, not replaced in the registry, so that
+  subclasses and configs that name the class are included.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+from mmengine.dist import is_main_process
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook, checkpoint_hook
+from mmengine.runner import checkpoint as host
+from mmengine.runner import runner as runner_module
+
+from .configs import whole
+from .plain import to_plain
+
+OUTDATED = 'outdated_ckpts'  # in the message hub: what is removed once the checkpoint that holds this is complete
+
+
+def is_local(filename: str, file_client_args: dict | None = None, backend_args: dict | None = None) -> bool:
+    """Whether mmengine would write this file to a file system."""
+    if '://' in filename:
+        return False
+    if file_client_args is not None:
+        return isinstance(FileClient.infer_client(file_client_args, filename).client, LocalBackend)
+    return isinstance(get_file_backend(filename, backend_args=backend_args), LocalBackend)
+
+
+def _saving_whole(save: Callable) -> Callable:
+    @functools.wraps(save)
+    def save_checkpoint(
+        checkpoint: Any, filename: Any, file_client_args: dict | None = None, backend_args: dict | None = None
+    ) -> None:
+        filename, plain = str(filename), to_plain(checkpoint)
+        options = {'file_client_args': file_client_args, 'backend_args': backend_args}
+        if not is_local(filename, **options):
+            save(plain, filename, **options)
+            return
+        os.makedirs(os.path.dirname(filename) or '.', exist_ok=True)
+        with whole(Path(filename)) as part:
+            save(plain, str(part), **options)
+
+    return save_checkpoint
+
+
+@contextmanager
+def _written_whole(file: Any, encoding: str | None) -> Iterator[Any]:
+    with whole(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
+        yield stream
+
+
+def _open(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> Any:
+    """Stands in for `open` in the module of `CheckpointHook`."""
+    if mode == 'w' and isinstance(file, str | os.PathLike):
+        return _written_whole(file, encoding)
+    return open(file, mode, buffering, encoding, **options)
+
+
+class _Waiting:
+    """A file backend whose removals are only noted, also in the message hub and so in the checkpoint."""
+
+    def __init__(self, backend: Any, hub: Any) -> None:
+        self.backend, self.hub = backend, hub
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: Any) -> None:
+        """Notes a file."""
+        self.outdated.append(str(path))
+        self.hub.update_info(OUTDATED, list(self.outdated))
+
+    rmtree = remove  # DeepSpeed's checkpoints are folders
+
+
+def _named(hook: Any) -> set[str]:
+    """The files that the hook still counts as its own: the last one, the best ones, and those it keeps."""
+    best = [getattr(hook, 'best_ckpt_path', None), *(getattr(hook, 'best_ckpt_path_dict', None) or {}).values()]
+    steps = getattr(hook, 'keep_ckpt_ids', None) or ()
+    kept = [hook.file_backend.join_path(hook.out_dir, hook.filename_tmpl.format(step)) for step in steps]
+    return {str(path) for path in (hook.last_ckpt, *best, *kept) if path}
+
+
+def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
+    backend = hook.file_backend
+    for path in sorted(set(paths) - _named(hook)):
+        if backend.isfile(path):
+            backend.remove(path)
+        elif backend.isdir(path):
+            backend.rmtree(path)
+    if hub.get_info(OUTDATED):
+        hub.update_info(OUTDATED, [])
+
+
+def _removing_late(save: Callable) -> Callable:
+    @functools.wraps(save)
+    def run(self: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
+        backend, hub = self.file_backend, runner.message_hub
+        if isinstance(backend, _Waiting):  # called by a method that is itself wrapped, and will remove
+            return save(self, runner, *args, **kwargs)
+        self.file_backend = waiting = _Waiting(backend, hub)
+        try:
+            result = save(self, runner, *args, **kwargs)
+        finally:
+            self.file_backend = backend
+        _remove(self, hub, waiting.outdated)
+        return result
+
+    return run
+
+
+def _removing_what_a_kill_left(before_train: Callable) -> Callable:
+    @functools.wraps(before_train)
+    def run(self: Any, runner: Any) -> None:
+        before_train(self, runner)
+        if not is_main_process():
+            return
+        folder, used = (os.path.realpath(str(path)) for path in (self.out_dir, runner._load_from))
+        outdated = {path: os.path.realpath(path) for path in runner.message_hub.get_info(OUTDATED) or ()}
+        own = [path for path, real in outdated.items() if os.path.dirname(real) == folder and real != used]
+        _remove(self, runner.message_hub, own)
+
+    return run
+
+
+@functools.cache
+def install_safe_saving() -> None:
+    """Wraps what the head of this module lists; once per process."""
+    saving = _saving_whole(host.save_checkpoint)
+    for module in (host, mmengine.runner, runner_module):
+        module.save_checkpoint = saving  # type: ignore[attr-defined]
+    checkpoint_hook.open = _open  # type: ignore[attr-defined]
+    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
+        setattr(CheckpointHook, name, _removing_late(getattr(CheckpointHook, name)))
+    CheckpointHook.before_train = _removing_what_a_kill_left(CheckpointHook.before_train)  # type: ignore[method-assign]

@@ -1,0 +1,228 @@
+"""Attach style layers to a model or replace its norm layers by them, and take them off again.
+
+A layer becomes a child `style` (a ModuleDict keyed by method) of the module whose output it restyles, and one forward
+hook, a plain function that looks the child up, calls it: the keys of the base model never change, and a copied model
+runs its own layers. A layer that replaces a norm layer takes its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import NormLayer, StyleLayer
+from ..methods import get_method
+from .context import changed
+from .hooks import attach, detach_all, owner_of, replace, styled_modules
+from .sites import Site, find_sites
+from .structure import is_batch_norm, norms_behind
+
+Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+
+
+def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
+    """Attach the layers of one or several style methods to a model, in place, or replace its norm layers by them.
+
+    Args:
+        model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
+        style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
+            a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
+            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do.
+        **kwargs: `sites` and arguments of the layer, where `style` is a single method.
+
+    Returns:
+        The same model. It is unchanged if an error is raised.
+
+    Raises:
+        ValueError: Unknown method or site, a value out of range, a site without a known number of channels, a method
+            that the model has already at that site, two methods that would replace the same norm layer.
+        TypeError: An argument that the layer does not have.
+    """
+    plans = [plan for spec in _as_specs(style, kwargs) for plan in _plan(model, spec)]
+    taken = {(owner, method): method for owner in map(owner_of, styled_modules(model)) for method in owner.style}
+    for plan in plans:
+        _check(plan, taken)
+    for plan in plans:
+        if plan.site.where != 'replace':
+            attach(plan.site, plan.method, plan.layer)
+    replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
+    return model
+
+
+@dataclass(frozen=True)
+class _Plan:
+    site: Site
+    method: str
+    layer: StyleLayer
+
+
+def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if isinstance(style, str):
+        return [{'type': style, **kwargs}]
+    if isinstance(style, Mapping):
+        if not isinstance(style.get('type'), str):
+            raise ValueError(f"a style dict names its method under 'type', got {dict(style)}")
+        return [{**style, **kwargs}]
+    if not isinstance(style, Sequence) or not all(isinstance(item, str | Mapping) for item in style):
+        raise TypeError(f'style must be a name, a dict, or a list of them, got {style!r}')
+    if kwargs:
+        raise TypeError(f'with a list of methods, arguments belong into its dicts, got {sorted(kwargs)} beside it')
+    return [spec for item in style for spec in _as_specs(item, {})]
+
+
+def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
+    """All layers of one method, built but not put into the model."""
+    spec = dict(spec)
+    name = spec.pop('type')
+    method = get_method(name)
+    method.check_kwargs(name, spec)
+    sites = spec.pop('sites', None)
+    layout = {k: spec.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in spec}
+    if layout.get('channel_dim', 1) not in (1, -1):
+        raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
+    plans = []
+    for site in find_sites(model, method.sites if sites is None else sites, tokens='channel_dim' in layout):
+        replaces = site.where == 'replace'
+        layer = _replacement(name, method.layer, site, spec) if replaces else _addition(model, name, site, spec)
+        layer.label = f'{name}.{site.label}'
+        layer.channel_dim = layout.get('channel_dim', site.channel_dim)
+        layer.prefix_tokens = layout.get('prefix_tokens', site.prefix_tokens)
+        plans.append(_Plan(site, name, layer))
+    method.layer.together([plan.layer for plan in plans])
+    if method.above is not None:
+        plans += _above(model, name, method.above, plans[0].site.module)
+    return plans
+
+
+def _above(model: nn.Module, name: str, layer: type[NormLayer], cut: nn.Module) -> list[_Plan]:
+    """The batch norms behind the module `cut`, replaced."""
+    plans = []
+    for path, norm in norms_behind(model, cut):
+        replacement = _replacement(name, layer, Site(path, path, norm, None, 'replace'), {})
+        replacement.label = f'{name}.{path}'
+        plans.append(_Plan(Site(path, path, norm, None, 'replace'), name, replacement))
+    return plans
+
+
+def _replacement(name: str, layer: type[StyleLayer], site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    if not issubclass(layer, NormLayer):
+        raise ValueError(
+            f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
+            "converters replace together with what is attached; use 'convs', stages, or names of blocks"
+        )
+    if isinstance(site.module, NormLayer):
+        other = (site.module.label or type(site.module).__name__).partition('.')[0]
+        if other == name:
+            raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
+        raise ValueError(_both_replace(other, name, site))
+    if not is_batch_norm(site.module):
+        raise ValueError(
+            f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
+        )
+    return layer.from_norm(site.module, **kwargs)
+
+
+def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    method = get_method(name)
+    if not method.layer.attaches:
+        raise ValueError(
+            f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
+            "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
+        )
+    if site.channels is None and method.needs_channels:
+        raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
+    layer = method.layer(site.channels, **kwargs)
+    like = next(site.module.parameters(), next(model.parameters(), None))
+    if like is not None:
+        layer.to(like.device, like.dtype)
+    return layer.train(site.module.training)
+
+
+def _both_replace(first: str, second: str, site: Site) -> str:
+    return f'style methods {first!r} and {second!r} both replace the norm layer {site.name!r}; choose one'
+
+
+def _check(plan: _Plan, taken: dict[Any, str]) -> None:
+    """Raise if the place is taken; else take it."""
+    module = plan.site.module
+    if plan.site.where == 'replace':
+        if module in taken:
+            raise ValueError(_both_replace(taken[module], plan.method, plan.site))
+        taken[module] = plan.method
+        return
+    owner = owner_of(module)
+    if (owner, plan.method) in taken:
+        raise ValueError(
+            f'style method {plan.method!r} is already at {plan.site.name!r}; name the plain model, or call '
+            'remove_style first'
+        )
+    taken[owner, plan.method] = plan.method
+    own = getattr(owner, 'style', None)
+    if own is not None and not isinstance(own, str | nn.ModuleDict):  # for the string see `attach`
+        raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
+
+
+def remove_style(model: nn.Module) -> nn.Module:
+    """Take all style layers off, in place: the plain model, with its own weights, is left.
+
+    `BatchInstanceNorm2d` becomes batch norm again and loses its gates.
+
+    Raises:
+        ValueError: A layer replaced a batch norm and has not kept its statistics. The model is unchanged then.
+    """
+    replaced = [(k, m) for k, m in model.named_modules() if isinstance(m, NormLayer) and m.replaced]
+    for name, layer in replaced:
+        if not hasattr(layer, 'to_norm'):
+            raise ValueError(
+                f'remove_style: {layer.label} replaced the batch norm {name!r} and has not kept its statistics; build '
+                'the plain model'
+            )
+    replace(model, {layer: layer.to_norm() for _, layer in replaced})  # type: ignore[operator]
+    detach_all(model)
+    return model
+
+
+@contextmanager
+def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Switch all style layers of a model off: `with style_disabled(model): ...`.
+
+    They are the identity then, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
+    keep its statistics (IBN, DomainNorm, the instance norm of a stem) stay on, since nothing could take their place.
+    """
+    with changed([layer for _, layer in style_layers(model)], 'enabled', False):
+        yield model
+
+
+def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
+    """All style layers with their labels: 'snr.stage1'; for a layer that was not attached, its module name."""
+    for name, module in model.named_modules():
+        if isinstance(module, StyleLayer):
+            yield module.label or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
+
+
+def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> None:
+    """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
+
+    Args:
+        model: Any module that contains style layers.
+        domains: One label for each image of the next batch, of any type; None: the halves of
+            the batch count as two domains.
+    """
+    if domains is not None and not isinstance(domains, Tensor):
+        known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
+        domains = torch.tensor([known[label] for label in domains])
+    for _, layer in style_layers(model):
+        if hasattr(layer, 'domains'):
+            layer.domains = domains  # type: ignore[assignment]
+
+
+def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names, as in `model.named_parameters()`, and parameters of all style layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, StyleLayer):
+            yield from module.named_parameters(prefix=name)

@@ -1,0 +1,238 @@
+"""Where style layers go: from a site's name to the modules of a model.
+
+    convs             convolutions directly followed by a norm layer beside them; shortcut branches left out
+    norms             those norm layers, for methods that replace them
+    batch_norms       all batch norms of maps, shortcut branches too, for methods that replace them
+    stem              the last feature level at stride 2 or less
+    stem.conv         the last convolution before the stages; its norm layer follows
+    stem.norm         that norm layer
+    stem.pool         the max pooling behind it; nothing in a model without one
+    blocks            every block of every stage
+    stage1 ... stageN the feature levels after the stem: a layer goes behind the last block of the stage
+    stage1.blocks     every block of the stage
+    stage1.norm1      the first norm layer of every block of the stage
+    stage1.sum        the residual sum at the end of the stage, before its activation
+    anything else     a module's name, or a glob over the names ('layer[12].*.conv2')
+
+Stages come from timm's `feature_info`, or from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from timm.models._features_fx import FeatureGraphNet
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import unknown
+from .structure import (
+    NORMS,
+    SEQUENCES,
+    SEVERAL_MAPS,
+    Named,
+    batch_norms,
+    blocks_of,
+    conv_norm_pairs,
+    layout_of,
+    levels_of,
+    main_path,
+    out_channels,
+    stem_of,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a style layer.
+
+    Attributes:
+        label: 'stage1', or the module's name for sites that name many modules.
+        name: Name of `module` in the model.
+        module: The module whose output is restyled; of `where='before'` its input; of `where='replace'` a norm layer.
+        channels: Channels there; None where they cannot be told.
+        where: 'after', 'before' or 'replace'.
+        block: Of a module that its block calls several times, for `where='before'`: that block, ...
+        calls: ... and how often; the last call is meant.
+        channel_dim: Where the channels are, 1 or -1.
+        prefix_tokens: Class and register tokens at the front, which belong to no map.
+    """
+
+    label: str
+    name: str
+    module: nn.Module
+    channels: int | None
+    where: str = 'after'
+    block: nn.Module | None = None
+    calls: int = 1
+    channel_dim: int = 1
+    prefix_tokens: int = 0
+
+
+def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = False) -> list[Site]:
+    """The places that the given site names mean in a model, in order, each module once.
+
+    Args:
+        model: Any module.
+        names: See above.
+        tokens: Whether the caller knows where the channels are, for models that do not say it.
+
+    Raises:
+        ValueError: A name that is neither a site nor a module of this model, that means nothing here, or a place that
+            cannot hold a layer. The message says what exists.
+    """
+    if isinstance(model, fx.GraphModule | FeatureGraphNet):
+        raise ValueError(
+            'a traced graph has no modules to attach to: feature_cls="fx" does not work with style methods'
+        )
+    found: dict[str, Site] = {}
+    for name in [names] if isinstance(names, str) else names:
+        for site in _find(model, name, tokens):
+            found.setdefault(site.name, site)
+    if not found:
+        asked = [names] if isinstance(names, str) else list(names)
+        means = f'{", ".join(map(repr, asked))} means nothing in' if asked else 'no site was named for'
+        raise ValueError(f'{means} {type(model).__name__}')
+    return list(found.values())
+
+
+def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
+    if name in _KINDS:
+        return _KINDS[name](model, name)
+    levels = levels_of(model)
+    stage, _, part = name.partition('.')
+    if stage in levels and part in _PARTS:
+        blocks = blocks_of(model).get(stage)
+        if not blocks:
+            raise ValueError(f'site {name!r}: {stage} of {type(model).__name__} does not consist of blocks')
+        return _PARTS[part](model, name, blocks)
+    if name in levels:
+        path, channels = levels[name]
+        blocks = blocks_of(model).get(name)
+        if blocks and isinstance(model.get_submodule(path), NORMS):  # DenseNet ends with a norm
+            path = blocks[-1][0].rpartition('.')[0]
+        return [_place(model, name, path, channels, tokens)]
+    modules = dict(model.named_modules())
+    paths = [name] if name in modules else fnmatch.filter(modules, name)
+    if not paths or name == '':
+        known = [*_KINDS, *levels, *(f'{k}.{p}' for k in blocks_of(model) for p in _PARTS), 'a module name or glob']
+        raise ValueError(unknown(f'site of {type(model).__name__}:', name, known))
+    return [_place(model, path, path, None, tokens) for path in paths]
+
+
+def _norm_site(norm: Named) -> Site:
+    return Site(norm[0], *norm, out_channels(norm[1]), 'replace')
+
+
+def _pairs(model: nn.Module, name: str) -> list[Site]:
+    pairs = list(conv_norm_pairs(model))
+    if not pairs:
+        raise ValueError(
+            f'site {name!r}: {type(model).__name__} has no convolution directly followed by a norm layer; '
+            'name a stage or a module instead'
+        )
+    if name == 'norms':
+        return [_norm_site(norm) for _, norm in pairs]
+    return [Site(conv[0], *conv, out_channels(conv[1])) for conv, _ in pairs]
+
+
+def _batch_norms(model: nn.Module, name: str) -> list[Site]:
+    norms = list(batch_norms(model))
+    if not norms:
+        raise ValueError(f'site {name!r}: {type(model).__name__} has no batch norm')
+    return [_norm_site(norm) for norm in norms]
+
+
+def _stem(model: nn.Module, name: str) -> list[Site]:
+    conv, norm, pool = stem_of(model)
+    wanted = {'stem.conv': conv, 'stem.norm': norm, 'stem.pool': pool}[name]
+    if conv is None or (wanted is None and name == 'stem.norm'):
+        raise ValueError(
+            f'site {name!r}: {type(model).__name__} has no {"norm" if conv else "convolution"} before its stages'
+        )
+    if wanted is None:
+        return []
+    return [Site(name, *wanted, out_channels(conv[1]), 'replace' if name == 'stem.norm' else 'after')]
+
+
+def _all_blocks(model: nn.Module, name: str) -> list[Site]:
+    blocks = [block for stage in blocks_of(model).values() for block in stage]
+    if not blocks:
+        raise ValueError(f'site {name!r}: the stages of {type(model).__name__} do not consist of blocks')
+    return _behind_blocks(model, name, blocks)
+
+
+def _behind_blocks(model: nn.Module, name: str, blocks: list[Named]) -> list[Site]:
+    return [_place(model, path, path, None) for path, _ in blocks]
+
+
+def _first_norms(model: nn.Module, name: str, blocks: list[Named]) -> list[Site]:
+    sites = []
+    for path, block in blocks:
+        norm = next(((k, m) for k, m in main_path(block) if isinstance(m, NORMS)), None)
+        if norm is None:
+            raise ValueError(f'site {name!r}: block {path!r} has no norm layer')
+        sites.append(_norm_site((f'{path}.{norm[0]}', norm[1])))
+    return sites
+
+
+def _residual_sum(model: nn.Module, name: str, blocks: list[Named]) -> list[Site]:
+    path, block = blocks[-1]
+    children = dict(block.named_children())
+    convs = [k for k in ('conv1', 'conv2', 'conv3') if k in children]
+    channels = out_channels(block)
+    act = f'act{len(convs)}'
+    if act in children and len(convs) > 1:  # timm: an activation of its own
+        return [Site(name, f'{path}.{act}', children[act], channels, 'before')]
+    if 'relu' in children and len(convs) > 1:  # torchvision, mmseg: one module behind each convolution and the sum
+        return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(convs))]
+    raise ValueError(
+        f'site {name!r}: {path!r} ({type(block).__name__}) has no activation behind a residual sum; '
+        f'{name.partition(".")[0]!r} means behind the block'
+    )
+
+
+_KINDS = {
+    'convs': _pairs,
+    'norms': _pairs,
+    'batch_norms': _batch_norms,
+    'stem.conv': _stem,
+    'stem.norm': _stem,
+    'stem.pool': _stem,
+    'blocks': _all_blocks,
+}
+_PARTS = {'blocks': _behind_blocks, 'norm1': _first_norms, 'sum': _residual_sum}
+
+
+def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens: bool = False) -> Site:
+    """The site behind the last block of a module, or in place of a norm layer."""
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(
+            f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it, and '
+            "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
+        ) from None
+    while isinstance(module, SEQUENCES) and len(list(module.children())):
+        child = list(module._modules)[-1]
+        path, module = f'{path}.{child}', module._modules[child]  # type: ignore[assignment]
+    if type(module).__name__ in SEVERAL_MAPS and isinstance(getattr(module, 'blocks', None), SEQUENCES):
+        return _place(model, label, f'{path}.blocks', channels, tokens)
+    if isinstance(module, NORMS):
+        return Site(label, path, module, channels or out_channels(module), 'replace')
+    if type(module).__name__ in SEVERAL_MAPS:
+        raise ValueError(
+            f'site {label!r}: {path!r} ({type(module).__name__}) returns several maps, not one; name a module inside it'
+        )
+    leaf = not any(k != 'style' for k, _ in module.named_children())
+    layout = (1, 0) if leaf else layout_of(model)
+    convolves = leaf or any(isinstance(m, _ConvNd) for m in module.modules())
+    if layout == (1, 0) and not tokens and (isinstance(module, nn.Linear) or not convolves):
+        raise ValueError(
+            f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
+            'pass tokens there; if it does, say where their channels are: channel_dim=-1'
+        )
+    channels = channels or out_channels(module)
+    return Site(label, path, module, channels, channel_dim=layout[0], prefix_tokens=layout[1])

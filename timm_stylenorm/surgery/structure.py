@@ -1,0 +1,216 @@
+"""What the module tree of a model says about it: stages, blocks, pairs of convolution and norm, layout of the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import timm.layers
+from timm.models._features import FeatureGetterNet
+from timm.models.regnet import RegStage
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..layers import NormLayer
+from ..layers.norms import is_frozen
+
+NORMS = (
+    _BatchNorm,
+    _InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    timm.layers.FrozenBatchNormAct2d,
+    FrozenBatchNorm2d,
+    timm.layers.RmsNorm,
+    NormLayer,
+)
+SEQUENCES = (nn.Sequential, nn.ModuleList, RegStage)  # run their children one after the other
+SHORTCUTS = {'downsample', 'shortcut', 'skip', 'project'}
+SEVERAL_MAPS = {'HighResolutionModule', 'HRModule', 'SwinBlockSequence'}  # return more than one map
+# mmseg's transformers, whose blocks pass tokens (N, L, C); timm's say so themselves
+_TOKENS = {'SwinTransformer', 'MixVisionTransformer', 'VisionTransformer', 'BEiT', 'MAE', 'PCPVT', 'SVT'}
+
+Named = tuple[str, nn.Module]
+
+
+def layout_of(model: nn.Module) -> tuple[int, int]:
+    """`channel_dim` and `prefix_tokens` of what the blocks of a model pass on; (1, 0) for maps (N, C, H, W)."""
+    model = unwrapped(model)
+    prefix = getattr(model, 'num_prefix_tokens', None)
+    if prefix is not None:
+        return -1, int(prefix)
+    layout = str(getattr(model, 'output_fmt', ''))
+    if layout in ('NHWC', 'NLC'):
+        return -1, 0
+    if type(model).__name__ in _TOKENS and type(model).__module__.startswith('mmseg.'):
+        with_class = bool(getattr(model, 'with_cls_token', False)) and hasattr(model, 'cls_token')
+        return -1, int(with_class)
+    return 1, 0
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within timm's feature getter."""
+    wrapped = getattr(model, 'model', None)
+    return wrapped if isinstance(model, FeatureGetterNet) and isinstance(wrapped, nn.Module) else model
+
+
+def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
+    """'stem', 'stage1', ... -> name of the module that ends it, and its channels where they are known."""
+    inner = unwrapped(model)
+    if inner is not model:
+        return {k: (f'model.{path}', c) for k, (path, c) in levels_of(inner).items()}
+    info = getattr(model, 'feature_info', None)
+    if info is None:
+        return _plain_levels(model)
+    entries = info if isinstance(info, Sequence) else info.info
+    stem = [e for e in entries if e['reduction'] <= 2]
+    stages = [e for e in entries if e['reduction'] > 2]
+    named = {'stem': stem[-1]} if stem else {}
+    named.update({f'stage{i}': e for i, e in enumerate(stages, 1)})
+    modules = dict(model.named_modules())
+    flat = {path: path.replace('.', '_') for path in (e['module'] for e in entries)}  # as FeatureListNet renames
+    return {
+        k: (
+            flat[e['module']] if e['module'] not in modules and flat[e['module']] in modules else e['module'],
+            e['num_chs'],
+        )
+        for k, e in named.items()
+    }
+
+
+def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
+    """The same for models without `feature_info`."""
+    children = dict(model.named_children())
+    paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
+    for name in ('stages', 'layers'):
+        if not paths and isinstance(children.get(name), nn.ModuleList | nn.Sequential):
+            paths = [f'{name}.{i}' for i in range(len(children[name]))]  # type: ignore[arg-type]
+    levels: dict[str, tuple[str, int | None]] = {}
+    for i, path in enumerate(paths, 1):
+        inner = [k for k, m in model.get_submodule(path).named_children() if isinstance(m, nn.ModuleList)]
+        levels[f'stage{i}'] = (f'{path}.{inner[0]}' if inner else path, None)  # as in [embedding, blocks, norm]
+    return levels
+
+
+def main_path(module: nn.Module) -> Iterator[Named]:
+    """named_modules without shortcut branches and without style layers."""
+    for name, child in module.named_modules():
+        if not ({*SHORTCUTS, 'style'} & set(name.split('.'))):
+            yield name, child
+
+
+def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
+    """Convolutions with the norm layers that directly follow them."""
+    for prefix, parent in main_path(model):
+        if isinstance(parent, NormLayer):
+            continue
+        children = [(k, m) for k, m in parent.named_children() if not isinstance(m, nn.Identity)]
+        for (name, child), (norm_name, norm) in pairwise(children):
+            if name in SHORTCUTS:
+                continue
+            while isinstance(child, nn.Sequential) and len(child):
+                last = list(child._modules)[-1]
+                name, child = f'{name}.{last}', child[-1]
+            if isinstance(child, _ConvNd) and isinstance(norm, NORMS):
+                dot = f'{prefix}.' if prefix else ''
+                yield (dot + name, child), (dot + norm_name, norm)
+
+
+def batch_norms(model: nn.Module) -> Iterator[Named]:
+    """Norm layers of maps that keep batch statistics, and what has replaced them."""
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, NormLayer):
+            inside.update(module.modules())
+        if (isinstance(module, NormLayer) and module.replaced) or (is_batch_norm(module) and module not in inside):
+            yield name, module
+
+
+def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
+    """The batch norms that are registered behind a module of the model."""
+    order = {m: i for i, m in enumerate(model.modules())}
+    last = max(order[m] for m in module.modules())
+    return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
+
+
+def is_batch_norm(module: Any) -> bool:
+    """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
+    return is_frozen(module) or (
+        isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d)
+    )
+
+
+def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
+    """'stage1', ... -> the blocks of the stage, in order; only stages that consist of blocks."""
+    order = {name: i for i, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    levels = levels_of(model)
+    ends = {
+        k: max((i for name, i in order.items() if f'{name}.'.startswith(f'{path}.')), default=-1)
+        for k, (path, _) in levels.items()
+    }
+    found: dict[str, list[Named]] = {}
+    for name, block in _blocks(model, ''):
+        stage = next((k for k, end in ends.items() if order[name] <= end), 'stem')
+        if stage != 'stem':
+            found.setdefault(stage, []).append((name, block))
+    return found
+
+
+def _blocks(module: nn.Module, path: str) -> Iterator[Named]:
+    for name, child in module.named_children():
+        if not path and name in ('stem', 'head'):
+            continue
+        name = f'{path}.{name}' if path else name
+        inner = getattr(child, 'blocks', None)
+        if isinstance(inner, SEQUENCES):
+            yield from _blocks(inner, f'{name}.blocks')
+        elif isinstance(child, (*SEQUENCES, nn.ModuleDict)):
+            yield from _blocks(child, name)
+        elif path and _is_block(child):
+            yield name, child
+
+
+def _is_block(module: nn.Module) -> bool:
+    parts = list(module.modules())
+    return (
+        len(parts) > 1
+        and not isinstance(module, NORMS)
+        and any(isinstance(m, NORMS) for m in parts)
+        and 'PatchEmbed' not in type(module).__name__
+    )
+
+
+def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]:
+    """The last convolution before the stages, its norm, and the max pooling between it and them."""
+    modules = list(model.named_modules())
+    order = {name: i for i, (name, _) in enumerate(modules)}
+    levels = {level: path for level, (path, _) in levels_of(model).items() if path in order}
+    starts = [name for name, _ in _blocks(model, '') if name in order]
+    starts += [path for level, path in levels.items() if level != 'stem' or not starts]
+    start = min((order[name] for name in starts), default=0)
+    convs = [(k, m) for k, m in modules[:start] if isinstance(m, _ConvNd)]
+    norms = {conv: norm for (conv, _), norm in conv_norm_pairs(model) if order[conv] < start}
+    convs = [(k, m) for k, m in convs if k in norms] or convs
+    if not convs:
+        return None, None, None
+    conv = convs[-1]
+    norm = norms.get(conv[0])
+    behind = order[(norm or conv)[0]]
+    pools = [(k, m) for k, m in modules[behind:start] if isinstance(m, nn.MaxPool2d)]
+    return conv, norm, pools[0] if pools else None
+
+
+def out_channels(module: nn.Module) -> int | None:
+    """Channels of a module's output: those of the last convolution or norm on its main path; None without any."""
+    for _, child in reversed(list(main_path(module))):
+        if isinstance(child, _ConvNd):
+            return child.out_channels
+        if isinstance(child, NORMS):
+            weight = getattr(child, 'weight', None)  # torchvision's frozen batch norm tells by nothing else
+            shape: Any = getattr(child, 'normalized_shape', None) or getattr(weight, 'shape', (None,))
+            return getattr(child, 'num_features', None) or getattr(child, 'num_channels', None) or shape[-1]
+    return None

@@ -1,0 +1,125 @@
+"""What tools/train.py and tools/test.py have in common: arguments, configs, and missing data said plainly."""
+
+import argparse
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+
+from mmengine.config import Config, DictAction
+
+from timm_stylenorm.runner.configs import find_config
+from timm_stylenorm.runner.distributed import apply_host_fixes, prepare_cpu_distributed
+
+EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+SOURCES = {  # part of a data folder's name: how to get it
+    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER --soft',
+    'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
+    'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
+    'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
+    'synthia': 'unpack SYNTHIA-RAND-CITYSCAPES there, then python tools/prepare_synthia.py data/synthia',
+    'bdd100k': 'unpack its 10k images and its labels for semantic segmentation there, see docs/datasets.md',
+    'mapillary': 'unpack Mapillary Vistas there, then python tools/prepare_mapillary.py data/mapillary',
+    'acdc': 'unpack rgb_anon_trainvaltest.zip and gt_trainval.zip there',
+    'dark_zurich': 'unpack Dark_Zurich_val_anon.zip there',
+    'night_driving': 'unpack NighttimeDrivingTest.zip there',
+    'fashion-mnist': 'apt-get install dataset-fashion-mnist',
+    'imagenet': 'put train/CLASS/*.JPEG and val/CLASS/*.JPEG there',
+    'pacs': 'put DOMAIN/CLASS/*.jpg there',
+}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Arguments of both tools."""
+    raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
+    own = argparse.ArgumentParser(description=description, epilog=f'For example {EXAMPLE}', formatter_class=raw)
+    own.add_argument('config', help='path, or name below configs/')
+    own.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')
+    own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    own.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return own
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config and makes it fit this machine."""
+    apply_host_fixes()
+    if importlib.util.find_spec('mmseg'):
+        import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = find_config(args.config)
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
+    hooks = list(cfg.get('custom_hooks') or [])
+    hooks += [
+        {'type': name} for name in ('RNGStateHook', 'CheckpointGuardHook') if name not in {h['type'] for h in hooks}
+    ]
+    cfg.custom_hooks = hooks
+    prepare_cpu_distributed(cfg, args.launcher)
+    return cfg
+
+
+def check_data(loader: dict | None, config: str) -> None:
+    """Stops early when a folder of a data loader, or the archive in its place, is not there.
+
+    Raises:
+        FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
+    """
+    for part in data_parts((loader or {}).get('dataset') or {}):
+        if part.get('download'):
+            continue
+        root = part.get('data_root') or part.get('root') or ''
+        prefixes = [p for p in (part.get('data_prefix') or {}).values() if isinstance(p, str)]
+        for folder in [root, *(os.path.join(root, prefix) for prefix in prefixes)]:
+            if folder and '://' not in folder and not os.path.exists(folder):
+                raise FileNotFoundError(_lacking(folder, config))
+
+
+def domains_of(dataset: dict) -> list[dict]:
+    """The data sets of those domains that a `DomainConcatDataset` is to use; an unknown name is its own to refuse."""
+    domains, only = dataset.get('domains') or {}, dataset.get('only')
+    chosen = domains if only is None else [only] if isinstance(only, str) else only
+    return [domains[name] for name in chosen if name in domains]
+
+
+CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since keys mean other things elsewhere
+    'DomainConcatDataset': domains_of,
+    'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
+    **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
+    **dict.fromkeys(
+        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset'), lambda dataset: [dataset['dataset']]
+    ),
+}
+
+
+def kind_of(cfg: dict) -> str:
+    """The name of a config's `type`, without its scope; '' where it has none."""
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def data_parts(dataset: dict) -> Iterator[dict]:
+    """The configs of the data sets that read files, out of those that only combine others."""
+    inner = CONTAINERS.get(kind_of(dataset))
+    if inner is None:
+        yield dataset
+        return
+    for part in inner(dataset):
+        yield from data_parts(part)
+
+
+def _lacking(folder: str, config: str) -> str:
+    parent = os.path.dirname(folder.rstrip('/')) or '.'
+    siblings = sorted(e.name for e in os.scandir(parent) if e.is_dir()) if os.path.isdir(parent) else []
+    near = difflib.get_close_matches(os.path.basename(folder.rstrip('/')), siblings, n=1)
+    there = f' ({parent} holds: {", ".join(siblings) or "nothing"})' if os.path.isdir(parent) else ''
+    hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else '.'
+    known = [how for name, how in SOURCES.items() if name in folder]
+    how = known[0] if known else 'see "Data" in the README'
+    return f'{config} reads its data from {folder!r}, which does not exist{there}{hint} To get it: {how}.'
