@@ -4,13 +4,14 @@ Import it before reading a config that inherits from `mmseg::...` or `mmseg_styl
 the fixes of the hosts.
 """
 
-from timm_stylenorm.runner.distributed import apply_host_fixes
+from timm_stylenorm.runner.host import apply_host_fixes
 
 from . import datasets, evaluation, heads, hooks, norms, plugins, registry, segmentors, uda
-from .host import checkpoint_without_reentry
+from .host import checkpoint_without_reentry, let_norm_eval_reach_ours
 
 apply_host_fixes()
 checkpoint_without_reentry()
+let_norm_eval_reach_ours()
 
 __all__ = [
     'datasets',

@@ -5,7 +5,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from timm_stylenorm.runner.adabn import AdaBNHook
-from timm_stylenorm.runner.distributed import CheckpointGuardHook, GateOptimWrapperConstructor, ISWHook, RNGStateHook
+from timm_stylenorm.runner.checkpoint import CheckpointGuardHook
+from timm_stylenorm.runner.isw import ISWHook
+from timm_stylenorm.runner.optim import GateOptimWrapperConstructor
+from timm_stylenorm.runner.resume import RNGStateHook
 
 from .datasets.domains import image_folders
 from .evaluation import DomainIoUMetric

@@ -7,28 +7,11 @@ where the layer keeps any. `style=` replaces the norms of the backbone alone, an
 The gates of BIN learn in groups of their own with `optim_wrapper=dict(constructor='GateOptimWrapperConstructor')`.
 """
 
-import sys
-
-import mmseg.models  # noqa: F401 (its backbones are imported with it)
 from mmengine.registry import MODELS
 
 from timm_stylenorm import layers
 
-__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm', 'let_norm_eval_reach_ours']
-
-
-def let_norm_eval_reach_ours() -> None:
-    """Makes a backbone's `norm_eval=True` freeze the statistics of BIN and dual batch norm, too; idempotent.
-
-    mmseg asks for torch's class, which these are not. The batch norm inside IBN is found anyway.
-    """
-    for name, module in list(sys.modules.items()):
-        kind = getattr(module, '_BatchNorm', None) if name.startswith('mmseg.models.backbones.') else None
-        if isinstance(kind, type):
-            module._BatchNorm = (kind, layers.BatchInstanceNorm2d, layers.DualBatchNorm2d)  # type: ignore[attr-defined]
-
-
-let_norm_eval_reach_ours()
+__all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm']
 
 
 @MODELS.register_module(name=['BIN', 'BIN2d'])

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
-from timm_stylenorm.runner.distributed import StyleLossMixin, warn_without_recipe
 from timm_stylenorm.runner.host import image_format
+from timm_stylenorm.runner.model import StyleLossMixin, warn_without_recipe
 from timm_stylenorm.surgery.losses import set_classes
 
 

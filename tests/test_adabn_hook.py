@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 import timm_stylenorm.classification  # noqa: F401 (registers TopK)
 from timm_stylenorm.adapt import get_statistics
-from timm_stylenorm.runner import adabn, distributed
+from timm_stylenorm.runner import adabn, distributed, host, loaders
 from timm_stylenorm.runner.configs import config_root
 
 GAIN, OFFSET = torch.tensor([0.3, 2.0, 1.0]).view(3, 1, 1), torch.tensor([2.0, -1.0, 0.5]).view(3, 1, 1)
@@ -259,7 +259,7 @@ def test_domains_can_be_adapted_to_together_and_are_not_mixed_unasked(tmp_path):
 def test_views_of_test_time_augmentation_count_as_images():
     images = [torch.zeros(3, 4, 4), torch.zeros(3, 4, 6)]
     batch = {'inputs': [images, images], 'data_samples': [['a', 'b'], ['c', 'd']]}
-    parts = list(adabn.same_size(batch))
+    parts = list(loaders.same_size(batch))
     assert [(len(p['inputs']), p['data_samples']) for p in parts] == [(1, ['a']), (1, ['b']), (1, ['c']), (1, ['d'])]
 
 
@@ -302,7 +302,7 @@ def test_a_segmentors_decode_head_adapts_and_its_auxiliary_head_does_not(mode):
 
 def adapt_two(out, launcher):
     """What a process does: adapts while testing, and writes its statistics and its metric."""
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     cfg = config(out, {'type': 'AdaBNHook', 'keep': True, 'batch_size': 5}, launcher=launcher)
     cfg.test_dataloader.dataset.count = 23
     distributed.prepare_cpu_distributed(cfg, launcher)

@@ -81,13 +81,12 @@ def test_files_that_are_damaged_or_hold_code_are_refused_by_name(tmp_path, plain
     assert "did you mean '" in refusal('wholee.pth')
 
 
-def test_scalars_and_log_buffers_beside_the_weights_do_no_harm_or_are_explained(tmp_path, plain, monkeypatch):
+def test_scalars_and_log_buffers_beside_the_weights_do_no_harm(tmp_path, plain, monkeypatch):
     buffer = pytest.importorskip('mmengine.logging').HistoryBuffer([1.0], [1])
     torch.save({'state_dict': plain, 'best': np.float64(0.5), 'loss': buffer}, tmp_path / 'scalar.pth')
     assert read_checkpoint(tmp_path / 'scalar.pth').beside == ('best', 'loss')
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=r'scalar\.pth.*asks for numpy.*keep only its weights: torch\.save'):
-        read_state_dict(tmp_path / 'scalar.pth')
+    monkeypatch.setitem(sys.modules, 'mmengine', None)  # not needed to read what it wrote
+    assert read_state_dict(tmp_path / 'scalar.pth').keys() == plain.keys()
 
 
 def test_nothing_is_overwritten_or_left_half_written(tmp_path, plain, monkeypatch):

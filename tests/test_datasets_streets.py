@@ -16,8 +16,8 @@ from mmseg.registry import DATASETS, METRICS
 
 import mmseg_stylenorm  # noqa: F401 (registers the metric)
 from mmseg_stylenorm.datasets import LAYOUTS, DomainConcatDataset, GTA5Dataset, StreetsDataset, streets
-from timm_stylenorm.runner.adabn import domains
 from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner.loaders import domains
 
 PIPELINE = [{'type': 'LoadImageFromFile'}, {'type': 'LoadTrainIds'}, {'type': 'PackSegInputs'}]
 # Files of one pair of each layout as the data sets are distributed, or as their converters leave them.

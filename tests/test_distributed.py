@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from timm_stylenorm import add_style, style_losses
-from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner import distributed, host, model
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU')]
 STYLES = {
@@ -40,7 +40,7 @@ class EightImages(torch.utils.data.Dataset):
 
 
 @MODELS.register_module()
-class PlainNet(distributed.StyleLossMixin, BaseModel):
+class PlainNet(model.StyleLossMixin, BaseModel):
     """Convolutions without batch statistics, styled after the first one."""
 
     def __init__(self, style):
@@ -55,7 +55,7 @@ class PlainNet(distributed.StyleLossMixin, BaseModel):
 
 
 def train(out, style, epochs, launcher, resume=False):
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     processes = int(os.environ.get('WORLD_SIZE', 1)) if launcher != 'none' else 1
     cfg = Config(
         {

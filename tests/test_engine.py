@@ -17,11 +17,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import checkpoint as host
+from mmengine.runner import checkpoint as theirs
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from timm_stylenorm import add_style
-from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner import checkpoint, distributed, host, model, optim
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
 from timm_stylenorm.runner.host import image_format
 
@@ -38,7 +38,7 @@ class TouchFile:
         return os.mkdir, (self.path,)
 
 
-class Model(distributed.StyleLossMixin, BaseModel):
+class Model(model.StyleLossMixin, BaseModel):
     """Three losses, of which one has no 'loss' in its name."""
 
     def forward(self, inputs=None, data_samples=None, mode='loss'):
@@ -47,7 +47,7 @@ class Model(distributed.StyleLossMixin, BaseModel):
 
 @pytest.fixture(autouse=True)
 def _fixes():
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
 
 
 def load(path):
@@ -60,7 +60,7 @@ def small(width=8):
 
 def test_host_fixes_are_idempotent_and_find_mmseg_configs(tmp_path):
     pytest.importorskip('mmseg')
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     assert MODULE2PACKAGE['mmseg'] in ('mmseg', 'mmsegmentation')
     (tmp_path / 'c.py').write_text(f"_base_ = ['{SHIPPED}']\n")
     assert Config.fromfile(tmp_path / 'c.py').model.backbone.depth == 50
@@ -75,12 +75,12 @@ def test_style_losses_enter_the_total_and_accuracies_do_not():
 
 def test_amp_on_a_cpu_runs_in_bfloat16_and_trains():
     cfg = Config({'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.1}}})
-    distributed.enable_amp(cfg)
+    optim.enable_amp(cfg)
     net = small()
     before = net[0].weight.clone()
     kind = OPTIM_WRAPPERS.get(cfg.optim_wrapper.type)
     assert issubclass(kind, OptimWrapper)
-    wrapper = distributed.CPUAmpOptimWrapper(optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    wrapper = optim.CPUAmpOptimWrapper(optimizer=torch.optim.SGD(net.parameters(), 0.1))
     with wrapper.optim_context(net):
         out = net(torch.randn(2, 3, 8, 8))
     assert out.dtype == torch.bfloat16
@@ -92,22 +92,22 @@ def test_amp_takes_a_config_made_for_a_gpu_to_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     wrapper = {'type': 'AmpOptimWrapper', 'loss_scale': 512.0, 'dtype': 'float16', 'accumulative_counts': 2}
     cfg = Config({'optim_wrapper': {**wrapper, 'optimizer': {'type': 'SGD', 'lr': 0.1}}})
-    distributed.enable_amp(cfg)
+    optim.enable_amp(cfg)
     built = build_optim_wrapper(small(), cfg.optim_wrapper)
-    assert type(built) is distributed.CPUAmpOptimWrapper
+    assert type(built) is optim.CPUAmpOptimWrapper
     assert built._accumulative_counts == 2
 
 
 def test_amp_keeps_the_loss_scale_of_a_config_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = Config({'optim_wrapper': {'type': 'AmpOptimWrapper', 'loss_scale': 512.0}})
-    distributed.enable_amp(cfg)
+    optim.enable_amp(cfg)
     assert cfg.optim_wrapper == {'type': 'AmpOptimWrapper', 'loss_scale': 512.0}
 
 
 def test_amp_refuses_a_wrapper_it_does_not_know():
     with pytest.raises(ValueError, match='ApexOptimWrapper'):
-        distributed.enable_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
+        optim.enable_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
 
 
 def test_checkpoint_with_code_is_refused_and_not_run(tmp_path):
@@ -121,9 +121,9 @@ def test_checkpoint_with_code_is_refused_and_not_run(tmp_path):
 def test_checkpoint_with_code_is_refused_from_stores_and_model_zoos(tmp_path, monkeypatch, scheme):
     torch.save({'state_dict': {}, 'extra': TouchFile(tmp_path / 'ran')}, tmp_path / 'evil.pth')
     store = types.SimpleNamespace(get=lambda name: (tmp_path / 'evil.pth').read_bytes())
-    monkeypatch.setattr(host, 'get_file_backend', lambda *args, **kwargs: store)
-    monkeypatch.setattr(host, 'get_external_models', lambda: {'evil': 'evil.pth'})
-    monkeypatch.setattr(host, '_get_mmengine_home', lambda: str(tmp_path))
+    monkeypatch.setattr(theirs, 'get_file_backend', lambda *args, **kwargs: store)
+    monkeypatch.setattr(theirs, 'get_external_models', lambda: {'evil': 'evil.pth'})
+    monkeypatch.setattr(theirs, '_get_mmengine_home', lambda: str(tmp_path))
     with pytest.raises((ValueError, pickle.UnpicklingError), match='mkdir'):
         load(f'{scheme}://evil')
     assert not (tmp_path / 'ran').exists()
@@ -165,25 +165,25 @@ def test_missing_checkpoint_names_the_nearest(tmp_path):
 def test_checkpoint_of_another_architecture_is_refused_with_both_names():
     other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r'old\.pth.*another architecture than Sequential.*0\.weight'):
-        distributed.check_fit(small(), other.state_dict(), 'old.pth', complete=False)
+        checkpoint.check_fit(small(), other.state_dict(), 'old.pth', complete=False)
 
 
 def test_other_width_is_refused_and_a_new_head_is_not():
     with pytest.raises(ValueError, match='of another shape'):
-        distributed.check_fit(small(), small(16).state_dict(), 'wide.pth', complete=False)
+        checkpoint.check_fit(small(), small(16).state_dict(), 'wide.pth', complete=False)
     finetuned = small()
     finetuned[2] = nn.Conv2d(8, 7, 3)
-    distributed.check_fit(finetuned, small().state_dict(), 'base.pth', complete=False)
+    checkpoint.check_fit(finetuned, small().state_dict(), 'base.pth', complete=False)
 
 
 def test_plain_checkpoint_starts_a_styled_training_but_is_not_tested():
     styled = add_style(small(), 'snr', sites='0')
     plain = {'state_dict': small().state_dict()}
-    distributed.check_fit(styled, plain, 'plain.pth', complete=False)
+    checkpoint.check_fit(styled, plain, 'plain.pth', complete=False)
     with pytest.raises(ValueError, match=r'missing.*style\.snr'):
-        distributed.check_fit(styled, plain, 'plain.pth', complete=True)
+        checkpoint.check_fit(styled, plain, 'plain.pth', complete=True)
     with pytest.raises(ValueError, match=r'unknown to the model.*style\.snr'):
-        distributed.check_fit(small(), styled.state_dict(), 'snr.pth', complete=True)
+        checkpoint.check_fit(small(), styled.state_dict(), 'snr.pth', complete=True)
 
 
 def test_configs_are_found_by_path_by_name_and_not_by_mistake(tmp_path, monkeypatch):

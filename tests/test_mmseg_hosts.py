@@ -171,7 +171,7 @@ def test_mmsegs_test_script_measures_domains_and_writes_predictions(toy, tmp_pat
 @pytest.mark.parametrize('config', ['domains.py', config_root() / QUICK])
 def test_mmsegs_test_script_augments(config, toy, tmp_path, monkeypatch):
     monkeypatch.chdir(toy)
-    monkeypatch.setattr('mmseg_stylenorm.evaluation.write_report', lambda *_: None)
+    monkeypatch.setattr('mmseg_stylenorm.evaluation.metric.write_report', lambda *_: None)
     line = [config, 'net.pth', '--work-dir', tmp_path / 'run', '--out', tmp_path / 'out', '--tta']
     run_tool('test.py', *line, '--cfg-options', *IN_PROCESS, monkeypatch=monkeypatch)
     assert len([*(tmp_path / 'out').rglob('*.png')]) == (6 if config == 'domains.py' else 2)  # IoUMetric mixes towns up

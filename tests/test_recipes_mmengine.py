@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 import timm_stylenorm.classification  # noqa: F401 (registers)
 from timm_stylenorm import recipes, style_layers
 from timm_stylenorm.layers import DualBatchNorm2d
-from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner import distributed, host
 from timm_stylenorm.surgery.dual_bn import split_dual_bn
 
 ADVBN = dict(type='advbn', cut='stage1', steps=2)
@@ -169,7 +169,7 @@ def test_mistakes_in_a_recipe_are_told_when_the_model_is_built(recipe, error, ne
 
 def test_layers_that_wait_for_a_recipe_warn_of_its_absence(monkeypatch):
     said = []
-    monkeypatch.setattr(distributed, 'print_log', lambda text, *args: said.append(text))
+    monkeypatch.setattr('timm_stylenorm.runner.model.print_log', lambda text, *args: said.append(text))
     classifier(ADVBN, style='advbn'), classifier(style='snr')
     assert said == []
     classifier(style='advbn'), classifier(model='resnet18_advbn')
@@ -267,7 +267,7 @@ class StopHook(Hook):
 
 
 def runner(work_dir, recipe, stop=None, train=True, **kwargs):
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type='default_collate'), dataset=dict(type='SomeImages'))
     hooks = [dict(type='RNGStateHook'), dict(type='CheckpointGuardHook'), dict(type='EMAHook', momentum=0.3)]
     test = dict(test_dataloader={**loader, 'sampler': dict(type='DefaultSampler', shuffle=False)})

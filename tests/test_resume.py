@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 
 from timm_stylenorm.layers import PermutedAdaIN
-from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner import host
 
 
 @DATASETS.register_module()
@@ -74,7 +74,7 @@ class KillHook(Hook):
 
 
 def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     loader = {
         'batch_size': 4,
         'num_workers': workers,

@@ -17,8 +17,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import save_checkpoint
 from tiny_runs import kill_in_write, start, status, train
 
-from timm_stylenorm.runner import distributed
-from timm_stylenorm.runner.configs import whole
+from timm_stylenorm.checkpoints import whole
+from timm_stylenorm.runner import host
 
 KINDS = pytest.mark.parametrize('by_epoch', [False, True], ids=['iterations', 'epochs'])
 
@@ -128,7 +128,7 @@ def test_other_stores_are_left_to_the_host(monkeypatch):
         def put(self, obj, filepath):
             self.kept[filepath] = obj
 
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend', lambda *args, **kwargs: Store())
     monkeypatch.setattr('mmengine.runner.checkpoint.FileClient.infer_client', lambda *args: None)
     mmengine.runner.save_checkpoint({'state_dict': {}}, 's3://bucket/iter_1.pth')
@@ -136,13 +136,13 @@ def test_other_stores_are_left_to_the_host(monkeypatch):
 
 
 def test_the_fixes_wrap_once():
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     before = (
         mmengine.runner.save_checkpoint,
         CheckpointHook._save_best_checkpoint,
         mmengine.runner.Runner.load_or_resume,
     )
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     assert before[0] is mmengine.runner.save_checkpoint is mmengine.runner.checkpoint.save_checkpoint
     assert before[0] is mmengine.runner.runner.save_checkpoint
     assert before[1:] == (CheckpointHook._save_best_checkpoint, mmengine.runner.Runner.load_or_resume)
@@ -150,7 +150,7 @@ def test_the_fixes_wrap_once():
 
 
 def test_a_file_is_written_through_links_with_the_usual_rights(tmp_path):
-    distributed.apply_host_fixes()
+    host.apply_host_fixes()
     (tmp_path / 'store').mkdir()
     (tmp_path / 'link.pth').symlink_to(tmp_path / 'store' / 'real.pth')
     save_checkpoint({'state_dict': {}}, str(tmp_path / 'link.pth'))

@@ -241,7 +241,7 @@ def test_adain_refuses_other_files(files, tmp_path):
     broken = tmp_path / 'broken.pth'
     broken.write_bytes(b'no weights')
     for path in (code, broken):
-        with pytest.raises(ValueError, match='damaged, or more than weights'):
+        with pytest.raises(ValueError, match=r'damaged, cut short|it holds more than weights'):
             build_styliser({'type': 'adain', **files, 'encoder': str(path)})
 
 

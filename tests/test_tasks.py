@@ -15,9 +15,10 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.recipes.advbn import ascend, evaluating
+from timm_stylenorm.recipes.apply import recipe_of
 from timm_stylenorm.recipes.replay import Replay
 from timm_stylenorm.surgery.dual_bn import routed
-from timm_stylenorm.tasks import AdvBNTask, DebiasedTask, StyleNormTask, StyleTask, recipe_of
+from timm_stylenorm.tasks import AdvBNTask, DebiasedTask, StyleNormTask, StyleTask
 
 CRITERION = nn.CrossEntropyLoss()
 RECIPES = {'advbn': dict(type='advbn', steps=2), 'debiased': dict(type='debiased', styliser='pixel')}

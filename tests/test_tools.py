@@ -14,7 +14,7 @@ import cli
 import train
 
 TOOLS = config_root().parent / 'tools'
-SCRIPTS = sorted(path.name for path in TOOLS.glob('[!_]*.py'))
+SCRIPTS = sorted(path.name for path in TOOLS.glob('*.py') if path.name != 'cli.py')
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from tiny_uda import build, config, gradients, losses_of, train
 
 from mmseg_stylenorm.uda import JointOptimWrapperDict
-from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner import optim
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
@@ -120,7 +120,7 @@ def test_both_optimizers_have_a_schedule_of_their_own(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on a CPU')
 def test_fada_trains_in_mixed_precision(tmp_path):
     cfg = config('fada', tmp_path)
-    distributed.enable_amp(cfg)
+    optim.enable_amp(cfg)
     run = train('fada', tmp_path, iters=2, optim_wrapper=cfg.optim_wrapper)
     assert type(run.optim_wrapper['segmentor']).__name__ == 'CPUAmpOptimWrapper'
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in run.model.parameters())

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 import timm_stylenorm
 import timm_stylenorm.classification
 import timm_stylenorm.runner.distributed
+import timm_stylenorm.runner.isw
 from timm_stylenorm.functional import covariance, whitening_loss
 from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
@@ -214,7 +215,7 @@ def test_photometric_views_are_made_of_rgb_images(kind, turned, monkeypatch):
     red[0 if ours else 2] = 255
     seen = []
     monkeypatch.setattr(isw, 'photometric_view', lambda image: seen.append(image) or image // 2)
-    hook = timm_stylenorm.runner.distributed.ISWHook(begin=0, batches=1)
+    hook = timm_stylenorm.runner.isw.ISWHook(begin=0, batches=1)
     (pair,) = hook._pairs([{'inputs': [red, red]}], SimpleNamespace(data_preprocessor=preprocessor))
     assert all(image[0].min() == 255 and image[1:].max() == 0 for image in seen)
     assert [image.tolist() for image in pair['inputs']] == [i.tolist() for i in (red // 2, red // 2, red, red)]
@@ -228,7 +229,7 @@ def test_the_hook_leaves_the_random_numbers_alone(tmp_path):
 
 
 def test_a_run_resumed_without_a_choice_chooses_late(tmp_path):
-    hook = timm_stylenorm.runner.distributed.ISWHook(begin=2, batches=1)
+    hook = timm_stylenorm.runner.isw.ISWHook(begin=2, batches=1)
     model, losses = train(tmp_path, [dict(type='ISWHook', begin=0, batches=1)])
     assert all(losses), 'the choice comes before the first step'
     for _, layer in timm_stylenorm.style_layers(model):
@@ -240,4 +241,4 @@ def test_a_run_resumed_without_a_choice_chooses_late(tmp_path):
 
 def test_wrong_schedules_are_named():
     with pytest.raises(ValueError, match='begin >= 0 and batches >= 1, got -1 and 50'):
-        timm_stylenorm.runner.distributed.ISWHook(begin=-1)
+        timm_stylenorm.runner.isw.ISWHook(begin=-1)

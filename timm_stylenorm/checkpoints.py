@@ -1,27 +1,102 @@
-"""Reading checkpoint files without running what is in them, and writing them whole or not at all."""
+"""Checkpoint files, for every caller: read without running what is in them, compared with a model, written whole."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
+import functools
 import os
+import pickle
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+import socket
+import struct
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import unknown
 
 # Where a training script keeps the weights, the first that is there counts.
-PARTS = ('state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
+PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
 SUFFIXES = ('.safetensors', '.pth')  # of what is written
-_READABLE = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
+_READABLE = (*SUFFIXES, '.pt', '.tar', '.bin', '.ckpt')
+_EXTRA = ('num_batches_tracked', '_extra_state')  # keys that a file may lack, and have
+# What the readers raise on bytes that are no checkpoint, or only half of one.
+DAMAGED = (
+    pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
+    AttributeError, OSError, struct.error,
+)  # fmt: skip
+_MACHINE = socket.gethostname()[:40]
+
+
+class LogBuffer:
+    """Stands in for mmengine's `HistoryBuffer`, which older checkpoints of its Runner hold beside the weights."""
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Stands in for `getattr`, by which those name their own averaging methods; gives nothing else out."""
+    if owner is not LogBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
+    return name
+
+
+def safe_globals(log_buffer: Any = LogBuffer, attribute: Any = _attribute) -> list[Any]:
+    """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
+    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
+    dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
+    names += [(attribute, f'{module}.getattr') for module in ('builtins', '__builtin__')]
+    return [(log_buffer, 'mmengine.logging.history_buffer.HistoryBuffer'), np.ndarray, np.dtype, *dtypes, *names]
+
+
+@contextmanager
+def reading(source: str, known: Sequence[Any] | None = None) -> Iterator[None]:
+    """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
+
+    Args:
+        source: What to call the file in messages.
+        known: What else than tensors may be in it; `safe_globals()` by default.
+
+    Raises:
+        ValueError: The file is damaged, cut short, or holds more than weights.
+    """
+    try:
+        with torch.serialization.safe_globals(list(safe_globals() if known is None else known)):
+            yield
+    except DAMAGED as error:
+        if isinstance(error, OSError) and (error.filename is not None or '://' in source):
+            raise  # the file or the server cannot be reached
+        asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
+        if '.tar format' in str(error):
+            reason = 'it is of the tar format of torch before 0.2, which cannot be read without running code in it'
+        elif asked is not None:
+            reason = f'it holds more than weights (it asks for {asked[1]}), and reading it could run code'
+        else:
+            first = str(error).strip().partition('\n')[0] or type(error).__name__
+            raise ValueError(f'cannot read {source}: damaged, cut short, or no checkpoint ({first})') from error
+        raise ValueError(
+            f'refused to load {source}: {reason}. If you trust where it comes from, keep only its weights: '
+            "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
+        ) from error
+
+
+def existing(path: str | os.PathLike) -> Path:
+    """The path of a checkpoint file.
+
+    Raises:
+        FileNotFoundError: There is no such file; names those that are near.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        names = sorted(p for p in path.parent.iterdir() if p.suffix in _READABLE) if path.parent.is_dir() else []
+        raise FileNotFoundError(unknown('checkpoint', str(path), map(str, names)))
+    return path
 
 
 @dataclass(frozen=True)
@@ -55,12 +130,10 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds more than weights, or has no state dict under that name.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        names = sorted(p for p in path.parent.iterdir() if p.suffix in _READABLE) if path.parent.is_dir() else []
-        raise FileNotFoundError(unknown('checkpoint', str(path), map(str, names)))
-    with _naming(path):
-        content = load_file(path) if path.suffix == '.safetensors' else _load(path)
+    path = existing(path)
+    with reading(str(path)):
+        safe = path.suffix == '.safetensors'
+        content = load_file(path) if safe else torch.load(path, map_location='cpu', weights_only=True)
     if isinstance(content, Mapping) and part is None and _is_state_dict(content):
         return Checkpoint(dict(content), '', ())
     if not isinstance(content, Mapping):
@@ -73,8 +146,61 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     return Checkpoint(dict(content[chosen]), chosen, tuple(str(name) for name in content if name != chosen))
 
 
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file fit those of a model, by name and shape.
+
+    Attributes:
+        missing: Keys of the model that the file lacks.
+        unexpected: Keys of the file that the model lacks.
+        reshaped: Keys of both, of different shapes.
+        shapes: For these, what the file has and what the model has.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+    shapes: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        return not (self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        """'2 missing: a, b; 1 of another shape: c (3,) instead of (4,)'; at most three keys of each kind."""
+        kinds = {
+            'missing': self.missing,
+            'of another shape': [f'{key} {self.shapes[key]}' for key in self.reshaped],
+            'unknown to the model': self.unexpected,
+        }
+        some = {kind: ', '.join(keys[:3]) + (', ...' if len(keys) > 3 else '') for kind, keys in kinds.items()}
+        return '; '.join(f'{len(kinds[kind])} {kind}: {text}' for kind, text in some.items() if text)
+
+
+def compare(own: Mapping[str, Any], loaded: Mapping[str, Any], optional: Iterable[str] = ()) -> Fit:
+    """Compare the state dict of a model with that of a file, before loading.
+
+    Args:
+        own: Of the model.
+        loaded: Of the file.
+        optional: Keys that either may have alone. Counters of batches are such keys in any case.
+    """
+    free: Collection[str] = {*optional}
+
+    def counts(key: str) -> bool:
+        return key not in free and not key.endswith(_EXTRA)
+
+    reshaped = [k for k, v in own.items() if k in loaded and getattr(loaded[k], 'shape', None) != v.shape]
+    shapes = {k: f'{tuple(getattr(loaded[k], "shape", ()))} instead of {tuple(own[k].shape)}' for k in reshaped}
+    missing = [k for k in own if k not in loaded and counts(k)]
+    return Fit(missing, [k for k in loaded if k not in own and counts(k)], reshaped, shapes)
+
+
 def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force: bool = False) -> None:
-    """Write a state dict, as .safetensors or .pth; to a file beside it first, which then takes the name.
+    """Write a state dict, as .safetensors or .pth, whole or not at all.
 
     Raises:
         ValueError: Another extension.
@@ -87,55 +213,63 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
         raise FileExistsError(f'{path} exists already')
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix='.part', dir=path.parent)
-    os.close(handle)
-    try:
+    with whole(path) as part:
         if path.suffix == '.safetensors':
-            save_file(tensors, name, metadata={'format': 'pt'})
+            save_file(tensors, part, metadata={'format': 'pt'})
         else:
-            torch.save(tensors, name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's own is for the owner alone
-        os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            torch.save(tensors, part)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@functools.cache
+def _clear(folder: Path) -> None:
+    """Removes temporary files of `whole` that killed processes of this machine left in a folder; once per process."""
+    for file in folder.glob('.*.part') if os.name == 'posix' else ():
+        owner = re.fullmatch(r'\..+\.(.*)-(\d+)-[0-9a-f]{8}\.part', file.name)
+        if owner is None or owner[1] != _MACHINE:
+            continue
+        try:
+            if int(owner[2]) != os.getpid():  # else of an earlier process with this number
+                os.kill(int(owner[2]), 0)
+                continue
+        except PermissionError:
+            continue
+        except ProcessLookupError:
+            pass
+        file.unlink(missing_ok=True)
 
 
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _load(path: Path) -> Any:
-    known: list[Any] = []
-    if importlib.util.find_spec('mmengine'):  # its checkpoints hold log buffers, and the classes are there
-        from .runner.checkpoint import safe_globals
-
-        known = safe_globals()
-    with torch.serialization.safe_globals(known):
-        return torch.load(path, map_location='cpu', weights_only=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of the readers, with the file's name and what to do."""
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        yield
-    except Exception as error:  # bytes that are missing or wrong can make a reader fail anywhere
-        asked = re.search(r'(?:GLOBAL|instantiate|class|function) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
-        if '.tar format' in str(error):
-            reason = 'it is of the tar format of torch before 0.2, which cannot be read without running code in it'
-        elif asked is not None:
-            reason = f'it holds more than weights (it asks for {asked[1]}), and reading that could run code'
-        else:
-            first = str(error).strip().partition('\n')[0] or type(error).__name__
-            raise ValueError(f'cannot read {path}: damaged, cut short, or no checkpoint ({first})') from error
-        raise ValueError(
-            f'refused to read {path}: {reason}. If you trust where it comes from, keep only its weights: '
-            "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
-        ) from error
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
+
+    The name of the temporary file is unique and ends in `.part`. After an error it is removed; those of processes that
+    were killed are removed by the next one that writes into the folder.
+
+    Raises:
+        OSError: naming `file`, which stays as it was, for instance when the disk is full.
+    """
+    target = Path(os.path.realpath(file))
+    part = target.with_name(f'.{target.name[:150]}.{_MACHINE}-{os.getpid()}-{os.urandom(4).hex()}.part')
+    _clear(target.parent)
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise type(error)(error.errno, f'{error.strerror} while writing', str(file)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name == 'posix':
+        with suppress(OSError):  # not every file system can
+            _sync(target.parent)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.optim import Lookahead
 from torch import nn
 from torch.optim import Optimizer
 
+from .host import inner_optimizer
 from .layers import BatchInstanceNorm2d
 
 
@@ -60,9 +60,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
                 faster['param_names'] = [names[p] for p in ours]
             optimizer.add_param_group({**group, **faster, 'params': ours, 'weight_decay': 0.0, 'gates': True})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group['params']]
-    # timm's Lookahead runs no hooks of its own
-    inner: Any = optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
-    inner.register_step_post_hook(clamp_gates)
+    inner_optimizer(optimizer).register_step_post_hook(clamp_gates)
     return optimizer
 
 

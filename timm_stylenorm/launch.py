@@ -36,10 +36,13 @@ import torch
 from timm.task import TrainingTask
 from torch import nn
 
+from .checkpoints import Fit
+from .host import create_model_places, exchanged
 from .methods import get_method
 from .recipes import Recipe, build_recipe
+from .recipes.apply import recipe_of
 from .surgery.add import add_style, style_layers, style_parameters
-from .tasks import StyleTask, prepare, recipe_of
+from .tasks import StyleTask, prepare
 
 _logger = logging.getLogger(__name__)
 
@@ -138,7 +141,7 @@ def _load(model: nn.Module, path: str) -> None:
         return
     missing = set(found.missing_keys) - {name for name, _ in style_parameters(model)}
     if missing or found.unexpected_keys:
-        raise ValueError(f'{path} does not fit: missing {sorted(missing)}, unexpected {sorted(found.unexpected_keys)}')
+        raise ValueError(f'{path} does not fit: {Fit(sorted(missing), sorted(found.unexpected_keys), [], {})}')
 
 
 def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:
@@ -178,20 +181,16 @@ def styled_timm(
         images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
     """
     images = images or {}
-    models: list[Any] = [timm, timm.models, timm.models._factory]
-    new = {(module, 'create_model'): _styling(module.create_model, style, recipe, images) for module in models}
+    new = {
+        (module, 'create_model'): _styling(module.create_model, style, recipe, images)
+        for module in create_model_places()
+    }
     for name, kind in vars(timm.task).items():
         if isinstance(kind, type) and issubclass(kind, TrainingTask) and kind is not TrainingTask:
             ours = _with_style(kind, recipe, images)
             new |= {(module, name): ours for module in (timm.task, sys.modules[kind.__module__])}
-    old = {(module, name): getattr(module, name) for module, name in new}
-    try:
-        for (module, name), value in new.items():
-            setattr(module, name, value)
+    with exchanged(new):
         yield
-    finally:
-        for (module, name), value in old.items():
-            setattr(module, name, value)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
-from timm.models._registry import (
-    _model_default_cfgs,
-    _model_entrypoints,
-    _model_has_pretrained,
-    _model_pretrained_cfgs,
-    _model_with_tags,
-)
 from torch import nn
 
 from .errors import unknown
+from .host import architectures, copy_pretrained_cfgs
 from .methods import METHODS, Method, get_method
 from .surgery.add import add_style
 
@@ -61,12 +54,10 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     chosen = list(METHODS) if methods is None else list(methods)
     for method in chosen:
         get_method(method)
-    matches = [pattern] if pattern in _model_entrypoints else fnmatch.filter(_model_entrypoints, pattern)
+    matches = [pattern] if pattern in architectures() else fnmatch.filter(architectures(), pattern)
     bases = [a for a in matches if a not in default_cfgs]
     if not bases:
-        raise ValueError(
-            unknown('timm architecture', pattern, (a for a in _model_entrypoints if a not in default_cfgs))
-        )
+        raise ValueError(unknown('timm architecture', pattern, (a for a in architectures() if a not in default_cfgs)))
     names = []
     for base in sorted(bases):
         for method in chosen:
@@ -75,27 +66,6 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
                 _register(base, method, name)
             names.append(name)
     return names
-
-
-def _copy_cfgs(base: str, name: str) -> None:
-    """Give a name the pretrained cfgs of its base, the default first.
-
-    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
-    """
-    cfgs = {}
-    for tagged in _model_with_tags[base]:
-        tag = tagged.partition('.')[2]
-        source = _model_pretrained_cfgs[tagged]
-        cfg = cfgs[tag] = object.__new__(type(source))
-        vars(cfg).update(vars(source), architecture=name)
-        own = f'{name}.{tag}' if tag else name
-        _model_with_tags[name].append(own)
-        for key in {own, name} if len(cfgs) == 1 else {own}:
-            _model_pretrained_cfgs[key] = cfg
-            if cfg.has_weights:
-                _model_has_pretrained.add(key)
-    cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
-    default_cfgs[name] = _model_default_cfgs[name] = cfg_of_all
 
 
 def _register(base: str, method: str, name: str) -> None:
@@ -120,7 +90,7 @@ def _register(base: str, method: str, name: str) -> None:
     register_model(entrypoint)
     globals()['__all__'] = names
     names.append(name)
-    _copy_cfgs(base, name)
+    default_cfgs[name] = copy_pretrained_cfgs(base, name)
 
 
 def _methods_for(offers: tuple[str, ...]) -> list[str]:

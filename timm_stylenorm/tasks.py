@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from timm.models import group_parameters
 from timm.task import ClassificationTask, TrainingTask
@@ -24,22 +23,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .layers import AdvBN
-from .methods import METHODS
 from .recipes import Part, Recipe, build_recipe
+from .recipes.apply import part_losses, recipe_of
 from .recipes.base import Channels
 from .recipes.replay import Replay
 from .surgery.add import style_layers
 from .surgery.losses import set_classes, style_losses
 
-__all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare', 'recipe_of']
+__all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare']
 
 _logger = logging.getLogger(__name__)
-
-
-def recipe_of(model: nn.Module) -> str | None:
-    """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
-    methods = [label.partition('.')[0] for label, layer in style_layers(model) if layer.label]
-    return next((METHODS[name].recipe for name in methods if METHODS[name].recipe), None)
 
 
 def prepare(recipe: Recipe, model: nn.Module, mean: Channels | None = None, std: Channels | None = None) -> None:
@@ -91,29 +84,6 @@ class RecipeModule(nn.Module):
         """For timm's layer-wise learning rates."""
         groups = group_parameters(self.module, self.module.group_matcher(coarse=coarse), reverse=True)  # type: ignore
         return lambda name: groups[name.removeprefix('module.')]
-
-
-def part_losses(
-    model: nn.Module, logits: Tensor, parts: Sequence[Part], criterion: Callable[[Tensor, Any], Tensor]
-) -> dict[str, Tensor]:
-    """Of one forward: 'loss_cls' of each part, and what style layers left, over all images."""
-    losses: dict[str, Tensor] = {}
-    for part in parts:
-        name, term = part.label('loss_cls'), part.weight * criterion(logits[part.rows], part.target)
-        losses[name] = losses[name] + term if name in losses else term
-    style = style_losses(model, _one_target(parts, logits))
-    return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
-
-
-def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
-    """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
-    if len(parts) == 1:
-        return parts[0].target  # type: ignore[no-any-return]
-    mixed = torch.zeros_like(logits, dtype=torch.float32)
-    for part in parts:
-        target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])
-        mixed[part.rows] += part.weight * target
-    return mixed / mixed.sum(1, keepdim=True)
 
 
 class StyleTask(TrainingTask):

@@ -17,8 +17,9 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
-from timm_stylenorm.runner.adabn import adapt_model, domains, target_loader
+from timm_stylenorm.runner.adabn import adapt_model
 from timm_stylenorm.runner.checkpoint import load_local
+from timm_stylenorm.runner.loaders import domains, target_loader
 from timm_stylenorm.runner.plain import to_plain
 
 # how a data set is told to use one domain

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 from mmengine.config import Config, DictAction
 
 from timm_stylenorm.runner.configs import find_config
-from timm_stylenorm.runner.distributed import apply_host_fixes, prepare_cpu_distributed
+from timm_stylenorm.runner.distributed import prepare_cpu_distributed
+from timm_stylenorm.runner.host import apply_host_fixes
 
 EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it

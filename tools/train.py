@@ -5,7 +5,7 @@ import argparse
 from cli import check_data, load_config, parser
 from mmengine.runner import Runner
 
-from timm_stylenorm.runner.distributed import enable_amp
+from timm_stylenorm.runner.optim import enable_amp
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_stylenorm.runner.configs import whole
+from timm_stylenorm.checkpoints import whole
 
 COLUMNS = 4  # confusion matrices beside each other
 

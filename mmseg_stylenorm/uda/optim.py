@@ -13,7 +13,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
-from timm_stylenorm.runner.checkpoint import bare_model
+from timm_stylenorm.runner.model import bare_model
 
 
 class JointOptimWrapperDict(OptimWrapperDict):

@@ -4,7 +4,7 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from ..runner.distributed import apply_host_fixes
+from ..runner.host import apply_host_fixes
 from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages

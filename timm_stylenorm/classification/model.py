@@ -14,10 +14,10 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..recipes import Part, Recipe, build_recipe
-from ..runner.distributed import StyleLossMixin, warn_without_recipe
+from ..recipes.apply import part_losses
+from ..runner.model import StyleLossMixin, warn_without_recipe
 from ..surgery.add import add_style, set_domains
 from ..surgery.losses import set_classes
-from ..tasks import part_losses
 from .checkpoint import load_checkpoint
 
 

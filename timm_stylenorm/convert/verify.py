@@ -5,6 +5,7 @@ from __future__ import annotations
 import timm
 from torch import Tensor, nn
 
+from ..checkpoints import compare
 from ..surgery.add import style_parameters
 from . import describe
 from .conversion import Conversion
@@ -47,14 +48,9 @@ def verify(conversion: Conversion, model: nn.Module | str | None = None, num_cla
 
 def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What does not fit, by kind, and what stays as it is, with the reason."""
-    own = model.state_dict()
-    differ = [
-        f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    if differ:
-        return {'of another shape': differ}, {}
+    fit = compare(model.state_dict(), state)
+    if fit.reshaped:
+        return {'of another shape': [f'{key} {fit.shapes[key]}' for key in fit.reshaped]}, {}
     loaded = model.load_state_dict(state, strict=False)
     left = {key: why for key in loaded.missing_keys if (why := _may_lack(key, model, state)) is not None}
     missing = [key for key in loaded.missing_keys if key not in left]

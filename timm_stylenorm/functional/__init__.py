@@ -6,19 +6,16 @@ positions; u = v * n / (n - 1) the unbiased variance.
 
 from .adaptation import image_weighted_max_square_loss, max_square_loss
 from .affine import instance_moments, restyle, style_affine
-from .efdmix import NORM_FLOOR, domain_norm
+from .domain_norm import NORM_FLOOR, domain_norm
+from .efdmix import efdmix
+from .losses import covariance, dual_causality_loss, entropy, whitening_loss
 from .styles import (
     adain,
-    covariance,
-    dual_causality_loss,
-    efdmix,
-    entropy,
     exchange_styles,
     instance_norm_rule,
     mixstyle,
     permuted_adain,
     uncertain_style,
-    whitening_loss,
 )
 
 __all__ = [

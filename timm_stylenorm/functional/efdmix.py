@@ -1,26 +1,31 @@
-"""The two style operations that are no affine map of each channel: EFDMix and Domain Normalization.
-
-Both work through the map a few images at a time, so that what lies between input and output stays in the cache.
-`timm_stylenorm.functional` and `timm_stylenorm.layers` describe them.
-"""
+"""EFDMix, which is no affine map of each channel: it exchanges sorted values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend
-from .affine import differentiable_grads, instance_moments, use_plain
+from .affine import use_plain
 from .backend import widen
-
-NORM_FLOOR = 1e-12
 
 
 def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
-    """See `functional.efdmix`."""
+    """Each value moves towards the value of the same rank in the same channel of another image.
+
+        y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
+
+    The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
+    arXiv:2203.07740, Eq. (8). One sort is most of the cost; its order is what is kept for the backward pass. Equal
+    values are ranked in any order.
+
+    Args:
+        x: (N, C, *spatial).
+        perm: (N,) integers below N.
+        lmda: (N,), the share l of an image's own distribution.
+    """
     if backend.on_cpu(x) and not use_plain(x):
         return _EFDMix.apply(x, perm, (1 - lmda).to(widen(x).dtype))
     flat = x.flatten(2)
@@ -70,80 +75,3 @@ def _rows(image: Tensor) -> Tensor:
 def _put(rows: Tensor, image: Tensor) -> None:
     """The way back, into `image`; transposed, so that torch takes its fast path where the formats differ."""
     image.flatten(1).t().copy_(rows.t())
-
-
-def domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """weight * z / max(||z||_2 over the channels, 1e-12) + bias,    z = (x - m) / sqrt(v + eps)
-
-    Args:
-        x: (N, C, *spatial).
-        weight: (C,).
-        bias: (C,).
-        eps: Added to the biased instance variance.
-
-    Returns:
-        y in the dtype and memory format of `x`.
-    """
-    return _plain_domain_norm(x, weight, bias, eps) if use_plain(x) else _DomainNorm.apply(x, weight, bias, eps)
-
-
-def _columns(x: Tensor, small: Tensor) -> Tensor:
-    """(C,) against (N, C, *spatial), in the dtype of `x`."""
-    return small.reshape(-1, *(1,) * (x.dim() - 2)).to(x.dtype)
-
-
-def _plain_domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    wide = widen(x)
-    mean, var = instance_moments(x)
-    z = (wide - backend.spatial(x, mean)) * backend.spatial(x, (var + eps).rsqrt())
-    return (_columns(wide, weight) * F.normalize(z, dim=1, eps=NORM_FLOOR) + _columns(wide, bias)).to(x.dtype)
-
-
-class _DomainNorm(torch.autograd.Function):
-    """`domain_norm` that keeps x, its moments and one norm for each position."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        dense = backend.dense(x)
-        mean, var, middle = backend.moments(dense)
-        rstd = (var + eps).rsqrt()
-        y, norm = torch.empty_like(dense), torch.empty_like(dense[:, :1])
-        for part in backend.parts(dense):
-            z = _normalised(dense, mean, rstd, middle, part)
-            norm[part] = (z * z).sum(1, keepdim=True).sqrt_().clamp_(min=NORM_FLOOR)
-            backend.affine(z.div_(norm[part]), weight.expand_as(mean[part]), bias.expand_as(mean[part]), out=y[part])
-        ctx.eps = eps
-        ctx.save_for_backward(x, weight, bias, mean, rstd, middle, norm)
-        return y.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd, middle, norm = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            inputs = x, weight, bias
-            outputs = [_plain_domain_norm(*inputs, ctx.eps)]
-            return *differentiable_grads(outputs, inputs, ctx.needs_input_grad[:3], [g]), None
-        dense = backend.dense(x)
-        g_x, sums = torch.empty_like(dense), []
-        for part in backend.parts(dense):
-            z, g_part = _normalised(dense, mean, rstd, middle, part), widen(g[part])
-            zero = torch.zeros_like(mean[part])
-            sums.append(backend.reductions(g_part, z / norm[part], zero))
-            g_z = _through_l2(g_part * _columns(z, weight), z, norm[part])
-            dot, total = backend.reductions(g_z, z, zero)
-            slope = -rstd[part] / x.shape[2:].numel()
-            backend.affine(z, slope * dot, slope * total, out=g_x[part])
-            g_x[part].addcmul_(g_z, backend.spatial(x, rstd[part].to(z.dtype)))
-        g_weight, g_bias = (torch.cat(s).sum(0).to(weight.dtype) for s in zip(*sums, strict=True))
-        return g_x.to(x.dtype), g_weight, g_bias, None
-
-
-def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, middle: Tensor | None, part: slice) -> Tensor:
-    """z of some images."""
-    return backend.affine(x[part], rstd[part], -mean[part] * rstd[part], None if middle is None else middle[part])
-
-
-def _through_l2(g: Tensor, z: Tensor, norm: Tensor) -> Tensor:
-    """The gradient of z, for g of z / norm; written over g. Below its floor the norm is constant."""
-    along = (g * z).sum(1, keepdim=True).div_(norm * norm).masked_fill_(norm <= NORM_FLOOR, 0.0)
-    return g.addcmul_(z, along, value=-1).div_(norm)

@@ -9,12 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .affine import instance_moments, style_affine
-from .backend import outside_autocast, widen
-from .efdmix import efdmix as _efdmix
 
 
 def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
@@ -140,23 +137,6 @@ def _mixstyle_rule(
     return scale, own * mean + (1 - own) * mean[perm] - mean * scale
 
 
-def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
-    """Each value moves towards the value of the same rank in the same channel of another image.
-
-        y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
-
-    The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
-    arXiv:2203.07740, Eq. (8). One sort is most of the cost; its order is what is kept for the backward pass. Equal
-    values are ranked in any order.
-
-    Args:
-        x: (N, C, *spatial).
-        perm: (N,) integers below N.
-        lmda: (N,), the share l of an image's own distribution.
-    """
-    return _efdmix(x, perm, lmda)
-
-
 def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:
     """Channel statistics drawn from normal distributions around themselves (DSU).
 
@@ -184,70 +164,3 @@ def _dsu_rule(
 
     scale = 1 + noise_std * spread(std) / std
     return scale, mean + noise_mean * spread(mean) - mean * scale
-
-
-def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:
-    """Mean entropy of softmax(logits) over images and positions, a scalar.
-
-    Args:
-        logits: (N, K) or (N, K, *spatial).
-        floor: Probabilities below it are dropped from the sum, as in SNR's file model_resnet.py.
-    """
-    p = widen(logits).softmax(1)
-    return -torch.where(p < floor, 0.0, p * p.clamp(min=floor).log()).sum(1).mean()
-
-
-def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Tensor) -> Tensor:
-    """SNR's loss: restitution must sharpen the prediction, the rest of the residual must blur it.
-
-        L = softplus(H(restituted) - H(normalised)) + softplus(H(normalised) - H(contaminated))
-
-    H is the entropy of the softmax, averaged over the batch (and over the positions of dense logits) before the
-    comparison, as in the authors' file model_resnet.py; the paper compares single images.
-    Jin et al., arXiv:2101.00588, Sec. 3.
-
-    Args:
-        normalised: Logits of the instance-normalised features, (N, K) or (N, K, *spatial).
-        restituted: Logits after the useful part of the residual was put back, same shape.
-        contaminated: Logits after the useless part was put back, same shape.
-
-    Returns:
-        A scalar, unweighted.
-    """
-    h_in, h_useful, h_useless = entropy(normalised), entropy(restituted), entropy(contaminated)
-    return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)
-
-
-def covariance(z: Tensor) -> Tensor:
-    """Covariances of the channels of every image, z z^T / (n - 1) + 1e-5 I, for a normalised map.
-
-    Args:
-        z: (N, C, *spatial), mean 0 and variance 1 in every channel.
-
-    Returns:
-        (N, C, C), float32 (float64 for float64 maps).
-    """
-    flat = widen(z).flatten(2)
-    with outside_autocast(z):  # a sum over the positions overflows in half precision
-        product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
-    return product + 1e-5 * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
-
-
-def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Tensor:
-    """Mean absolute covariance of chosen pairs of channels, beyond what a margin tolerates.
-
-        L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
-
-    The losses IRW, with a margin and all pairs, and ISW, without one, of Choi et al., CVPR 2021, arXiv:2103.15597; the
-    margin as in the authors' code.
-
-    Args:
-        z: Normalised map, (N, C, *spatial).
-        mask: (C, C) of 0 and 1, strictly upper triangular.
-        margin: What the sum may reach without loss.
-
-    Returns:
-        A scalar.
-    """
-    total = (covariance(z) * mask).abs().sum((1, 2)) - margin
-    return (total.clamp(min=0) / mask.sum().clamp(min=1)).mean()

@@ -6,7 +6,6 @@ as keys, reflection padding, and in front of the encoder a 1x1 convolution that 
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import load_state_dict
 from torch import Tensor, nn
+
+from ..checkpoints import read_state_dict
 
 TAPS = (3, 10, 17, 30)  # relu1_1, relu2_1, relu3_1, relu4_1 of the encoder
 _DOWN = (64, 64, 'pool', 128, 128, 'pool', 256, 256, 256, 256, 'pool', 512)
@@ -102,11 +102,7 @@ def load_decoder(path: str | Path) -> nn.Sequential:
 def _read(path: str | Path, what: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise FileNotFoundError(f'no {what} of the AdaIN styliser at {str(path)!r}. {_HINT}')
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError) as error:
-        raise ValueError(f'cannot read {what} {str(path)!r}: damaged, or more than weights ({error})') from error
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return read_state_dict(path)
 
 
 def _fill(network: nn.Sequential, state: Mapping[str, Tensor], path: str | Path, what: str) -> nn.Sequential:

@@ -1,1 +1,5 @@
-"""What mmengine's Runner needs of both hosts, segmentation and classification; it imports mmengine."""
+"""What mmengine's Runner needs of both hosts; importing this registers its hooks and optimizer wrappers."""
+
+from . import adabn, checkpoint, isw, optim, resume
+
+__all__ = ['adabn', 'checkpoint', 'isw', 'optim', 'resume']

@@ -1,77 +1,22 @@
-"""AdaBN in mmengine's Runner, for segmentors and classifiers alike.
+"""AdaBN in mmengine's Runner, for segmentors and classifiers alike."""
 
-Import this module only where mmengine is installed.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from logging import WARNING
 from typing import Any
 
-import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from ..adapt import Statistics, adabn, batch_norms, get_statistics, set_statistics
-from .checkpoint import bare_model
+from .loaders import forward_in, has_length, same_size, target_loader
+from .model import bare_model
 
 LOG_EVERY = 50  # batches
-LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
-
-
-def domains(dataset: Any) -> list[str | None]:
-    """The domain of every image, as far as the data set tells it without loading them (`domain_of`)."""
-    if isinstance(dataset, ConcatDataset):
-        return [domain for part in dataset.datasets for domain in domains(part)]
-    if hasattr(dataset, 'domain_of'):
-        return [dataset.domain_of(index) for index in range(len(dataset))]
-    return [None] * len(dataset)
-
-
-def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str | None = None) -> DataLoader:
-    """A loader of the same images in a random order, always the same one.
-
-    A loader of its own, since the given one may be in the middle of its run and may pad its last batch.
-
-    Args:
-        loader: As the Runner builds it.
-        batch_size: Images of a batch; None takes the loader's, but at least 8.
-        domain: Only images of this domain, all of them in each process. Otherwise each process has its share.
-    """
-    order = torch.Generator().manual_seed(0)
-    common: dict[str, Any] = dict(batch_size=batch_size or max(loader.batch_size or 1, LEAST), generator=order)
-    for name in ('collate_fn', 'num_workers', 'worker_init_fn', 'pin_memory'):
-        common[name] = getattr(loader, name)
-    if isinstance(loader.dataset, IterableDataset):
-        return DataLoader(loader.dataset, **common)
-    indices = torch.randperm(len(loader.dataset), generator=order).tolist()  # type: ignore[arg-type]
-    if domain is None:
-        return DataLoader(loader.dataset, sampler=indices[get_rank() :: get_world_size()], **common)
-    own = domains(loader.dataset)
-    return DataLoader(loader.dataset, sampler=[index for index in indices if own[index] == domain], **common)
-
-
-def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A batch of an mmengine loader, taken apart into batches of images (C, H, W) of equal shape.
-
-    Under test-time augmentation, where every entry is a list of views, the views are images like others.
-    """
-    inputs = batch['inputs']
-    if isinstance(inputs, Tensor):
-        yield dict(batch)
-        return
-    if inputs and not isinstance(inputs[0], Tensor):
-        views = [{key: value[k] for key, value in batch.items()} for k in range(len(inputs))]
-        yield from (part for view in views for part in same_size(view))
-        return
-    lists = {key: value for key, value in batch.items() if isinstance(value, list | tuple)}
-    for shape in dict.fromkeys(image.shape for image in inputs):
-        chosen = [k for k, image in enumerate(inputs) if image.shape == shape]
-        yield {**batch, **{key: [value[k] for k in chosen] for key, value in lists.items()}}
 
 
 def adapt_model(
@@ -100,7 +45,7 @@ def adapt_model(
         ValueError: See `adabn`.
     """
     model = bare_model(model)
-    total = min(len(loader), max_batches or len(loader)) if _has_length(loader) else max_batches  # samplers may go on
+    total = min(len(loader), max_batches or len(loader)) if has_length(loader) else max_batches  # samplers may go on
     seen = single = 0
 
     def parts() -> Iterator[dict[str, Any]]:
@@ -119,18 +64,6 @@ def adapt_model(
     if single * 2 > seen:
         print_log('AdaBN: most batches had one image; statistics from larger ones are better', 'current', WARNING)
     return model
-
-
-def forward_in(model: Any, mode: str) -> Callable[[dict[str, Any]], Any]:
-    """Calls an mmengine model with a batch as its loader gives it, outside training."""
-    return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
-
-
-def _has_length(loader: DataLoader) -> bool:
-    try:
-        return len(loader) >= 0
-    except TypeError:
-        return False
 
 
 @HOOKS.register_module()

@@ -5,39 +5,21 @@ not fit. `install_safe_loaders` replaces what its loaders of files, downloads an
 saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied into the model.
 """
 
-import contextlib
-import os
 import pickle
-import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import checkpoint as host
-from torch import Tensor
 
-from ..errors import unknown
+from ..checkpoints import compare, existing, reading, safe_globals
+from ..surgery.add import training_only_keys
+from .model import bare_model
 from .plain import from_plain
-
-# what torch's unpickler raises on bytes that are no checkpoint, or only half of one
-DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OSError,
-    struct.error,
-)
-EXTRA_STATE = ('num_batches_tracked', '_extra_state')
 
 
 def _statistic(owner: Any, name: str) -> Any:
@@ -47,31 +29,9 @@ def _statistic(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def safe_globals() -> list[Any]:
-    """What the Runner's own checkpoints hold beside tensors: log buffers and numpy arrays, under old and new names."""
-    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
-    names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
-    dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
-    names += [(_statistic, 'builtins.getattr'), (_statistic, '__builtin__.getattr')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *names]
-
-
-@contextlib.contextmanager
-def refusing(source: str) -> Iterator[None]:
-    try:
-        with torch.serialization.safe_globals(safe_globals()):
-            yield
-    except DAMAGED as error:
-        if isinstance(error, OSError) and (error.filename is not None or '://' in source):
-            raise  # the file or the server cannot be reached
-        asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
-        if asked is None:
-            raise ValueError(f'cannot read {source}: not a checkpoint, or damaged ({error})') from error
-        raise ValueError(
-            f'refused to load {source}: it holds more than weights{f" (it asks for {asked[1]})" if asked else ""}, and '
-            'reading it could run code. If you trust where it comes from, keep only its weights: '
-            "torch.save({'state_dict': torch.load(old, weights_only=False)['state_dict']}, new)"
-        ) from error
+def refusing(source: str) -> AbstractContextManager[None]:
+    """`checkpoints.reading` for files that the Runner saved with its log buffers."""
+    return reading(source, safe_globals(HistoryBuffer, _statistic))
 
 
 def load_local(filename: str, map_location: Any = None) -> Any:
@@ -81,13 +41,9 @@ def load_local(filename: str, map_location: Any = None) -> Any:
         FileNotFoundError: naming the file and what is near it.
         ValueError: the file holds code, or is damaged.
     """
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        folder = os.path.dirname(filename) or '.'
-        near = [f for f in os.listdir(folder) if f.endswith(('.pth', '.pt'))] if os.path.isdir(folder) else []
-        raise FileNotFoundError(unknown('checkpoint', filename, [os.path.join(folder, f) for f in sorted(near)]))
-    with refusing(filename):
-        return from_plain(torch.load(filename, map_location=map_location, weights_only=True))
+    path = existing(filename)
+    with refusing(str(path)):
+        return from_plain(torch.load(path, map_location=map_location, weights_only=True))
 
 
 def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
@@ -114,20 +70,6 @@ def install_safe_loaders() -> None:
         host._safe_torch_load = load_any
 
 
-def bare_model(model: torch.nn.Module) -> torch.nn.Module:
-    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
-    return model
-
-
-def _fit(model: Mapping[str, Tensor], loaded: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    missing = [k for k in model if k not in loaded and not k.endswith(EXTRA_STATE)]
-    surplus = [k for k in loaded if k not in model and not k.endswith(EXTRA_STATE)]
-    differ = [k for k in model if k in loaded and getattr(loaded[k], 'shape', None) != model[k].shape]
-    return missing, surplus, differ
-
-
 def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:
     """Compares a checkpoint with a model by names and shapes, before loading.
 
@@ -144,24 +86,18 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str
     state = checkpoint.get('state_dict', checkpoint)
     loaded = {k.removeprefix('module.'): v for k, v in state.items()}
     own = dict(model.state_dict())
-    missing, surplus, differ = _fit(own, loaded)
+    fit = compare(own, loaded, training_only_keys(model))
     weights = {k for k, v in own.items() if v.ndim > 1}
-    fitting = len(weights - set(missing) - set(differ))
+    fitting = len(weights - set(fit.missing) - set(fit.reshaped))
     smaller = min(len(weights), sum(getattr(v, 'ndim', 0) > 1 for v in loaded.values()))
-    style = [k for k in surplus if '.style.' in k]
-    if not (fitting * 2 < max(smaller, 1) or (complete and (missing or differ or style))):
+    style = [k for k in fit.unexpected if '.style.' in k]
+    if not (fitting * 2 < max(smaller, 1) or (complete and (fit.missing or fit.reshaped or style))):
         return
     backbone = getattr(model, 'backbone', None)
     inner = f' with backbone {type(backbone).__name__}' if backbone is not None else ''
-    shapes = [f'{k} {tuple(getattr(loaded[k], "shape", ()))} instead of {tuple(own[k].shape)}' for k in differ]
-    parts = [
-        f'{len(keys)} {what}: {", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}'
-        for what, keys in (('missing', missing), ('of another shape', shapes), ('unknown to the model', surplus))
-        if keys
-    ]
     raise ValueError(
         f'checkpoint {source} ({len(loaded)} tensors) is of another architecture than {type(model).__name__}{inner} '
-        f'({len(own)} tensors). {"; ".join(parts)}. Use the config it was trained with.'
+        f'({len(own)} tensors). {fit}. Use the config it was trained with.'
     )
 
 

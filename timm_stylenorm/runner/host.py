@@ -1,11 +1,17 @@
-"""What this package asks of mmengine's private parts, one place for each question."""
+"""What this package asks of mmengine's private parts, and what it mends there."""
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
+
+from .checkpoint import install_safe_loaders
+from .latest import install_resume
+from .saving import install_safe_saving
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,23 @@ def image_format(preprocessor: Any) -> ImageFormat:
     if not own['_enable_normalize']:
         return ImageFormat(True, bool(turned), zero, byte)
     return ImageFormat(True, bool(turned), preprocessor.mean.flatten() / 255, preprocessor.std.flatten() / 255)
+
+
+def apply_host_fixes() -> None:
+    """Mends what stops mmengine from doing its work here; idempotent.
+
+    * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
+      otherwise, so the module's own name is asked for instead.
+    * `_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub.get_config` know the packages in a table; ours joins it.
+    * checkpoints are read with `weights_only=True`, without a fallback that runs code.
+    * checkpoints are saved as plain data, whole, and before the old ones are removed (`saving`).
+    * `resume=True` goes on from the newest checkpoint of the work dir, else starts from `load_from` (`latest`).
+    """
+    try:
+        importlib.metadata.distribution('mmsegmentation')
+    except importlib.metadata.PackageNotFoundError:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    MODULE2PACKAGE['mmseg_stylenorm'] = 'mmseg_stylenorm'
+    install_safe_loaders()
+    install_safe_saving()
+    install_resume()

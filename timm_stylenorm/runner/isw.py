@@ -11,9 +11,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..whitening import photometric_view, select_pairs, selective_layers
-from .adabn import forward_in, same_size, target_loader
-from .checkpoint import bare_model
 from .host import image_format
+from .loaders import forward_in, same_size, target_loader
+from .model import bare_model
 from .resume import get_rng_state, set_rng_state
 
 

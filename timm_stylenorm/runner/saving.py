@@ -24,7 +24,7 @@ from mmengine.hooks import CheckpointHook, checkpoint_hook
 from mmengine.runner import checkpoint as host
 from mmengine.runner import runner as runner_module
 
-from .configs import whole
+from ..checkpoints import whole
 from .plain import to_plain
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: what is removed once the checkpoint that holds this is complete

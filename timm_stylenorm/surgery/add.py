@@ -226,3 +226,9 @@ def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield from module.named_parameters(prefix=name)
+
+
+def training_only_keys(model: nn.Module) -> set[str]:
+    """Keys of tensors that only training needs, whether the layers have them or not; see `StyleLayer`."""
+    layers = ((name, m) for name, m in model.named_modules() if isinstance(m, StyleLayer))
+    return {f'{name}.{key}'.lstrip('.') for name, layer in layers for key in layer.training_only}

@@ -23,11 +23,11 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from timm.models._features_fx import FeatureGraphNet
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import unknown
+from ..host import FeatureGraphNet
 from .structure import (
     NORMS,
     SEQUENCES,

@@ -7,14 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import timm.layers
-from timm.models._features import FeatureGetterNet
-from timm.models.regnet import RegStage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from ..host import FeatureGetterNet, RegStage
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from timm_stylenorm.runner.configs import whole
+from timm_stylenorm.checkpoints import whole
 
 
 def fingerprint(content: dict[str, Any]) -> str:

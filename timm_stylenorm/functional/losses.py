@@ -1,0 +1,76 @@
+"""The losses of style layers, on logits and on normalised maps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backend import outside_autocast, widen
+
+
+def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:
+    """Mean entropy of softmax(logits) over images and positions, a scalar.
+
+    Args:
+        logits: (N, K) or (N, K, *spatial).
+        floor: Probabilities below it are dropped from the sum, as in SNR's file model_resnet.py.
+    """
+    p = widen(logits).softmax(1)
+    return -torch.where(p < floor, 0.0, p * p.clamp(min=floor).log()).sum(1).mean()
+
+
+def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Tensor) -> Tensor:
+    """SNR's loss: restitution must sharpen the prediction, the rest of the residual must blur it.
+
+        L = softplus(H(restituted) - H(normalised)) + softplus(H(normalised) - H(contaminated))
+
+    H is the entropy of the softmax, averaged over the batch (and over the positions of dense logits) before the
+    comparison, as in the authors' file model_resnet.py; the paper compares single images.
+    Jin et al., arXiv:2101.00588, Sec. 3.
+
+    Args:
+        normalised: Logits of the instance-normalised features, (N, K) or (N, K, *spatial).
+        restituted: Logits after the useful part of the residual was put back, same shape.
+        contaminated: Logits after the useless part was put back, same shape.
+
+    Returns:
+        A scalar, unweighted.
+    """
+    h_in, h_useful, h_useless = entropy(normalised), entropy(restituted), entropy(contaminated)
+    return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Covariances of the channels of every image, z z^T / (n - 1) + 1e-5 I, for a normalised map.
+
+    Args:
+        z: (N, C, *spatial), mean 0 and variance 1 in every channel.
+
+    Returns:
+        (N, C, C), float32 (float64 for float64 maps).
+    """
+    flat = widen(z).flatten(2)
+    with outside_autocast(z):  # a sum over the positions overflows in half precision
+        product = flat @ flat.transpose(1, 2) / max(flat.shape[2] - 1, 1)
+    return product + 1e-5 * torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+
+
+def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Mean absolute covariance of chosen pairs of channels, beyond what a margin tolerates.
+
+        L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
+
+    The losses IRW, with a margin and all pairs, and ISW, without one, of Choi et al., CVPR 2021, arXiv:2103.15597; the
+    margin as in the authors' code.
+
+    Args:
+        z: Normalised map, (N, C, *spatial).
+        mask: (C, C) of 0 and 1, strictly upper triangular.
+        margin: What the sum may reach without loss.
+
+    Returns:
+        A scalar.
+    """
+    total = (covariance(z) * mask).abs().sum((1, 2)) - margin
+    return (total.clamp(min=0) / mask.sum().clamp(min=1)).mean()

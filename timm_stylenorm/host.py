@@ -1,0 +1,85 @@
+"""What is asked of timm's private parts, or patched there, one place for each question."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import timm.models
+from timm.models import DefaultCfg
+from timm.models._features import FeatureGetterNet
+from timm.models._features_fx import FeatureGraphNet
+from timm.models._registry import (
+    _model_default_cfgs,
+    _model_entrypoints,
+    _model_has_pretrained,
+    _model_pretrained_cfgs,
+    _model_with_tags,
+)
+from timm.models.regnet import RegStage
+from timm.optim import Lookahead
+from torch.optim import Optimizer
+
+__all__ = [
+    'FeatureGetterNet',
+    'FeatureGraphNet',
+    'RegStage',
+    'architectures',
+    'copy_pretrained_cfgs',
+    'create_model_places',
+    'exchanged',
+    'inner_optimizer',
+]
+
+
+def architectures() -> Collection[str]:
+    """All registered names, without tags."""
+    return _model_entrypoints.keys()
+
+
+def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
+    """Give a registered name the pretrained cfgs of another, the default first.
+
+    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
+    """
+    cfgs = {}
+    for tagged in _model_with_tags[base]:
+        tag = tagged.partition('.')[2]
+        source = _model_pretrained_cfgs[tagged]
+        cfg = cfgs[tag] = object.__new__(type(source))
+        vars(cfg).update(vars(source), architecture=name)
+        own = f'{name}.{tag}' if tag else name
+        _model_with_tags[name].append(own)
+        for key in {own, name} if len(cfgs) == 1 else {own}:
+            _model_pretrained_cfgs[key] = cfg
+            if cfg.has_weights:
+                _model_has_pretrained.add(key)
+    cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
+    _model_default_cfgs[name] = cfg_of_all
+    return cfg_of_all  # type: ignore[no-any-return]
+
+
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
+    """The optimizer whose hooks run in each step: `Lookahead` runs none of its own."""
+    return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
+
+
+def create_model_places() -> list[Any]:
+    """The modules under whose names scripts import `create_model`."""
+    return [timm, timm.models, timm.models._factory]
+
+
+@contextmanager
+def exchanged(new: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
+    """Within, these attributes of modules have other values: (module, name) -> value."""
+    old = {(module, name): getattr(module, name) for module, name in new}
+    try:
+        for (module, name), value in new.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name), value in old.items():
+            setattr(module, name, value)

@@ -1,0 +1,44 @@
+"""What every host does with a recipe: find it, and make losses of the parts of one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..methods import METHODS
+from ..surgery.add import style_layers
+from ..surgery.losses import style_losses
+from .base import Part
+
+
+def recipe_of(model: nn.Module) -> str | None:
+    """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
+    methods = [label.partition('.')[0] for label, layer in style_layers(model) if layer.label]
+    return next((METHODS[name].recipe for name in methods if METHODS[name].recipe), None)
+
+
+def part_losses(
+    model: nn.Module, logits: Tensor, parts: Sequence[Part], criterion: Callable[[Tensor, Any], Tensor]
+) -> dict[str, Tensor]:
+    """Of one forward: 'loss_cls' of each part, and what style layers left, over all images."""
+    losses: dict[str, Tensor] = {}
+    for part in parts:
+        name, term = part.label('loss_cls'), part.weight * criterion(logits[part.rows], part.target)
+        losses[name] = losses[name] + term if name in losses else term
+    style = style_losses(model, _one_target(parts, logits))
+    return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
+
+
+def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
+    """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
+    if len(parts) == 1:
+        return parts[0].target  # type: ignore[no-any-return]
+    mixed = torch.zeros_like(logits, dtype=torch.float32)
+    for part in parts:
+        target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])
+        mixed[part.rows] += part.weight * target
+    return mixed / mixed.sum(1, keepdim=True)

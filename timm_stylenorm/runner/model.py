@@ -1,0 +1,40 @@
+"""What both hosts' models share: style losses in the total, and the model itself, out of its wrappers."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from ..recipes.apply import recipe_of
+
+
+class StyleLossMixin:
+    """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds `style.*`, and those of further passes as `adv.style.*`, to the total.
+
+        mmengine sums only keys that contain 'loss' and merely logs the others.
+        """
+        total, log = super().parse_losses(losses)  # type: ignore[misc]
+        style = [value for key, value in log.items() if 'style' in key.split('.') and 'loss' not in key]
+        if style:
+            total = log['loss'] = total + sum(style)
+        return total, log
+
+
+def warn_without_recipe(model: nn.Module) -> None:
+    """A warning for a model with layers of a recipe, in a host that has been given none."""
+    recipe = recipe_of(model)
+    if recipe is not None:
+        text = f"the layers of {recipe!r} change nothing by themselves: to train with them, set model.recipe='{recipe}'"
+        print_log(text, 'current', logging.WARNING)
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module  # type: ignore[assignment]
+    return model
