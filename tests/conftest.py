@@ -1,23 +1,17 @@
-"""Shared fixtures: every test starts from the same seed, on one thread, without mmengine's slow moments."""
+"""Shared fixtures: every test starts from the same seed, on one thread. Tests import the tools, and one another."""
 
-import functools
-import gc
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import utils
 
-load_once = functools.cache(utils.load)
+HERE = Path(__file__).parent
+FOLDERS = [str(path) for path in (HERE, HERE / 'timm', HERE / 'mm', HERE.parent / 'tools')]
+sys.path[:0] = [path for path in FOLDERS if path not in sys.path]
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Without what mmengine does for every base config and data set: read all of mmseg's index, collect garbage."""
-    monkeypatch.setattr(utils, 'load', load_once)
-    monkeypatch.setattr(gc, 'collect', lambda *_: 0)

@@ -1,0 +1,222 @@
+"""What holds of every shipped config without data; mmseg's own tools take ours. test_dg_configs.py trains steps."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+import mmseg.datasets
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+
+import mmseg_stylenorm
+from timm_stylenorm import style_layers
+from timm_stylenorm.layers import BatchInstanceNorm2d
+from timm_stylenorm.methods import METHODS
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
+
+OWN_SCHEDULE = ('bin', 'isw')  # methods whose configs also have hooks or parameter groups
+
+
+def method_of(name):
+    """The method in a config's name; None of a baseline."""
+    return next((method for method in METHODS if f'_{method}_' in name), None)
+
+
+ADAPTING = re.compile('maxsquare|fada')  # see test_uda_configs.py
+SEGMENTATION = [n for n in list_configs() if not (n.startswith('classification/') or ADAPTING.search(n))]
+DATA = [name for name in SEGMENTATION if method_of(name) in (None, *OWN_SCHEDULE)]  # the others change the style only
+PATTERNS = [
+    'segmentation/deeplabv3plus_r50-d8{}_4xb2-40k_gtav2cityscapes-512x1024.py',
+    'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py',
+    'classification/resnet18{}_1xb64-500_fashion-mnist.py',
+]
+QUICK = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+THREE_LINES = """
+_base_ = ['mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py']
+custom_imports = dict(imports=['mmseg_stylenorm'])
+model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stage1', 'stage2', 'stage3')))
+"""
+
+
+def one_step(cfg):
+    """A training step of the config's model, as narrow as it gets, on random data."""
+    init_default_scope('mmseg')
+    distributed._sync_bn_to_bn(cfg.model)
+    cfg.model.pretrained = None
+    cfg.model.data_preprocessor.size = (64, 64)
+    model = MODELS.build(cfg.model).train()
+    classes = model.num_classes
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, classes, (1, 64, 64)))) for _ in range(2)]
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    data = model.data_preprocessor({'inputs': images, 'data_samples': samples}, training=True)
+    losses = model(**data, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    return model, losses
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_every_method_has_a_config_of_each_kind(pattern):
+    expected = [
+        pattern.format(f'_{method}' if method else '')
+        for method in ('', 'adabn', *METHODS)
+        if method not in OWN_SCHEDULE
+    ]
+    assert [name for name in expected if name not in list_configs()] == []
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_bin_trains_its_gates_faster_and_without_decay(pattern):
+    cfg = Config.fromfile(config_root() / pattern.format('_bin'))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), BatchInstanceNorm2d(4))  # their own models are built above
+    ours, theirs = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    if 'gates' not in ours:
+        ours, theirs = theirs, ours
+    assert ours['params'] == [model[1].gate]
+    assert (ours['lr'], ours['weight_decay']) == (pytest.approx(10 * theirs['lr']), 0)
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_isw_chooses_its_pairs_early_in_the_training(pattern):
+    cfg = Config.fromfile(config_root() / pattern.format('_isw'))
+    (hook,) = [HOOKS.build(hook) for hook in cfg.custom_hooks if hook.type == 'ISWHook']
+    assert 0 < hook.begin <= cfg.train_cfg.max_iters / 10
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_adabn_trains_as_its_baseline_and_adapts_for_the_test(pattern):
+    baseline = Config.fromfile(config_root() / pattern.format(''))
+    adabn = Config.fromfile(config_root() / pattern.format('_adabn'))
+    *others, hook = adabn.custom_hooks
+    assert others == baseline.custom_hooks
+    assert 'test' in HOOKS.build(hook).on
+    for key in ('custom_hooks', 'custom_imports'):
+        adabn.pop(key), baseline.pop(key)
+    assert adabn.to_dict() == baseline.to_dict()
+
+
+def trains_as_its_baseline(name):
+    """Whether a method's config changes the style or the recipe only; ImageNet's recipes have their own schedules."""
+    method = method_of(name)
+    return method not in (None, *OWN_SCHEDULE) and not (METHODS[method].recipe and 'imagenet' in name)
+
+
+@pytest.mark.parametrize('name', filter(trains_as_its_baseline, list_configs()))
+def test_a_method_config_changes_only_the_style_of_its_baseline(name):
+    baseline = Config.fromfile(config_root() / name.replace(f'_{method_of(name)}_', '_'))
+    styled = Config.fromfile(config_root() / name)
+    assert styled.model.pop('recipe' if METHODS[method_of(name)].recipe else 'style').type == method_of(name)
+    if 'classification' not in name:
+        assert styled.model.pop('type') == 'StyleNormEncoderDecoder'
+        baseline.model.pop('type')
+    assert styled.to_dict() == baseline.to_dict()
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_config_names_registered_data_sets_and_resumes_exactly(name):
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert DATASETS.get(loader.dataset.type) is not None
+    assert {'RNGStateHook', 'CheckpointGuardHook'} <= {hook.type for hook in cfg.custom_hooks}
+    assert cfg.randomness.seed is not None
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_labels_that_a_config_trains_on_are_checked_and_in_the_default_folders(name):
+    init_default_scope('mmseg')
+    part = Config.fromfile(config_root() / name).train_dataloader.dataset
+    steps = [step.type for step in part.pipeline]
+    assert 'LoadTrainIds' in steps
+    assert 'LoadAnnotations' not in steps
+    dataset = DATASETS.build({**part, 'lazy_init': True})
+    assert dataset.data_prefix['seg_map_path'] == f'{part.data_root}/labels'
+
+
+def test_the_gta5_pipeline_is_mmsegs_for_cityscapes_with_checked_labels():
+    theirs = Config.fromfile(Path(mmseg.__file__).parent / '.mim/configs/_base_/datasets/cityscapes.py')
+    theirs = theirs.train_dataloader.dataset.pipeline
+    assert theirs[1].pop('type') == 'LoadAnnotations'
+    ours = Config.fromfile(config_root() / 'segmentation/deeplabv3plus_r50-d8_4xb2-40k_gtav2cityscapes-512x1024.py')
+    assert ours.train_dataloader.dataset.pipeline == [theirs[0], {'type': 'LoadTrainIds'}, *theirs[2:]]
+
+
+def test_three_lines_on_top_of_a_shipped_config_train_a_step(tmp_path):
+    (tmp_path / 'mine.py').write_text(THREE_LINES)
+    model, _ = one_step(Config.fromfile(tmp_path / 'mine.py'))
+    assert [label for label, _ in style_layers(model)] == ['snr.stage1', 'snr.stage2', 'snr.stage3']
+
+
+def write_streets(root, count=4):
+    """A few random pictures in both layouts."""
+    rng = np.random.default_rng(0)
+    folders = ['gta5/images', 'gta5/labels', 'gta5/splits', 'cityscapes/leftImg8bit/val/t', 'cityscapes/gtFine/val/t']
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    for k in range(count):
+        image, label = rng.integers(0, 256, (64, 128, 3), np.uint8), rng.integers(0, 19, (64, 128), np.uint8)
+        cv2.imwrite(str(root / f'gta5/images/{k}.png'), image)
+        cv2.imwrite(str(root / f'gta5/labels/{k}_labelTrainIds.png'), label)
+        cv2.imwrite(str(root / f'cityscapes/leftImg8bit/val/t/{k}_leftImg8bit.png'), image)
+        cv2.imwrite(str(root / f'cityscapes/gtFine/val/t/{k}_gtFine_labelTrainIds.png'), label)
+    for split in ('train', 'val'):
+        (root / f'gta5/splits/{split}.txt').write_text(''.join(f'{k}\n' for k in range(count)))
+
+
+TINY = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2']
+TINY += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0']
+TINY += ['val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0']
+TINY += ['test_dataloader.persistent_workers=False', 'model.data_preprocessor.size=(64,64)']
+TINY += ['train_dataloader.dataset.pipeline.2.scale=(128,64)', 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)']
+
+
+@pytest.fixture
+def streets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PYTHONPATH', str(Path(mmseg_stylenorm.__file__).parent.parent))
+    write_streets(tmp_path / 'data/toy_streets')
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_our_tools_train_resume_test_and_adapt(streets):
+    tools = Path(__file__).parents[2] / 'tools'
+    train = [sys.executable, str(tools / 'train.py'), QUICK, '--work-dir', 'run', '--resume', '--amp']
+    test = [sys.executable, str(tools / 'test.py'), QUICK, 'run/iter_2.pth', '--work-dir', 'test']
+    adapt = [sys.executable, str(tools / 'adabn.py'), *test[2:4], '--work-dir', 'adapt', '--out', 'adapted.pth']
+    adapted = [*test[:3], 'adapted.pth', *test[4:]]
+    for command in (train, test, [*adapt, '--test'], adapted):
+        done = subprocess.run([*command, '--cfg-options', *TINY], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert 'mIoU' in done.stdout
+    wrong = [*test[:2], QUICK.replace('snr_', ''), *test[3:], '--cfg-options', *TINY]
+    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=300)
+    assert refused.returncode != 0
+    assert 'another architecture' in refused.stderr
+
+
+@pytest.mark.slow
+def test_mmsegs_own_train_script_trains_our_configs_once_the_plugin_is_imported(streets, monkeypatch):
+    script = Path(sys.modules['mmseg'].__file__).parent / '.mim/tools/train.py'
+    argv = ['train.py', str(config_root() / QUICK), '--work-dir', str(streets / 'run'), '--cfg-options', *TINY]
+    monkeypatch.setattr(sys, 'argv', argv)
+    monkeypatch.setitem(os.environ, 'LOCAL_RANK', '0')
+    runpy.run_path(str(script), run_name='__main__')
+    assert (streets / 'run/iter_2.pth').is_file()

@@ -1,0 +1,186 @@
+"""Every segmentation config but those that adapt (test_uda_configs.py) trains a step on data in its own layout; the
+protocol of domain generalisation."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+import adabn as adabn_tool
+import test as test_tool
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, init_default_scope
+from mmseg.registry import DATASETS, MODELS
+from test_configs import SEGMENTATION, method_of, write_streets
+from test_datasets_streets import make
+from torch.utils.data import DataLoader
+
+from timm_stylenorm import style_layers
+from timm_stylenorm.runner import adabn, distributed
+from timm_stylenorm.runner.configs import config_root
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+BACKBONES = {'r50-d16': 16, 'r101-d8': 8}  # output strides
+METHODS = ['', 'ibn_a', 'isw', 'snr', 'padain', 'mixstyle', 'dsu', 'advbn']
+DG = [
+    f'segmentation/deeplabv3plus_{backbone}_{method}{"_" * bool(method)}4xb4-40k_gtav2domains-768x768.py'
+    for backbone in BACKBONES
+    for method in METHODS
+]
+SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
+STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
+NARROW = {'depth': 50, 'base_channels': 4, 'stem_channels': 4, 'init_cfg': None}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A folder with a few pictures of every data set that the configs name."""
+    root = tmp_path_factory.mktemp('data_sets')
+    write_streets(root / 'data')
+    write_streets(root / 'data/toy_streets')
+    for layout in ('bdd100k', 'mapillary'):
+        make(root / 'data' / layout, layout)
+    return root
+
+
+def narrow(cfg):
+    """The config with few channels and small crops."""
+    model = cfg.model
+    distributed._sync_bn_to_bn(model)
+    model.pretrained = None
+    model.data_preprocessor.size = (32, 64)
+    for step in cfg.train_dataloader.dataset.pipeline:
+        step.update(SMALL.get(step.type, {}))
+    if model.backbone.depth > 18:
+        model.backbone.update(NARROW)
+        for head in filter(None, (model.decode_head, model.get('auxiliary_head'))):
+            head.update({key: head[key] // 16 for key in ('in_channels', 'c1_in_channels', 'channels') if key in head})
+    return cfg
+
+
+def build(cfg):
+    init_default_scope('mmseg')
+    return MODELS.build(cfg.model).train()
+
+
+@pytest.mark.parametrize('name', SEGMENTATION)
+def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / name))
+    model = build(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    batch = model.data_preprocessor(pseudo_collate([dataset[0], dataset[1]]), training=True)
+    losses = model(**batch, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total.isfinite()
+    assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    wrapper.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+    method = method_of(name)
+    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
+    # four configs turn SNR's off, as the authors' training for segmentation does
+    has_loss = method == 'irw' or (method == 'snr' and cfg.model.style.get('num_classes') != 0)
+    assert any(key.startswith('style.') for key in losses) == has_loss
+
+
+@pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
+def test_config_builds_at_full_width(name):
+    cfg = Config.fromfile(config_root() / name)
+    distributed._sync_bn_to_bn(cfg.model)
+    with torch.device('cpu' if method_of(name) == 'isw' else 'meta'):  # ISW reads its mask
+        model = build(cfg)
+    assert max(p.shape[0] for p in model.backbone.parameters()) == 2048
+
+
+@pytest.mark.parametrize(('name', 'stride'), zip(DG[:: len(METHODS)], BACKBONES.values(), strict=True))
+def test_output_stride_is_that_of_the_protocol(name, stride):
+    backbone = build(narrow(Config.fromfile(config_root() / name))).eval().backbone
+    assert backbone(torch.zeros(1, 3, 64, 64))[-1].shape[-1] == 64 // stride
+
+
+@pytest.mark.parametrize('name', DG)
+def test_generalisation_is_trained_and_tested_by_one_protocol(name):
+    cfg = Config.fromfile(config_root() / name)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomCrop'].crop_size == cfg.model.data_preprocessor.size == (768, 768)
+    assert steps['PhotoMetricDistortion'].brightness_delta == pytest.approx(0.4 * 255)
+    assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (40000, 4)
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.power, schedule.eta_min, schedule.end) == (0.9, 0.0, 40000)
+    assert cfg.model.test_cfg == dict(mode='whole')
+    assert cfg.test_dataloader.dataset.only == ['cityscapes', 'bdd100k', 'mapillary']
+    assert cfg.test_evaluator.means.mean == cfg.test_dataloader.dataset.only
+
+
+def test_isw_acts_on_the_first_two_norms_of_a_deep_stem():
+    deep = next(name for name in DG if 'r101-d8_isw' in name)
+    layers = [label for label, _ in style_layers(build(narrow(Config.fromfile(config_root() / deep))))]
+    assert layers == ['isw.stem.1', 'isw.stem.4', 'isw.stage1.sum', 'isw.stage2.sum']
+
+
+def test_isw_chooses_from_images_that_are_smaller_than_the_crop_and_differ_in_size(data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / next(name for name in DG if 'isw' in name)))
+    model, dataset = build(cfg), DATASETS.build(cfg.train_dataloader.dataset)
+    loader = DataLoader(dataset, 4, collate_fn=pseudo_collate)
+    assert len({image.shape for image in next(iter(loader))['inputs']}) > 1
+    hook = HOOKS.build(cfg.custom_hooks[-1])
+    hook.before_train_iter(SimpleNamespace(iter=hook.begin, model=model, train_dataloader=loader), 0)
+    assert all(layer.chosen for _, layer in style_layers(model))
+
+
+@pytest.fixture
+def small(data, tmp_path, monkeypatch):
+    """Config and checkpoint of a narrow baseline, tested on a few small pictures of three domains."""
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / DG[0]))
+    for part in cfg.test_dataloader.dataset.domains.values():
+        part.complete = False
+    for step in cfg.test_dataloader.dataset.domains.mapillary.pipeline:
+        step.update({'Resize': {'scale': (1000, 32)}, 'CenterCrop': {'crop_size': 32}}.get(step.type, {}))
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.log_level = 'ERROR'
+    cfg.dump(tmp_path / 'small.py')
+    torch.save({'meta': {}, 'state_dict': build(cfg).state_dict()}, tmp_path / 'net.pth')
+    return [str(tmp_path / name) for name in ('small.py', 'net.pth')]
+
+
+def test_one_run_tests_the_unseen_domains(small, tmp_path):
+    scores = test_tool.main([*small, '--work-dir', str(tmp_path)])
+    assert {'cityscapes/mIoU', 'bdd100k/mIoU', 'mapillary/mIoU', 'mean/mIoU'} <= scores.keys()
+    assert len([*tmp_path.glob('*/domains.json')]) == 1
+
+
+def test_a_checkpoint_is_adapted_to_one_domain_at_a_time(small, tmp_path):
+    line = [*small, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'adapted.pth')]
+    with pytest.raises(ValueError, match=r'3 domains .* --cfg-options test_dataloader\.dataset\.only=bdd100k'):
+        adabn_tool.main(line)
+    adabn_tool.main([*line, '--cfg-options', 'test_dataloader.dataset.only=bdd100k'])
+    before, after = (torch.load(tmp_path / f'{name}.pth')['state_dict'] for name in ('net', 'adapted'))
+    assert {key.rpartition('.')[2] for key in before if not before[key].equal(after[key])} == STATISTICS
+
+
+def test_test_time_augmentation_adapts_to_every_domain_by_itself(small, tmp_path, monkeypatch):
+    flips = [[dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)], [dict(type='LoadTrainIds')]]
+    flips.append([dict(type='PackSegInputs')])
+    views = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=flips)]
+    cfg = Config.fromfile(small[0])
+    cfg.merge_from_dict({'tta_pipeline': views, 'custom_hooks': [*cfg.custom_hooks, {'type': 'AdaBNHook'}]})
+    cfg.dump(small[0])
+    adapt, images = adabn.adapt_model, []
+
+    def spy(model, loader, **options):
+        images.append(len(loader.sampler))
+        return adapt(model, loader, **options)
+
+    monkeypatch.setattr(adabn, 'adapt_model', spy)
+    test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--tta'])
+    assert images == [4, 3, 3]

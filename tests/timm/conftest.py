@@ -1,0 +1,1 @@
+"""Tests of what needs timm alone; they run where mmengine is not installed."""
