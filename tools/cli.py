@@ -1,4 +1,7 @@
-"""What tools/train.py and tools/test.py have in common: arguments, configs, and missing data said plainly."""
+"""What the command lines of the tools share: arguments, configs, and missing data said plainly.
+
+Hosts are imported where they are needed: converters start without them, and so does --help.
+"""
 
 import argparse
 import difflib
@@ -7,14 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labels.pairs import cpu_count
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
 
-from mmengine.config import Config, DictAction
-
-from timm_stylenorm.runner.configs import find_config
-from timm_stylenorm.runner.distributed import prepare_cpu_distributed
-from timm_stylenorm.runner.host import apply_host_fixes
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it
@@ -35,7 +38,9 @@ SOURCES = {  # part of a data folder's name: how to get it
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Arguments of both tools."""
+    """Arguments of a tool that takes a config."""
+    from mmengine.config import DictAction
+
     raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
     own = argparse.ArgumentParser(description=description, epilog=f'For example {EXAMPLE}', formatter_class=raw)
     own.add_argument('config', help='path, or name below configs/')
@@ -46,8 +51,53 @@ def parser(description: str) -> argparse.ArgumentParser:
     return own
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def converter_parser(description: str) -> argparse.ArgumentParser:
+    """Arguments of a converter."""
+    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument('data_root', type=Path)
+    own.add_argument('--workers', type=int, default=cpu_count(), help='processes (default: one per CPU)')
+    own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
+    own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
+    return own
+
+
+def picture_parser(description: str | None) -> argparse.ArgumentParser:
+    """What the command lines of the picture tools share."""
+    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument('images', type=Path, help='folder of images, and of folders of images')
+    own.add_argument('--model', default='resnet50', help='classifier, a name of timm (default: %(default)s)')
+    own.add_argument('--checkpoint', help="its weights with timm's keys (default: timm downloads them)")
+    own.add_argument('--mean', type=float, nargs=3, help="normalisation of its images (default: as timm's)")
+    own.add_argument('--std', type=float, nargs=3)
+    own.add_argument('--image-size', type=int, default=224, help='images are scaled and cropped to it')
+    own.add_argument('--styliser-encoder', metavar='FILE', help='vgg_normalised.pth: maps of VGG-19 (relu4_1)')
+    own.add_argument('--styliser-decoder', metavar='FILE', help='decoder.pth: no decoder is trained')
+    own.add_argument(
+        '--decoder-steps', type=int, default=600, help='training steps of each decoder (default: %(default)s)'
+    )
+    own.add_argument('--seed', type=int, default=0)
+    return own
+
+
+def parse_pictures(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Reads a command line."""
+    args = own.parse_args(argv)
+    if (args.styliser_encoder is None) != (args.styliser_decoder is None):
+        own.error('--styliser-encoder and --styliser-decoder go together')
+    for name in ('image_size', 'decoder_steps', 'limit', 'show', 'batch_size', 'fit_images'):
+        if getattr(args, name, 1) < 1:
+            own.error(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name)}')
+    return args
+
+
+def load_config(args: argparse.Namespace) -> 'Config':
     """Reads the config and makes it fit this machine."""
+    from mmengine.config import Config
+
+    from timm_stylenorm.runner.configs import find_config
+    from timm_stylenorm.runner.distributed import prepare_cpu_distributed
+    from timm_stylenorm.runner.host import apply_host_fixes
+
     apply_host_fixes()
     if importlib.util.find_spec('mmseg'):
         import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from bench.runs import fingerprint, whole, write_whole
+from cli import parse_pictures, picture_parser
 from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from figures.pictures import Classifier, evenly, image_files, load_images, parsed, parser
+from figures.pictures import Classifier, evenly, image_files, load_images
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -28,7 +29,7 @@ MAY_DIFFER = ('out',)  # arguments that change no image
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    own = parser(__doc__)
+    own = picture_parser(__doc__)
     own.add_argument('out', type=Path, help='folder of the copy')
     own.add_argument('--stage', default='stage1', help='the cut (default: %(default)s)')
     own.add_argument('--advbn', default='advbn', metavar='advbn:K=V,K=V', help="e.g. 'advbn:steps=3,eps=0.5'")
@@ -37,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument(
         '--folder-labels', action='store_true', help="classes are the images' folders, sorted, not predictions"
     )
-    return parsed(own, argv)
+    return parse_pictures(own, argv)
 
 
 def own_folder(args: argparse.Namespace, files: list[Path]) -> None:

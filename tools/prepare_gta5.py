@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from labels.pairs import SUFFIX, BadPair, Pairs, convert, parser, read_image
+from cli import converter_parser
+from labels.pairs import SUFFIX, BadPair, Pairs, convert, read_image
 from labels.table import COLOUR_TO_ID, LABELS, TO_TRAIN_ID
 from PIL import Image
 
@@ -62,8 +63,8 @@ GTA5 = Pairs('GTA5', 'images', 'labels', 'labels', ('.png', '.png', SUFFIX), tra
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
-    args = parser(__doc__).parse_args(argv)
-    return convert(GTA5, args.data_root, args)
+    args = converter_parser(__doc__).parse_args(argv)
+    return convert(GTA5, args.data_root, args.workers, args.overwrite, args.skip_bad)
 
 
 if __name__ == '__main__':

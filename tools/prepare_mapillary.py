@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from labels.pairs import BadPair, Pairs, convert, parser, read_image
+from cli import converter_parser
+from labels.pairs import BadPair, Pairs, convert, read_image
 from labels.table import CLASSES, IGNORE
 
 SPLITS = ('training', 'validation')
@@ -158,12 +159,12 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
     if root.is_dir():
         used.parent.mkdir(exist_ok=True)
         used.write_text(mapping)
-    return convert(pairs, root, args)
+    return convert(pairs, root, args.workers, args.overwrite, args.skip_bad)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
-    own = parser(__doc__)
+    own = converter_parser(__doc__)
     own.add_argument('--mapping', type=Path, metavar='FILE', help='JSON file with what shall be mapped otherwise')
     own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     args = own.parse_args(argv)

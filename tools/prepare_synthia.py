@@ -16,7 +16,8 @@ os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # broken files are reported
 
 import cv2
 import numpy as np
-from labels.pairs import SUFFIX, BadPair, Pairs, convert, parser
+from cli import converter_parser
+from labels.pairs import SUFFIX, BadPair, Pairs, convert
 from labels.table import CLASSES, IGNORE
 
 CLASS_OF = (  # of Cityscapes, by SYNTHIA's id; terrain, truck and train have ids, but no image shows them
@@ -68,8 +69,8 @@ SYNTHIA = Pairs('SYNTHIA', 'RGB', 'GT/LABELS', 'GT/LABELS', ('.png', '.png', SUF
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
-    args = parser(__doc__).parse_args(argv)
-    return convert(SYNTHIA, args.data_root, args)
+    args = converter_parser(__doc__).parse_args(argv)
+    return convert(SYNTHIA, args.data_root, args.workers, args.overwrite, args.skip_bad)
 
 
 if __name__ == '__main__':

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench.runs import whole
+from cli import parse_pictures, picture_parser
 from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from figures.pictures import Classifier, evenly, image_files, load_images, parsed, parser
+from figures.pictures import Classifier, evenly, image_files, load_images
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,14 +24,14 @@ NONE = 'none'  # the row of what is decoded as it is
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    own = parser(__doc__)
+    own = picture_parser(__doc__)
     own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
     own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
     own.add_argument('--labels', type=int, nargs='+', help="classes of all images (default: the model's prediction)")
     own.add_argument('--show', type=int, default=4, help='so many images, evenly chosen')
     own.add_argument('--limit', type=int, default=16, help='use at most so many images of the folder, as one batch')
     own.add_argument('--out', type=Path, default=Path('style.png'))
-    return parsed(own, argv)
+    return parse_pictures(own, argv)
 
 
 def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> list[Codec]:

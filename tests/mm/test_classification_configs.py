@@ -222,6 +222,7 @@ def write_fashion(root, count=8):
             (root / f'{prefix}-{kind}-ubyte').write_bytes(header + array.astype(np.uint8).tobytes())
 
 
+@pytest.mark.slow
 def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, benchmark, capsys, monkeypatch):
     write_fashion(tmp_path)
     call = ['--methods', 'baseline', 'snr', '--seeds', '0', '--iters', '1', '--data', str(tmp_path)]
@@ -236,6 +237,7 @@ def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, be
     assert benchmark.main(call) == table
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark, monkeypatch):
     write_fashion(tmp_path)
     call = ['--fine-tune', '1', '--methods', 'baseline', 'advbn:lower=frozen,steps=1', '--seeds', '0', '--iters', '2']

@@ -16,7 +16,9 @@ from timm_stylenorm.methods import METHODS
 
 CNN = dict.fromkeys(METHODS, 'resnet18')
 OTHERS = {'padain': 'resnet26d', 'snr': 'convnext_atto', 'mixstyle': 'mobilenetv3_small_100', 'selfnorm': 'regnetx_002'}
+AUTHORS = ('bin', 'debiased', 'ibn_a', 'snr')  # whose keys the converter knows
 NO_PLAIN = ('ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw')  # they take the place of batch norms
+CNN = {m: 'resnet18' if m in (*AUTHORS, *NO_PLAIN) else 'regnetx_002' for m in METHODS}
 
 
 def saved(path, arch, method):

@@ -91,6 +91,7 @@ def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
 
 
 @pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
+@pytest.mark.slow
 def test_config_builds_at_full_width(name):
     cfg = Config.fromfile(config_root() / name)
     distributed._sync_bn_to_bn(cfg.model)

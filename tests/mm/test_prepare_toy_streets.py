@@ -79,6 +79,7 @@ def test_no_street_is_drawn_twice(drawn):
 
 
 @pytest.mark.parametrize('domain', toy.DOMAINS)
+@pytest.mark.slow
 def test_all_19_classes_are_common(domain):
     seen = np.zeros(19)
     for index in range(40):
@@ -102,6 +103,7 @@ def test_the_gap_changes_the_style_and_never_the_labels():
     assert 5 < close < wide
 
 
+@pytest.mark.slow
 def test_without_a_gap_both_domains_look_alike():
     def mean_colour(domain: str, gap: float) -> np.ndarray:
         pictures = [toy.draw_picture(toy.Picture(domain, 'val', i, i), 0, (128, 64), gap)[0] for i in range(16)]

@@ -286,6 +286,7 @@ def trained():
     return model
 
 
+@pytest.mark.slow
 def test_the_ascent_raises_the_loss_of_a_trained_network_more_than_random_noise_does(trained):
     model, generator = copy.deepcopy(trained), torch.Generator().manual_seed(1)
     recipe = build_recipe('advbn')

@@ -27,14 +27,28 @@ STYLES = [
 ]
 STYLES += [dict(type=name, num_classes=4) for name, row in METHODS.items() if 'num_classes' in row.defaults]
 RECIPE_OPTIONS = {'advbn': dict(lower='trainable', steps=1), 'debiased': dict(styliser='pixel')}
-ARCHITECTURES = [
-    'resnet18', 'resnet50', 'resnext50_32x4d', 'seresnet50', 'densenet121', 'efficientnet_b0', 'mobilenetv3_large_100',
-    'regnety_008', 'convnext_tiny', pytest.param('vgg16_bn', marks=pytest.mark.slow), 'hrnet_w18', 'resnetv2_50',
-    'dla34',
-]  # fmt: skip
+ARCHITECTURES = ['resnet18', 'resnet50', 'efficientnet_b0', 'mobilenetv3_large_100', 'regnety_008', 'convnext_tiny']
+ARCHITECTURES += [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ('resnext50_32x4d', 'seresnet50', 'densenet121', 'vgg16_bn', 'hrnet_w18', 'resnetv2_50', 'dla34')
+]
 
 
-@pytest.fixture(params=STYLES, ids=lambda style: style['type'] + '-with-loss' * ('num_classes' in style))
+def name_of(style):
+    return style['type'] + '-with-loss' * ('num_classes' in style)
+
+
+def always(*names):
+    """All styles, of which these are tested by default and the others by the slow tests."""
+    marks = dict.fromkeys(names, ())
+    return [pytest.param(s, id=name_of(s), marks=marks.get(name_of(s), pytest.mark.slow)) for s in STYLES]
+
+
+# one of each kind: random, sorted, with a loss, in place of a norm, with a gate, with a choice
+KINDS = always('padain', 'efdmix', 'snr-with-loss', 'ibn_a', 'bin', 'isw')
+
+
+@pytest.fixture(params=STYLES, ids=name_of)
 def style(request):
     return request.param
 
@@ -203,6 +217,7 @@ def test_sync_batchnorm_conversion_keeps_the_layers(style, convert):
     assert len(styled_modules(converted)) == places
 
 
+@pytest.mark.parametrize('style', KINDS)
 def test_channels_last_gives_the_same_gradients(style):
     model, x = build(style).double(), images(4).double()
     expected = train_step_gradients(copy.deepcopy(model), x)
@@ -215,6 +230,7 @@ def test_channels_last_gives_the_same_gradients(style):
     assert_same(actual, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize('style', KINDS)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(style, dtype):
     model = build(style).train()
@@ -240,6 +256,7 @@ def test_checkpointing_gives_equal_gradients(style):
     assert_same(train_step_gradients(model, x, with_recipe=False), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('style', KINDS)
 def test_compiles_without_a_graph_break(style):
     torch._dynamo.reset()
     model = build(style)
@@ -252,12 +269,14 @@ def test_compiles_without_a_graph_break(style):
     torch.testing.assert_close(compiled.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('style', KINDS)
 def test_exports_in_eval(style):
     model, x = build(style).eval(), images()
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('style', always('padain', 'snr-with-loss', 'ibn_a'))
 def test_exports_to_onnx_in_eval(style, tmp_path):
     ort = pytest.importorskip('onnxruntime')
     model, x = build(style).eval(), images()

@@ -150,3 +150,20 @@ def test_the_environment_names_what_a_bug_report_needs(capsys):
     shown = capsys.readouterr().out
     assert method_table() in shown
     assert re.search(r'^torch \d', shown, re.M)
+
+
+CONVERTERS = ('prepare_cityscapes', 'prepare_gta5', 'prepare_mapillary', 'prepare_synthia', 'prepare_toy_streets')
+
+
+@pytest.mark.parametrize('tool', CONVERTERS)
+def test_converters_start_without_torch_and_hosts(tool):
+    hosts = "{'torch', 'mmengine', 'mmseg'} & {*sys.modules}"
+    script = f"import sys; sys.path.insert(0, 'tools'); import {tool}; print({hosts})"
+    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True).stdout == b'set()\n'
+
+
+def test_helpers_of_the_tools_read_no_command_lines():
+    helpers = [file for file in ROOT.glob('tools/*/*.py') if file.read_text()]
+    assert helpers
+    for file in helpers:
+        assert 'argparse' not in set(imports(file)), file

@@ -1,9 +1,9 @@
-"""What the picture tools take: arguments, images, and a classifier."""
+"""What the picture tools take: images, and a classifier."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -11,41 +11,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree works without being installed
 
 from timm_stylenorm.convert import read_state_dict
 from timm_stylenorm.errors import unknown
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
-
-
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """What the command lines of the picture tools share."""
-    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('images', type=Path, help='folder of images, and of folders of images')
-    own.add_argument('--model', default='resnet50', help='classifier, a name of timm (default: %(default)s)')
-    own.add_argument('--checkpoint', help="its weights with timm's keys (default: timm downloads them)")
-    own.add_argument('--mean', type=float, nargs=3, help="normalisation of its images (default: as timm's)")
-    own.add_argument('--std', type=float, nargs=3)
-    own.add_argument('--image-size', type=int, default=224, help='images are scaled and cropped to it')
-    own.add_argument('--styliser-encoder', metavar='FILE', help='vgg_normalised.pth: maps of VGG-19 (relu4_1)')
-    own.add_argument('--styliser-decoder', metavar='FILE', help='decoder.pth: no decoder is trained')
-    own.add_argument(
-        '--decoder-steps', type=int, default=600, help='training steps of each decoder (default: %(default)s)'
-    )
-    own.add_argument('--seed', type=int, default=0)
-    return own
-
-
-def parsed(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Reads a command line."""
-    args = own.parse_args(argv)
-    if (args.styliser_encoder is None) != (args.styliser_decoder is None):
-        own.error('--styliser-encoder and --styliser-decoder go together')
-    for name in ('image_size', 'decoder_steps', 'limit', 'show', 'batch_size', 'fit_images'):
-        if getattr(args, name, 1) < 1:
-            own.error(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name)}')
-    return args
 
 
 def evenly(count: int, of: int) -> list[int]:
@@ -99,8 +70,8 @@ class Classifier:
         self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> 'Classifier':
-        """From the command line.
+    def of(cls, args: Any) -> 'Classifier':
+        """From a command line's `model`, `checkpoint`, `mean` and `std`.
 
         Raises:
             ValueError: The weights do not fit the model.

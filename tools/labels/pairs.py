@@ -4,7 +4,6 @@ A run that was stopped goes on where it stopped. Every bad pair is listed, with 
 the exit code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt` lists the good pairs, for `ann_file`.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -165,32 +164,22 @@ def _report(root: Path, results: list[tuple[str, str, str]]) -> tuple[list[str],
     return good, bad
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Arguments of a converter."""
-    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('data_root', type=Path)
-    own.add_argument('--workers', type=int, default=cpu_count(), help='processes (default: one per CPU)')
-    own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
-    own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
-    return own
-
-
-def convert(pairs: Pairs, root: Path, args: argparse.Namespace) -> int:
+def convert(pairs: Pairs, root: Path, workers: int, overwrite: bool = False, skip_bad: bool = False) -> int:
     """Convert all pairs below a root; 0 when every one is good, or the bad ones are left out on request."""
     try:
         names = pairs.names(root)
     except FileNotFoundError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    work = partial(_attempt, pairs, root, args.overwrite)
-    good, bad = _report(root, list(run_parallel(work, names, args.workers, f'{pairs.title} labels')))
+    work = partial(_attempt, pairs, root, overwrite)
+    good, bad = _report(root, list(run_parallel(work, names, workers, f'{pairs.title} labels')))
     if not good:
         print(f'error: no usable image/label pair under {root}', file=sys.stderr)
         return 1
-    if bad and not args.skip_bad:
+    if bad and not skip_bad:
         print(f'{len(bad)} bad pairs, listed in the report; --skip-bad writes a split without them')
         return 1
-    if args.skip_bad:
+    if skip_bad:
         split = root / 'splits' / 'good.txt'
         split.parent.mkdir(exist_ok=True)
         split.write_text('\n'.join(good) + '\n')
