@@ -1,9 +1,9 @@
 """Style normalisation for timm models: `import timm_stylenorm`, then `timm.create_model('resnet50_padain')`."""
 
+from .dual_bn import convert_dual_bn, split_dual_bn
 from .methods import list_methods
 from .models import register_variants
 from .surgery.add import add_style, remove_style, set_domains, style_disabled, style_layers, style_parameters
-from .surgery.dual_bn import convert_dual_bn, split_dual_bn
 from .surgery.losses import style_losses
 
 __version__ = '0.1.0'

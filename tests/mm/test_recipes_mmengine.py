@@ -19,9 +19,9 @@ from mmengine.runner import Runner
 
 import timm_stylenorm.classification  # noqa: F401 (registers)
 from timm_stylenorm import recipes, style_layers
+from timm_stylenorm.dual_bn import split_dual_bn
 from timm_stylenorm.layers import DualBatchNorm2d
 from timm_stylenorm.runner import host
-from timm_stylenorm.surgery.dual_bn import split_dual_bn
 
 ADVBN = dict(type='advbn', cut='stage1', steps=2)
 DEBIASED = dict(type='debiased', styliser='pixel')

@@ -8,8 +8,8 @@ from torch.optim.swa_utils import update_bn
 
 import timm_stylenorm
 from timm_stylenorm.adapt import adabn, batch_norms, get_statistics, set_statistics
+from timm_stylenorm.dual_bn import convert_dual_bn
 from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, SelfNorm
-from timm_stylenorm.surgery.dual_bn import convert_dual_bn
 
 
 def net():

@@ -13,11 +13,11 @@ from golden_data import assert_matches, load
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.layers import AdvBN, DualBatchNorm2d
 from timm_stylenorm.recipes import build_recipe
 from timm_stylenorm.recipes.advbn import ascend, evaluating
 from timm_stylenorm.recipes.replay import Replay
-from timm_stylenorm.surgery.dual_bn import routed
 
 ARCHITECTURES = [
     'resnet18', 'densenet121', 'efficientnet_b0', 'convnext_atto', 'regnety_002', 'hrnet_w18_small',

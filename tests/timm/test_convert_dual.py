@@ -7,7 +7,7 @@ from golden_data import authors_state, filled
 
 import timm_stylenorm
 from timm_stylenorm.convert import convert, export, verify
-from timm_stylenorm.surgery.dual_bn import routed
+from timm_stylenorm.dual_bn import routed
 
 
 @pytest.fixture(scope='module')

@@ -9,8 +9,8 @@ from golden_data import assert_matches, load
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.dual_bn import convert_dual_bn, routed, split_dual_bn
 from timm_stylenorm.layers import DualBatchNorm2d
-from timm_stylenorm.surgery.dual_bn import convert_dual_bn, routed, split_dual_bn
 
 ROUTES = {'clean': 'clean', 'adv': 'adversarial', 'mix': [False] * 3 + [True] * 3}
 STATE = [f'{branch}{k}' for branch in ('', 'aux_bn.') for k in ('weight', 'bias', 'running_mean', 'running_var')]

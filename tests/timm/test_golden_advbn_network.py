@@ -8,9 +8,9 @@ from golden_data import assert_matches, authors_state, load, load_keys, sample
 
 import timm_stylenorm
 from timm_stylenorm.convert import convert
+from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.layers import AdvBN
 from timm_stylenorm.recipes import AdvBNRecipe
-from timm_stylenorm.surgery.dual_bn import routed
 
 NAME = 'net_advbn_resnet18'
 

@@ -16,12 +16,12 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'host'},
-    {'checkpoints', 'functional'},
-    {'layers'},
+    {'errors', 'functional', 'host'},
+    {'checkpoints', 'layers'},
     {'methods'},
     {'surgery'},
-    {'adapt', 'convert', 'gates', 'models', 'recipes', 'whitening'},
+    {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},
+    {'convert', 'recipes'},
     {'runner', 'tasks'},
     {'__init__', '__main__', 'classification', 'hooks', 'launch'},
 )

@@ -14,10 +14,10 @@ from timm.utils import CheckpointSaver
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.recipes.advbn import ascend, evaluating
 from timm_stylenorm.recipes.apply import recipe_of
 from timm_stylenorm.recipes.replay import Replay
-from timm_stylenorm.surgery.dual_bn import routed
 from timm_stylenorm.tasks import AdvBNTask, DebiasedTask, StyleNormTask, StyleTask
 
 CRITERION = nn.CrossEntropyLoss()

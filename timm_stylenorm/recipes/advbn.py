@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..dual_bn import routed
 from ..errors import unknown
 from ..layers import AdvBN, StyleLayer
 from ..surgery.add import add_style, style_layers
 from ..surgery.context import evaluating
-from ..surgery.dual_bn import routed
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
 from ..surgery.structure import batch_norms, norms_behind

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dual_bn import routed
 from ..layers.base import beta
-from ..surgery.dual_bn import routed
 from ..surgery.structure import batch_norms
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from ..errors import unknown
-from ..layers import DualBatchNorm2d
-from ..layers.dualbn import ROUTES, Halves
-from .add import add_style, remove_style
-from .context import changed
+from .errors import unknown
+from .layers import DualBatchNorm2d
+from .layers.dualbn import ROUTES, Halves
+from .surgery.add import add_style, remove_style
+from .surgery.context import changed
 
 
 def convert_dual_bn(model: nn.Module) -> nn.Module:
