@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .errors import unknown
 from .layers import DualBatchNorm2d
 from .layers.dualbn import ROUTES, Halves
-from .surgery.add import add_style, remove_style
+from .surgery.add import add_style, provide, remove_style
 from .surgery.context import changed
 
 
@@ -23,7 +23,9 @@ def convert_dual_bn(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: No batch norm, a frozen one, or one that a style method has replaced; the model is unchanged.
     """
-    return add_style(model, 'debiased')
+    add_style(model, 'debiased')
+    provide(model, 'recipe')  # `routed` is all they need
+    return model
 
 
 def split_dual_bn(model: nn.Module) -> nn.Module:

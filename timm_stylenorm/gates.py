@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from .host import inner_optimizer
 from .layers import BatchInstanceNorm2d
+from .surgery.add import provide
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -47,7 +48,10 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
     lacking = set(gates) - {p for group in optimizer.param_groups for p in group['params']}
     if lacking:
         raise ValueError(f'separate_gates: the optimizer has no {", ".join(sorted(gates[p] for p in lacking))}')
-    if not gates or any(group.get('gates') for group in optimizer.param_groups):
+    if any(group.get('gates') for group in optimizer.param_groups):
+        provide(model, 'gates')
+        return optimizer
+    if not gates:
         return optimizer
     for group in list(optimizer.param_groups):
         ours = [p for p in group['params'] if p in gates]
@@ -60,6 +64,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
                 faster['param_names'] = [names[p] for p in ours]
             optimizer.add_param_group({**group, **faster, 'params': ours, 'weight_decay': 0.0, 'gates': True})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group['params']]
+    provide(model, 'gates')
     inner_optimizer(optimizer).register_step_post_hook(clamp_gates)
     return optimizer
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import timm.models
+import timm.optim
 from timm.models import DefaultCfg
 from timm.models._features import FeatureGetterNet
 from timm.models._features_fx import FeatureGraphNet
@@ -24,6 +25,7 @@ from timm.optim import Lookahead
 from torch.optim import Optimizer
 
 __all__ = [
+    'OPTIMIZER_PLACES',
     'FeatureGetterNet',
     'FeatureGraphNet',
     'RegStage',
@@ -33,6 +35,9 @@ __all__ = [
     'exchanged',
     'inner_optimizer',
 ]
+
+
+OPTIMIZER_PLACES: list[Any] = [timm.optim, timm.optim._optim_factory]  # where scripts find `create_optimizer_v2`
 
 
 def architectures() -> Collection[str]:

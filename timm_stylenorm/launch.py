@@ -37,7 +37,8 @@ from timm.task import TrainingTask
 from torch import nn
 
 from .checkpoints import Fit
-from .host import create_model_places, exchanged
+from .gates import separate_gates
+from .host import OPTIMIZER_PLACES, create_model_places, exchanged
 from .methods import get_method
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
@@ -169,6 +170,19 @@ def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping
     return Launched
 
 
+def _separating(create: Callable[..., Any]) -> Callable[..., Any]:
+    """timm's `create_optimizer_v2`, which gives the gates of BIN a group of their own."""
+
+    @functools.wraps(create)
+    def create_optimizer_v2(model_or_params: Any, *args: Any, **kwargs: Any) -> Any:
+        optimizer = create(model_or_params, *args, **kwargs)
+        if isinstance(model_or_params, nn.Module):
+            separate_gates(optimizer, model_or_params)
+        return optimizer
+
+    return create_optimizer_v2
+
+
 @contextmanager
 def styled_timm(
     style: Mapping[str, Any] | None = None, recipe: Recipe | None = None, images: Mapping[str, Any] | None = None
@@ -189,6 +203,7 @@ def styled_timm(
         if isinstance(kind, type) and issubclass(kind, TrainingTask) and kind is not TrainingTask:
             ours = _with_style(kind, recipe, images)
             new |= {(module, name): ours for module in (timm.task, sys.modules[kind.__module__])}
+    new |= {(module, 'create_optimizer_v2'): _separating(module.create_optimizer_v2) for module in OPTIMIZER_PLACES}
     with exchanged(new):
         yield
 

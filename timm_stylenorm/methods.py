@@ -24,6 +24,8 @@ class Method:
         paper: Authors, venue and arXiv number.
         above: Takes the place of the batch norms behind the layer; None where these stay.
         recipe: The training procedure without which the layer does nothing, see `recipes`; None where it needs none.
+        companions: What else the layer may need beside it: keys of `layers.COMPANIONS`. Hosts provide it, or the layer
+            warns in training, with the cure.
     """
 
     layer: type[layers.StyleLayer]
@@ -32,6 +34,7 @@ class Method:
     paper: str
     above: type[layers.NormLayer] | None = None
     recipe: str | None = None
+    companions: tuple[str, ...] = ()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -64,18 +67,21 @@ METHODS: dict[str, Method] = {
         sites=('stage1', 'stage2', 'stage3'),
         summary='instance normalisation, then gated restitution of the channels that the task needs',
         paper='Jin et al., CVPR 2020 and arXiv:2101.00588',
+        companions=('classes',),
     ),
     'mixstyle': Method(
         layers.MixStyle,
         sites=('stage1', 'stage2'),
         summary='images of a batch mix their channel statistics with those of another image, in training',
         paper='Zhou et al., ICLR 2021, arXiv:2104.02008',
+        companions=('domains',),
     ),
     'efdmix': Method(
         layers.EFDMix,
         sites=('stage1', 'stage2'),
         summary='images of a batch mix their sorted values with those of another image, in training',
         paper='Zhang et al., CVPR 2022, arXiv:2203.07740',
+        companions=('domains',),
     ),
     'dsu': Method(
         layers.DSU,
@@ -112,6 +118,7 @@ METHODS: dict[str, Method] = {
         sites=('batch_norms',),
         summary='a learnt gate for each channel between batch norm and instance norm',
         paper='Nam and Kim, NeurIPS 2018, arXiv:1805.07925',
+        companions=('gates',),
     ),
     'domainnorm': Method(
         layers.DomainNorm2d,
@@ -130,6 +137,7 @@ METHODS: dict[str, Method] = {
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on those covariances that react to photometric changes',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+        companions=('pairs',),
     ),
     'advbn': Method(
         layers.AdvBN,
@@ -138,6 +146,7 @@ METHODS: dict[str, Method] = {
         paper='Shu et al., NeurIPS 2021, arXiv:2009.08965',
         above=layers.DualBatchNorm2d,
         recipe='advbn',
+        companions=('recipe',),
     ),
     'debiased': Method(
         layers.DualBatchNorm2d,
@@ -145,6 +154,7 @@ METHODS: dict[str, Method] = {
         summary='images of a batch in the style of other ones, with labels of both, through batch norms of their own',
         paper='Li et al., ICLR 2021, arXiv:2010.05981',
         recipe='debiased',
+        companions=('recipe',),
     ),
 }
 

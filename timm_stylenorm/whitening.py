@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .layers import SelectiveWhitening
+from .surgery.add import provide
 from .surgery.context import changed, evaluating
 
 _PHOTOMETRIC = v2.Compose(
@@ -66,7 +67,9 @@ def select_pairs(
                 _sum_over_processes(layer)
             if not all(layer.batches for _, layer in layers):
                 raise ValueError('select_pairs: there was no batch to choose from')
-            return {name: layer.select() for name, layer in layers}
+            chosen = {name: layer.select() for name, layer in layers}
+            provide(model, 'pairs')
+            return chosen
     finally:
         for _, layer in layers:
             layer.forget()

@@ -20,6 +20,7 @@ parser.add_argument('--num-classes', type=int, default=3)
 parser.add_argument('--img-size', type=int, default=32)
 parser.add_argument('--batch-size', type=int, default=4)
 parser.add_argument('--epochs', type=int, default=1)
+parser.add_argument('--lr', type=float, default=0.01)
 parser.add_argument('--initial-checkpoint', default='')
 parser.add_argument('--resume', default='')
 parser.add_argument('--output')
@@ -82,7 +83,7 @@ def main():
         device=device,
         verbose=is_primary(args),
     )
-    optimizer = create_optimizer_v2(model, opt='sgd', lr=0.01, weight_decay=1e-4)
+    optimizer = create_optimizer_v2(model, opt='sgd', lr=args.lr, weight_decay=1e-4)
     start = 0
     if args.resume:
         start = resume_task_checkpoint(task, args.resume, optimizer)

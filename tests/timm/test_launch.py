@@ -93,6 +93,20 @@ def test_styles_and_recipes_reach_model_and_task(ours, names, run, caplog):
         assert losses[0]['loss'] == pytest.approx(sum(v for k, v in losses[0].items() if k != 'loss'), abs=1e-3)
 
 
+def test_gates_have_a_group_of_their_own_and_stay_between_0_and_1(run, recwarn):
+    run(['--style', 'bin'], TRAIN, '--lr', '30', '--epochs', '2')
+    gates = [value for key, value in weights(run.out / 'rank0.pth').items() if key.endswith('gate')]
+    assert gates
+    assert all(gate.min() >= 0 and gate.max() <= 1 for gate in gates)
+    assert any(gate.min() < 1 for gate in gates), 'they learn'
+    assert not [w for w in recwarn if str(w.message).startswith('bin: ')]
+
+
+def test_what_the_launcher_cannot_provide_is_told(run):
+    with pytest.warns(UserWarning, match=r'isw: no pairs of channels are selected.*select_pairs'):
+        run(['--style', 'isw'], TRAIN)
+
+
 def test_all_options_of_the_script_together(run, caplog):
     losses = run(ADVBN, TRAIN, '--model-ema', '--grad-accum-steps', '3', '--mixup', '0.5', '--amp', '--epochs', '2')
     assert len(losses) == 6

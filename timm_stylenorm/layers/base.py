@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .companions import COMPANIONS
 
 
 class StyleLayer(nn.Module):
@@ -23,7 +26,7 @@ class StyleLayer(nn.Module):
         place: Of an attached layer: 'after' its module, 'before' it, or 'after dict', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
-        lacks_classes: Whether the layer has a loss that is off because nobody has said how many classes there are.
+        waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
         training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
             does not.
     """
@@ -38,7 +41,7 @@ class StyleLayer(nn.Module):
     place: str = 'after'
     aux: Tensor | None = None
     logits: Tensor | None = None
-    lacks_classes: bool = False
+    waits_for: str = ''
     training_only: tuple[str, ...] = ()
 
     def restyle(self, x: Tensor) -> Tensor:
@@ -50,7 +53,17 @@ class StyleLayer(nn.Module):
         """Called once with all layers that one style method adds to a model, where they have something to share."""
 
     def set_classes(self, num_classes: int, dense: bool) -> None:
-        """Called by hosts that know the classes, where `lacks_classes`; 0 leaves the loss off."""
+        """Called by hosts that know the classes, for layers that wait for them; 0 leaves the loss off."""
+
+    def is_waiting(self) -> bool:
+        """Whether the layer now does less than it should for lack of its companion."""
+        return bool(self.waits_for)
+
+    def warn_if_waiting(self) -> None:
+        """A warning in training, which Python shows once for each method."""
+        if self.training and torch.is_grad_enabled() and self.is_waiting():
+            name = (self.label or type(self).__name__).partition('.')[0]
+            warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', stacklevel=2)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         own = self.state_dict() if self.training_only else {}
@@ -64,6 +77,8 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.aux = self.logits = None
+        if self.waits_for and not torch.compiler.is_compiling():
+            self.warn_if_waiting()
         if not isinstance(x, Tensor):
             raise TypeError(f'{self.label or type(self).__name__}: expected one map, got {type(x).__name__}')
         if x.dim() < 3:

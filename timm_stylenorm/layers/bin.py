@@ -40,6 +40,7 @@ class BatchInstanceNorm2d(NormLayer):
         ValueError: `num_features` or `eps` not positive; in forward, a map of other dimensions.
     """
 
+    waits_for = 'gates'
     dim = 4
     synced: bool = False  # whether it replaced a SyncBatchNorm, of this group
     process_group: Any = None
@@ -56,6 +57,9 @@ class BatchInstanceNorm2d(NormLayer):
         self.register_buffer('running_mean', torch.zeros(num_features))
         self.register_buffer('running_var', torch.ones(num_features))
         self.register_buffer('num_batches_tracked', torch.tensor(0))
+
+    def is_waiting(self) -> bool:
+        return self.gate.requires_grad and super().is_waiting()
 
     @classmethod
     def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:

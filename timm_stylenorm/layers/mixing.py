@@ -47,6 +47,10 @@ class _Mixing(RandomStyleLayer):
         if mix not in ('random', 'crossdomain'):
             raise ValueError(f"{type(self).__name__}: mix must be 'random' or 'crossdomain', got {mix!r}")
         self.alpha, self.mix = alpha, mix
+        self.waits_for = 'domains' if mix == 'crossdomain' else ''
+
+    def is_waiting(self) -> bool:
+        return self.domains is None
 
     def mixed(self, x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         raise NotImplementedError

@@ -6,7 +6,6 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 
 import torch
@@ -16,11 +15,6 @@ from torch import Tensor, nn
 from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine
 from ..functional.backend import widen
 from .base import StyleLayer, check
-
-_NO_CLASSES = (
-    'SNR trains without its dual causality loss: nobody has said how many classes there are. Give the style '
-    'num_classes=K, and dense=True where labels are maps; num_classes=0 trains without the loss and this warning'
-)
 
 
 class SNR(StyleLayer):
@@ -70,7 +64,7 @@ class SNR(StyleLayer):
     ) -> None:
         super().__init__()
         check(self, num_features=num_features, reduction=reduction, eps=eps, num_classes=(num_classes or 0) + 1)
-        self.lacks_classes = num_classes is None
+        self.waits_for = 'classes' if num_classes is None else ''
         self.reduction, self.eps, self.dense = reduction, eps, dense
         self.loss_weight, self.ce_weight = loss_weight, ce_weight
         hidden = max(int(num_features // reduction), 1)
@@ -95,15 +89,13 @@ class SNR(StyleLayer):
             nn.init.zeros_(self.head.bias)
 
     def set_classes(self, num_classes: int, dense: bool) -> None:
-        self.lacks_classes, self.dense = False, dense
+        self.waits_for, self.dense = '', dense
         if num_classes:
             self.head = nn.Linear(len(self.weight), num_classes).to(self.weight)
             self._reset_head()
 
     def restyle(self, x: Tensor) -> Tensor:
         parameters = (self.weight, self.bias, *self.fc1.parameters(), *self.fc2.parameters())
-        if self.training and self.lacks_classes and not torch.compiler.is_compiling():
-            warnings.warn(_NO_CLASSES, stacklevel=2)
         if not self.training or self.head is None:
             return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)
         y, *branches = style_affine(x, partial(_snr_rule_with_branches, eps=self.eps, dense=self.dense), *parameters)

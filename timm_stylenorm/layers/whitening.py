@@ -93,6 +93,7 @@ class SelectiveWhitening(InstanceWhitening):
     """
 
     training_only = ('mask',)
+    waits_for = 'pairs'
     mask: Tensor
     observing = False
     chosen = 0  # pairs; kept on the host, so that a forward pass need not ask the device
@@ -104,6 +105,9 @@ class SelectiveWhitening(InstanceWhitening):
         self.register_buffer('mask', torch.zeros(num_features, num_features, dtype=torch.bool))
         self.variance: Tensor | None = None  # sum over batches while it is estimated
         self.batches = 0
+
+    def is_waiting(self) -> bool:
+        return not self.chosen and super().is_waiting()
 
     def pairs(self, x: Tensor) -> Tensor | None:
         return self.mask.to(torch.promote_types(x.dtype, torch.float32)) if self.chosen else None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..dual_bn import routed
 from ..errors import unknown
 from ..layers import AdvBN, StyleLayer
-from ..surgery.add import add_style, style_layers
+from ..surgery.add import add_style, provide, style_layers
 from ..surgery.context import evaluating
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
@@ -85,6 +85,7 @@ class AdvBNRecipe(Recipe):
         inside = set(encoder.modules())
         above = {name for name, _ in norms_behind(model, _replay(model).cut)}
         make_dual(model, [name for name, norm in batch_norms(model) if name in above or norm not in inside])
+        provide(model, 'recipe')
         if self.lower == 'frozen':
             lower = _replay(model).lower
             layers = [m for module in lower for m in module.modules() if isinstance(m, StyleLayer) and not m.replaced]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..dual_bn import routed
 from ..layers.base import beta
+from ..surgery.add import provide
 from ..surgery.structure import batch_norms
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser
@@ -87,6 +88,7 @@ class DebiasedRecipe(Recipe):
         if encoder is not None and encoder is not model:  # of a segmentor
             self._refuse_mixed_labels()
         make_dual(model, [name for name, _ in batch_norms(model)])
+        provide(model, 'recipe')
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..surgery.add import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
 from .host import image_format
 from .loaders import forward_in, same_size, target_loader
@@ -38,6 +39,10 @@ class ISWHook(Hook):
         if begin < 0 or batches < 1:
             raise ValueError(f'ISWHook: expected begin >= 0 and batches >= 1, got {begin} and {batches}')
         self.begin, self.batches, self.done = begin, batches, False
+
+    def before_train(self, runner: Runner) -> None:
+        """The layers are without a choice until `begin` on purpose."""
+        provide(bare_model(runner.model), 'pairs')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""

@@ -96,6 +96,9 @@ def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
     method.layer.together([plan.layer for plan in plans])
     if method.above is not None:
         plans += _above(model, name, method.above, plans[0].site.module)
+    if method.recipe is not None:
+        for plan in plans:
+            plan.layer.waits_for = 'recipe'
     return plans
 
 
@@ -226,6 +229,13 @@ def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield from module.named_parameters(prefix=name)
+
+
+def provide(model: nn.Module, companion: str) -> None:
+    """Note that the layers of a model have what they waited for: the warnings about it end."""
+    for _, layer in style_layers(model):
+        if layer.waits_for == companion:
+            layer.waits_for = ''
 
 
 def training_only_keys(model: nn.Module) -> set[str]:

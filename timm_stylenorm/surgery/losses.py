@@ -68,7 +68,7 @@ def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:
                 f'num_classes={num_classes}, dense={dense}: correct `style`'
             )
     for _, layer in layers:
-        if layer.lacks_classes:
+        if layer.waits_for == 'classes':
             layer.set_classes(num_classes, dense)
 
 
