@@ -102,7 +102,8 @@ class FADA(UDASegmentor):
             losses.update(self._auxiliary_head_forward_train(source, data_samples))
         labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
         if restylers:  # the style layers saw the target images behind those of the source
-            labels = torch.cat([labels, torch.full_like(labels, self.ignore_index)])
+            ignored: Any = self.ignore_index
+            labels = torch.cat([labels, torch.full_like(labels, ignored)])
         terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
         with changed(restylers, 'enabled', False):
