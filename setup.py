@@ -54,15 +54,18 @@ def link(name):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 
+RUNNER = ['onedl-mmengine>=0.10.7', 'onedl-mmcv>=2.2']
 MMSEG = [
-    'onedl-mmengine>=0.10.7',
-    'onedl-mmcv>=2.2',
+    *RUNNER,
     'onedl-mmsegmentation>=1.3',
     'ftfy',
     'regex',
     'matplotlib',
     'tqdm',
 ]
+MMDET = [*RUNNER, 'onedl-mmdetection>=3.5']
+MMPRETRAIN = [*RUNNER, 'onedl-mmpretrain>=1.3']
+HOSTS = [*MMSEG, *MMDET, *MMPRETRAIN]
 CORRUPTIONS = ['imagecorruptions-imaug']
 TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
 
@@ -80,10 +83,12 @@ setup(
     install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.26'],
     extras_require={
         'mmseg': MMSEG,
+        'mmdet': MMDET,
+        'mmpretrain': MMPRETRAIN,
         'cityscapes': ['cityscapesscripts'],
         'corruptions': CORRUPTIONS,
-        'test': MMSEG + TEST,
-        'dev': MMSEG + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
+        'test': HOSTS + TEST,
+        'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',
