@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
 from ..host import HOOKS_OF_FORWARD, compiled_call_off
@@ -24,6 +25,9 @@ from .structure import unwrapped
 
 Shape = tuple[int, ...]
 BATCHES = (5, 7)
+# Modules that keep the shape: torch takes most of a forward on the meta device to compute what they return
+_KEEPS_SHAPE = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
+_KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
 SIZES = (224, 256, 64, 299, 512)
 
 
@@ -202,7 +206,9 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance('force_eager'))
         try:
             for attributes, _, _ in kept:
-                _swap(attributes, lambda tensor: twins.setdefault(id(tensor), _twin(tensor)))
+                _swap(attributes, lambda tensor: _twin(tensor, twins))
+            for module in modules:
+                _shorten(module)
             yield
         finally:
             for attributes, before, contents in kept:
@@ -240,9 +246,25 @@ def _swap(attributes: dict[str, Any], twin: Callable[[Tensor], Tensor]) -> None:
     compiled_call_off(attributes)
 
 
-def _twin(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, strides and dtype on the meta device."""
-    empty: Tensor = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
+def _twin(tensor: Tensor, twins: dict[int, Tensor]) -> Tensor:
+    """A tensor of the same shape, strides and dtype on the meta device, the same one for the same tensor."""
+    if id(tensor) not in twins:
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
+        parameter = isinstance(tensor, nn.Parameter)
+        twins[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if parameter else empty
+    return twins[id(tensor)]
+
+
+def _shorten(module: nn.Module) -> None:
+    """Let a module that keeps the shape do nothing, within `_on_meta`."""
+    kind = type(module)
+    if kind in _KEEPS_SHAPE:
+        vars(module)['forward'] = _same
+    elif kind in _KEEPS_SHAPE_COPIES:
+        vars(module)['forward'] = torch.Tensor.contiguous
+    elif kind is BatchNormAct2d:
+        vars(module)['forward'] = lambda x: module.act(module.drop(x))
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
