@@ -25,16 +25,30 @@ from timm.optim import Lookahead
 from torch.optim import Optimizer
 
 __all__ = [
+    'HOOKS_OF_FORWARD',
     'OPTIMIZER_PLACES',
     'FeatureGetterNet',
     'FeatureGraphNet',
     'RegStage',
     'architectures',
+    'compiled_call_off',
     'copy_pretrained_cfgs',
     'create_model_places',
     'exchanged',
     'inner_optimizer',
 ]
+
+# The attributes of torch's modules under which hooks of a forward stand
+HOOKS_OF_FORWARD = (
+    '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+)  # fmt: skip
+
+
+def compiled_call_off(attributes: dict[str, Any]) -> None:
+    """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
+    if attributes.get('_compiled_call_impl') is not None:
+        attributes['_compiled_call_impl'] = None
 
 
 OPTIMIZER_PLACES: list[Any] = [timm.optim, timm.optim._optim_factory]  # where scripts find `create_optimizer_v2`

@@ -7,6 +7,7 @@ runs its own layers. A layer that replaces a norm layer takes its name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ..layers import NormLayer, StyleLayer
 from ..methods import get_method
 from .context import changed
 from .hooks import attach, detach_all, owner_of, replace, styled_modules
+from .layouts import Unchecked, settle
+from .probe import Arrivals, probe
 from .sites import Site, find_sites
 from .structure import is_batch_norm, norms_behind
 
@@ -40,18 +43,33 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
 
     Raises:
         ValueError: Unknown method or site, a value out of range, a site without a known number of channels, a method
-            that the model has already at that site, two methods that would replace the same norm layer.
+            that the model has already at that site, two methods that would replace the same norm layer; what arrives
+            at a site is no single map, or tokens, of the images. Channels and layout are those that a probing forward
+            on the meta device sees. Where it cannot run (a model of several inputs, or that looks at values), the first
+            forward of the model raises this error instead.
         TypeError: An argument that the layer does not have.
     """
-    plans = [plan for spec in _as_specs(style, kwargs) for plan in _plan(model, spec)]
+    requests = [_request(model, spec) for spec in _as_specs(style, kwargs)]
+    seen = probe(model, [site for request in requests for site in request.sites])
+    plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
     taken = {(owner, method): method for owner in map(owner_of, styled_modules(model)) for method in owner.style}
     for plan in plans:
         _check(plan, taken)
     for plan in plans:
         if plan.site.where != 'replace':
-            attach(plan.site, plan.method, plan.layer)
+            attach(plan.site, plan.method, plan.layer, plan.unchecked)
     replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
     return model
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One method, and where it was asked for."""
+
+    method: str
+    sites: list[Site]
+    layout: dict[str, Any]
+    kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class _Plan:
     site: Site
     method: str
     layer: StyleLayer
+    unchecked: Unchecked | None = None
 
 
 def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -75,24 +94,37 @@ def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [spec for item in style for spec in _as_specs(item, {})]
 
 
-def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
-    """All layers of one method, built but not put into the model."""
-    spec = dict(spec)
-    name = spec.pop('type')
+def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
+    kwargs = dict(spec)
+    name = kwargs.pop('type')
     method = get_method(name)
-    method.check_kwargs(name, spec)
-    sites = spec.pop('sites', None)
-    layout = {k: spec.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in spec}
+    method.check_kwargs(name, kwargs)
+    names = kwargs.pop('sites', None)
+    layout: dict[str, Any] = {k: kwargs.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in kwargs}
     if layout.get('channel_dim', 1) not in (1, -1):
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
+    sites = find_sites(model, method.sites if names is None else names, tokens='channel_dim' in layout)
+    declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
+    return _Request(name, declared, layout, kwargs)
+
+
+def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
+    """All layers of one method, built but not put into the model."""
+    name, method = request.method, get_method(request.method)
     plans = []
-    for site in find_sites(model, method.sites if sites is None else sites, tokens='channel_dim' in layout):
+    for site in request.sites:
         replaces = site.where == 'replace'
-        layer = _replacement(name, method.layer, site, spec) if replaces else _addition(model, name, site, spec)
+        (_check_replacement if replaces else _check_addition)(name, method.layer, site)
+        unchecked, arrivals = None, seen.get((site.name, site.where))
+        if arrivals is not None:
+            site = settle(site, arrivals, 'channel_dim' in request.layout, 'prefix_tokens' in request.layout)
+        elif not replaces:
+            layout = site.channels, site.channel_dim, site.prefix_tokens
+            unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout))
+        layer = (_replacement if replaces else _addition)(model, name, site, request.kwargs)
         layer.label = f'{name}.{site.label}'
-        layer.channel_dim = layout.get('channel_dim', site.channel_dim)
-        layer.prefix_tokens = layout.get('prefix_tokens', site.prefix_tokens)
-        plans.append(_Plan(site, name, layer))
+        layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
+        plans.append(_Plan(site, name, layer, unchecked))
     method.layer.together([plan.layer for plan in plans])
     if method.above is not None:
         plans += _above(model, name, method.above, plans[0].site.module)
@@ -106,13 +138,15 @@ def _above(model: nn.Module, name: str, layer: type[NormLayer], cut: nn.Module) 
     """The batch norms behind the module `cut`, replaced."""
     plans = []
     for path, norm in norms_behind(model, cut):
-        replacement = _replacement(name, layer, Site(path, path, norm, None, 'replace'), {})
+        site = Site(path, path, norm, None, 'replace')
+        _check_replacement(name, layer, site)
+        replacement = layer.from_norm(norm)
         replacement.label = f'{name}.{path}'
-        plans.append(_Plan(Site(path, path, norm, None, 'replace'), name, replacement))
+        plans.append(_Plan(site, name, replacement))
     return plans
 
 
-def _replacement(name: str, layer: type[StyleLayer], site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+def _check_replacement(name: str, layer: type[StyleLayer], site: Site) -> None:
     if not issubclass(layer, NormLayer):
         raise ValueError(
             f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
@@ -127,16 +161,22 @@ def _replacement(name: str, layer: type[StyleLayer], site: Site, kwargs: Mapping
         raise ValueError(
             f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
         )
-    return layer.from_norm(site.module, **kwargs)
 
 
-def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
-    method = get_method(name)
-    if not method.layer.attaches:
+def _replacement(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    return get_method(name).layer.from_norm(site.module, **kwargs)  # type: ignore[attr-defined, no-any-return]
+
+
+def _check_addition(name: str, layer: type[StyleLayer], site: Site) -> None:
+    if not layer.attaches:
         raise ValueError(
             f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
             "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
         )
+
+
+def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    method = get_method(name)
     if site.channels is None and method.needs_channels:
         raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
     layer = method.layer(site.channels, **kwargs)

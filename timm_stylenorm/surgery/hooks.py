@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
+from .layouts import Unchecked
 from .sites import Site
 
 
@@ -18,8 +20,12 @@ def owner_of(module: nn.Module) -> Any:
 
 
 def _run(module: nn.Module, place: str, x: Tensor) -> Tensor:
-    for layer in owner_of(module).style.values():
+    owner = owner_of(module)
+    for method, layer in owner.style.items():
         if layer.place == place:
+            if 'style_unchecked' in vars(owner) and method in owner.style_unchecked:
+                owner.style_unchecked[method].check(x)
+                del owner.style_unchecked[method]
             x = layer(x)
     return x
 
@@ -59,22 +65,27 @@ def _check_calls(block: Any, args: Any, output: Any) -> None:
         )
 
 
-_HOOK_DICTS = (
-    '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-)  # fmt: skip
 _HOOKS = (_run_style, _run_style_of_dict, _run_style_before, _run_style_at_the_last_call)
 _BLOCK_HOOKS = (_begin_calls, _check_calls)
 
 
-def attach(site: Site, method: str, layer: StyleLayer) -> None:
-    """Make a layer the child `style.<method>` of a module, and let a hook call it."""
+def attach(site: Site, method: str, layer: StyleLayer, unchecked: Unchecked | None = None) -> None:
+    """Make a layer the child `style.<method>` of a module, and let a hook call it.
+
+    Args:
+        site: The place.
+        method: Name of the method.
+        layer: The layer.
+        unchecked: What the hook checks in the first forward; None where a probe has done it.
+    """
     owner = owner_of(site.module)
     if isinstance(vars(owner).get('style'), str):
         owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
     if not hasattr(owner, 'style'):
         owner.style = nn.ModuleDict()
     owner.style[method] = layer
+    if unchecked is not None:
+        vars(owner).setdefault('style_unchecked', {})[method] = unchecked
     module, layer.place = site.module, site.where
     if site.where == 'after':
         hook = _run_style
@@ -98,7 +109,7 @@ def _hook_once(present: Mapping[int, Any], register: Callable[..., Any], hook: C
 def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
-        for hooks in _HOOK_DICTS:  # as timm's feature extractors have them
+        for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
             getattr(new, hooks).update(getattr(old, hooks))
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -152,6 +163,7 @@ def detach_all(model: nn.Module) -> None:
     for module in styled_modules(model):
         owner = owner_of(module)
         owner._modules.pop('style', None)
+        vars(owner).pop('style_unchecked', None)
         if 'plain_style' in vars(owner):
             owner.style = vars(owner).pop('plain_style')
         for name in ('style_calls', 'style_wanted'):

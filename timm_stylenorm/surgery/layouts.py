@@ -1,0 +1,179 @@
+"""Where the channels are in what arrives at a site, settled by the shapes of a probe, or by the first forward.
+
+A layout is (channel_dim, prefix_tokens). It fits where every call of both forwards
+
+    is one tensor of rank 3 or 4 whose first axis is the images of the batch,
+    has the same number of channels,
+    is otherwise a map: (h, w) with the ratio of the images, or as many tokens after the prefix as such a map has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+from .probe import Arrivals, Call, Shape
+from .sites import Site
+
+Layout = tuple[int, int]
+_SLACK = 4  # positions that a stem without padding takes from a map
+
+
+def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = False) -> Site:
+    """The site with channels and layout of what arrives there.
+
+    Args:
+        site: With the layout that is expected.
+        seen: What a probe has seen there.
+        told: Whether the user has said where the channels are, or ...
+        prefix_told: ... how many tokens come first; no other layout is tried then.
+
+    Raises:
+        ValueError: No layout fits, two fit equally, or a module is called more or less often than assumed.
+    """
+    _check_calls(site, seen)
+    if site.where == 'replace':
+        if all(_is_batch(call, n) for n, calls in _batches(seen) for call in calls):
+            return site
+        raise ValueError(_misfit(site, seen, 'a norm layer of maps takes (N, C, H, W) of whole images'))
+    dims = [site.channel_dim] if told else list(dict.fromkeys((site.channel_dim, 1, -1)))
+    prefixes = [site.prefix_tokens] if prefix_told else list(dict.fromkeys((site.prefix_tokens, 0)))
+    fits = []
+    for layout in [(dim, prefix) for dim in dims for prefix in (prefixes if dim == -1 else [0])]:
+        found = _fit(seen, layout)
+        if found is not None:
+            fits.append((layout, *found))
+    if not fits or (told and prefix_told and fits[0][0][1] != site.prefix_tokens):
+        expected = f'(channel_dim={site.channel_dim}, prefix_tokens={site.prefix_tokens}) ' if told else ''
+        raise ValueError(
+            _misfit(
+                site, seen, f'expected one map (N, C, h, w), (N, h, w, C) or tokens (N, L, C) {expected}of the images'
+            )
+        )
+    exact = [fit for fit in fits if fit[2]] or fits
+    layout, channels, _ = exact[0]
+    if len({fit[0][0] for fit in exact}) > 1 and site.channel_dim == 1 and not told and _rank(seen) == 3:
+        raise ValueError(_misfit(site, seen, 'the channels may be second or last; say channel_dim=1 or channel_dim=-1'))
+    return replace(site, channels=channels, channel_dim=layout[0], prefix_tokens=layout[1])
+
+
+def _batches(seen: Arrivals) -> list[tuple[int, Sequence[Call]]]:
+    return [(images[0], calls) for images, calls in zip(seen.images, seen.calls, strict=True)]
+
+
+def _rank(seen: Arrivals) -> int:
+    return max(len(call.shape or ()) for calls in seen.calls for call in calls)
+
+
+def _is_batch(call: Call, n: int) -> bool:
+    return call.shape is not None and len(call.shape) in (3, 4) and call.shape[0] == n
+
+
+def _check_calls(site: Site, seen: Arrivals) -> None:
+    if site.where == 'before' and any(count != site.calls for counts in seen.counts for count in counts):
+        counts = sorted({count for counts in seen.counts for count in counts})
+        raise ValueError(
+            f'site {site.label!r}: {site.name!r} ({type(site.module).__name__}) is called '
+            f'{" or ".join(map(str, counts))} times, expected {site.calls}: the residual sum cannot be found; '
+            f'{site.label.partition(".")[0]!r} means behind the block'
+        )
+
+
+def _misfit(site: Site, seen: Arrivals, expected: str) -> str:
+    shapes = [', '.join(dict.fromkeys(call.text for call in calls)) or 'nothing' for calls in seen.calls]
+    return (
+        f'site {site.label!r}: at {site.name!r} ({type(site.module).__name__}) arrive {shapes[0]} for images '
+        f'{seen.images[0]}, and {shapes[1]} for images {seen.images[1]}; {expected}; name another stage or module'
+    )
+
+
+def _fit(seen: Arrivals, layout: Layout) -> tuple[int, bool] | None:
+    """The number of channels if the layout fits, and whether the ratio is exact."""
+    if len(seen.calls[0]) != len(seen.calls[1]):
+        return None
+    found, exact = set(), True
+    for one, two in zip(*seen.calls, strict=True):
+        if not (_is_batch(one, seen.images[0][0]) and _is_batch(two, seen.images[1][0])):
+            return None
+        shapes: Any = one.shape, two.shape
+        fit = _is_map(shapes, seen.images, layout)
+        if fit is None:
+            return None
+        found.add(shapes[0][layout[0]])
+        exact = exact and fit
+    return (found.pop(), exact) if len(found) == 1 else None
+
+
+def _is_map(shapes: tuple[Shape, Shape], images: tuple[Shape, Shape], layout: Layout) -> bool | None:
+    """Whether it is a map in the exact ratio of the images, or nearly; None where it is none, or channels differ."""
+    dim, prefix = layout
+    one, two = shapes
+    if len(one) != len(two) or one[dim] != two[dim]:
+        return None
+    ratio, factor = images[0][3] / images[0][2], images[1][3] // images[0][3]
+    spatial = [list(shape) for shape in shapes]
+    for axes in spatial:
+        del axes[dim], axes[0]
+    if len(one) == 4:
+        (h, w), (h2, w2) = spatial
+        slack = _SLACK * max(1, ratio, 1 / ratio)
+        if prefix or h != h2 or abs(w - h * ratio) > slack or abs(w2 - factor * w) > slack:
+            return None
+        return abs(w - h * ratio) < 1 and abs(w2 - factor * w) <= 1
+    count, count2 = (axes[0] - prefix for axes in spatial)
+    grid = _grid(count, ratio)
+    if grid is None:
+        return None
+    h, w = grid
+    return True if count2 % h == 0 and abs(count2 // h - factor * w) <= factor - 1 else None
+
+
+def _grid(count: int, ratio: float) -> tuple[int, int] | None:
+    """Height and width of a map of so many positions."""
+    if count < 1:
+        return None
+    middle = isqrt(round(count / ratio))
+    for h in (middle, middle + 1, middle - 1):
+        if h > 0 and count % h == 0 and abs(count // h - h * ratio) < (1 if ratio != 1 else 0.5):
+            return h, count // h
+    return None
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """What is expected of the first tensor that arrives where no probe has run.
+
+    Attributes:
+        label, name: Of the site.
+        channels: None where they are not known.
+        channel_dim, prefix_tokens: The layout.
+        told: Whether the user has said the layout; otherwise tokens must be a square map.
+    """
+
+    label: str
+    name: str
+    channels: int | None
+    channel_dim: int
+    prefix_tokens: int
+    told: bool = False
+
+    def check(self, x: Any) -> None:
+        """Raise a ValueError if it is not what is expected."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f'site {self.label!r}: at {self.name!r} arrives a {type(x).__name__}, expected one tensor')
+        shape, dim, prefix = tuple(x.shape), self.channel_dim, self.prefix_tokens
+        if x.dim() not in (3, 4, 5) or (prefix and x.dim() != 3):
+            rank = 'tokens (N, L, C)' if prefix else 'a map or tokens of rank 3, 4 or 5'
+        elif self.channels is not None and shape[dim] != self.channels:
+            rank = f'{self.channels} channels at axis {dim}'
+        elif x.dim() == 3 and not self.told and _grid(shape[3 - dim % 3] - prefix, 1) is None:
+            rank = (
+                f'a square map of tokens after {prefix} prefix tokens, or channel_dim= and prefix_tokens= in the style'
+            )
+        else:
+            return
+        raise ValueError(f'site {self.label!r}: at {self.name!r} arrives {shape}, expected {rank}')
