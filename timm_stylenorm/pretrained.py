@@ -8,9 +8,8 @@ come the style, and its tensors.
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -18,17 +17,14 @@ from timm.models import load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from .checkpoints import Fit, compare
-from .layers import StyleLayer
+from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
 from .surgery.add import add_style, training_only_keys
 from .surgery.structure import batch_norms
 
 _logger = logging.getLogger(__name__)
 _SOURCES = ('state_dict', 'file', 'hf_hub_id', 'url')  # of a pretrained cfg, in the order in which timm looks at them
 _OF_FEATURES = ('features_only', 'out_indices', 'feature_cls')  # arguments that wrap the model they are given with
-_BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())
 _ATTACHED = '.style.'  # in every key of an attached layer
-
-State = Mapping[str, Tensor]
 
 
 def build(
@@ -129,41 +125,6 @@ def _read(cfg: Any, cache_dir: Any) -> dict[str, Tensor]:
     return reader.found
 
 
-def _owner(paths: Collection[str], key: str) -> str | None:
-    """The path of the style layer to which a key belongs."""
-    while key:
-        key = key.rpartition('.')[0]
-        if key in paths:
-            return key
-    return None
-
-
-def _paths(model: nn.Module) -> dict[str, StyleLayer]:
-    found = model.named_modules(remove_duplicate=False)
-    return {name: module for name, module in found if isinstance(module, StyleLayer)}
-
-
-def _by_owner(paths: Collection[str], keys: Iterable[str]) -> dict[str, set[str]]:
-    """For each path with keys below it, these without the path."""
-    below: dict[str, set[str]] = {}
-    for key in keys:
-        path = _owner(paths, key)
-        if path is not None:
-            below.setdefault(path, set()).add(key[len(path) + 1 :])
-    return below
-
-
-def _is_batch_norm(names: Collection[str]) -> bool:
-    counter = {'num_batches_tracked'}
-    return {*names} - counter == _BATCH_NORM - counter
-
-
-def _is_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> bool:
-    """Whether a file has nothing of attached layers, and batch norms where the model has other norms."""
-    found = _by_owner(layers, keys).items()
-    return all(layers[path].replaced and _is_batch_norm(names) for path, names in found)
-
-
 class _Reference:
     """A model that is built without weights, to compare those of a file with, and to convert those of the style.
 
@@ -179,19 +140,19 @@ class _Reference:
         self.plain = dict(self.model.state_dict())
         self.norms = {name for name, _ in batch_norms(self.model)}
         add_style(self.model, style)
-        self.paths = _paths(self.model)
+        self.paths = layers_of(self.model)
         self.has_tensors = self.model.state_dict().keys() != self.plain.keys()
         heads = [classifier] if isinstance(classifier, str) else classifier or ()
         self.head = {f'{head}.{name}' for head in heads for name in ('weight', 'bias')}
 
     def fits_style(self, file: State) -> bool:
         """Whether a file is of a model with a style for these places; `take` tells whether it is this one."""
-        return not _is_plain(self.paths, file) or bool(self._norms_without_tensors(self.paths, file))
+        return not is_plain(self.paths, file) or bool(self._norms_without_tensors(self.paths, file))
 
     def _norms_without_tensors(self, places: Collection[str], file: State) -> list[str]:
         """Norms of which a file has nothing, though it has all else of the base, under the base's names."""
-        found = _by_owner(places, file)
-        rest = [key for key in self.plain if _owner(places, key) is None and key not in self.head]
+        found = by_owner(places, file)
+        rest = [key for key in self.plain if owner(places, key) is None and key not in self.head]
         if not all(key in file for key in rest):
             return []
         return [path for path in self.norms if path in places and path not in found]
@@ -204,7 +165,7 @@ class _Reference:
         Raises:
             ValueError: Starting with `what`; tensors are missing, unexpected, or of another shape.
         """
-        own = {key: value for key, value in file.items() if _owner(self.paths, key) is not None}
+        own = {key: value for key, value in file.items() if owner(self.paths, key) is not None}
         shapes = self.model.state_dict()
         passing = training_only_keys(self.model)
         left = [k for k in own if k in passing and (k not in shapes or shapes[k].shape != own[k].shape)]
@@ -213,11 +174,13 @@ class _Reference:
         if common.reshaped:
             raise ValueError(f'{what}: {Fit([], [], common.reshaped, common.shapes)}')
         found: Any = self.model.load_state_dict(own, strict=False)
-        missing = {key for key in found.missing_keys if _owner(self.paths, key) is not None and key not in passing}
+        missing = {key for key in found.missing_keys if owner(self.paths, key) is not None and key not in passing}
+        half = half_plain(self.paths, file)
         base = {key: value for key, value in file.items() if key not in own and key not in left}
-        mine = {key: value for key, value in self.plain.items() if _owner(self.paths, key) is None}
+        mine = {key: value for key, value in self.plain.items() if owner(self.paths, key) is None}
         fit = compare(mine, base, self.head)
-        lacks, extra = sorted({*fit.missing, *missing}), [*found.unexpected_keys, *fit.unexpected]
+        lacks = sorted({*fit.missing, *missing, *half.missing})
+        extra = [*found.unexpected_keys, *fit.unexpected, *half.unexpected]
         if lacks or extra:
             raise ValueError(f'{what}: {Fit(lacks, extra, [], {})}')
         if left:
@@ -232,10 +195,10 @@ class _Reference:
         """
         extra = [key for key in file if _ATTACHED in f'.{key}']
         missing = []
-        found = _by_owner(self.norms, file) | {path: set() for path in self._norms_without_tensors(self.norms, file)}
+        found = by_owner(self.norms, file) | {path: set() for path in self._norms_without_tensors(self.norms, file)}
         for path, names in found.items():
-            if not _is_batch_norm(names):
-                wanted = {key.removeprefix(f'{path}.') for key in self.plain if _owner({path}, key)}
+            if not is_whole_batch_norm(names):
+                wanted = {key.removeprefix(f'{path}.') for key in self.plain if owner({path}, key)}
                 missing += [f'{path}.{name}' for name in sorted(wanted - names - {'num_batches_tracked'})]
                 extra += [f'{path}.{name}' for name in sorted(names - wanted)]
         if extra or missing:
@@ -243,48 +206,12 @@ class _Reference:
 
     def give(self, model: nn.Module) -> None:
         """Put the style's tensors into a model, of which feature extractors have other names for the same modules."""
-        state = {_flat(key): value for key, value in self.model.state_dict().items() if _owner(self.paths, key)}
-        paths = _paths(model)
-        own = [key for key in model.state_dict() if _owner(paths, key) is not None]
+        state = {_flat(key): value for key, value in self.model.state_dict().items() if owner(self.paths, key)}
+        paths = layers_of(model)
+        own = [key for key in model.state_dict() if owner(paths, key) is not None]
         model.load_state_dict({key: state[_flat(key)] for key in own}, strict=False)
 
 
 def _flat(key: str) -> str:
     """A key under which a model and its feature extractors have the same tensor."""
     return key.removeprefix('model.').replace('.', '_')
-
-
-def admit_plain(model: nn.Module) -> nn.Module:
-    """Let `load_state_dict(strict=True)` take the weights of the plain model; returns the same model.
-
-    Where the weights have nothing of the style, its layers keep the tensors that they have, and an INFO line says so. A
-    file that has some of them must have them all, and keys of another style are refused as any that are unexpected.
-    Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
-    """
-    model.register_load_state_dict_pre_hook(_keep_style)
-    return model
-
-
-def _keep_style(module: nn.Module, state: Any, prefix: str, *args: Any) -> None:
-    """The load pre-hook."""
-    layers = _paths(module)
-    keys = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    if not keys or not _is_plain(layers, keys):
-        return
-    kept = dict(_kept(layers, keys))
-    state.update({prefix + key: value for key, value in kept.items()})
-    if kept:
-        methods = sorted({str(layers[path].label).partition('.')[0] for path in _by_owner(layers, kept)})
-        _logger.info(f'weights trained without {", ".join(methods)}, whose {len(kept)} tensors stay as they are')
-
-
-def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, Tensor]]:
-    """What layers hold beyond what the weights of a plain model give."""
-    found = _by_owner(layers, keys)
-    for path, layer in layers.items():
-        own = layer.state_dict()
-        names: Iterable[str] = own
-        if layer.replaced and own:
-            given = {name: keys[f'{path}.{name}'] for name in found.get(path, ())}
-            names = copy.deepcopy(layer).load_state_dict(given, strict=False).missing_keys if given else ()
-        yield from ((f'{path}.{name}', own[name]) for name in names)
