@@ -33,6 +33,7 @@ import timm
 import timm.models
 import timm.task
 import torch
+from timm.models import split_model_name_tag
 from timm.task import TrainingTask
 from torch import nn
 
@@ -40,9 +41,11 @@ from .checkpoints import Fit
 from .gates import separate_gates
 from .host import OPTIMIZER_PLACES, create_model_places, exchanged
 from .methods import get_method
+from .models import default_cfgs, register_variants
+from .plain import admit_plain
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
-from .surgery.add import add_style, style_layers, style_parameters
+from .surgery.add import add_style, style_layers
 from .tasks import StyleTask, prepare
 
 _logger = logging.getLogger(__name__)
@@ -119,11 +122,16 @@ def _styling(
     def create_model(*args: Any, **kwargs: Any) -> nn.Module:
         given = inspect.signature(create).bind(*args, **kwargs)
         path = given.arguments.pop('checkpoint_path', None)
+        named = None if style is None else _styled_name(given.arguments['model_name'], style['type'])
+        if named is not None:
+            given.arguments['model_name'] = named
+            given.arguments['kwargs'] = {**given.arguments.get('kwargs', {}), 'style': dict(style or {})}
         model = create(*given.args, **given.kwargs)
-        if style is not None:
+        if style is not None and named is None:
             add_style(model, style)
         if recipe is not None:
             prepare(recipe, model, **images)
+        admit_plain(model)
         if path:
             _load(model, path)
         added = Counter(label.partition('.')[0] for label, _ in style_layers(model))
@@ -135,14 +143,23 @@ def _styling(
     return create_model
 
 
+def _styled_name(name: str, method: str) -> str | None:
+    """The name under which timm builds a plain model with this method, and saves it; None where it has none."""
+    base, tag = split_model_name_tag(name)
+    if ':' in name or not timm.is_model(base) or base in default_cfgs:
+        return None
+    (styled,) = register_variants(base, [method])
+    return f'{styled}.{tag}' if tag else styled
+
+
 def _load(model: nn.Module, path: str) -> None:
     """The weights of a plain model, or of one of this style."""
     found: Any = timm.models.load_checkpoint(model, path, strict=False, weights_only=True)
     if found is None:  # the model has read a file of its own kind
         return
-    missing = set(found.missing_keys) - {name for name, _ in style_parameters(model)}
-    if missing or found.unexpected_keys:
-        raise ValueError(f'{path} does not fit: {Fit(sorted(missing), sorted(found.unexpected_keys), [], {})}')
+    missing, unexpected = sorted(found.missing_keys), sorted(found.unexpected_keys)
+    if missing or unexpected:
+        raise ValueError(f'{path} does not fit: {Fit(missing, unexpected, [], {})}')
 
 
 def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from .errors import unknown
 from .host import architectures, copy_pretrained_cfgs
 from .methods import METHODS, Method, get_method
-from .surgery.add import add_style
+from .pretrained import build
 
 __all__: list[str] = []  # every registered name
 
@@ -76,12 +76,7 @@ def _register(base: str, method: str, name: str) -> None:
         METHODS[method].check_kwargs(method, options)
         if options['type'] != method:
             raise ValueError(f'{name} is {method!r}; style=dict(type={options["type"]!r}) belongs to another model')
-        model = model_entrypoint(base)(pretrained=pretrained, **kwargs)
-        add_style(model, options)
-        for attribute in ('pretrained_cfg', 'default_cfg'):  # what timm saves beside the weights names the model
-            if isinstance(getattr(model, attribute, None), dict):
-                setattr(model, attribute, {**getattr(model, attribute), 'architecture': name})
-        return model
+        return build(model_entrypoint(base), (base, name), options, pretrained, kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__

@@ -1,0 +1,104 @@
+"""Whether weights are of a plain model, and how a styled one takes them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .checkpoints import Fit
+from .layers import StyleLayer
+
+_logger = logging.getLogger(__name__)
+_BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())
+
+State = Mapping[str, Tensor]
+
+
+def owner(paths: Collection[str], key: str) -> str | None:
+    """The path of the style layer to which a key belongs."""
+    while key:
+        key = key.rpartition('.')[0]
+        if key in paths:
+            return key
+    return None
+
+
+def layers_of(model: nn.Module) -> dict[str, StyleLayer]:
+    found = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in found if isinstance(module, StyleLayer)}
+
+
+def by_owner(paths: Collection[str], keys: Iterable[str]) -> dict[str, set[str]]:
+    """For each path with keys below it, these without the path."""
+    below: dict[str, set[str]] = {}
+    for key in keys:
+        path = owner(paths, key)
+        if path is not None:
+            below.setdefault(path, set()).add(key[len(path) + 1 :])
+    return below
+
+
+def is_whole_batch_norm(names: Collection[str]) -> bool:
+    counter = {'num_batches_tracked'}
+    return {*names} - counter == _BATCH_NORM - counter
+
+
+def is_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> bool:
+    """Whether a file has nothing of attached layers, and batch norms where the model has other norms."""
+    found = by_owner(layers, keys).items()
+    return all(layers[path].replaced and is_whole_batch_norm(names) for path, names in found)
+
+
+def half_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> Fit:
+    """Where a file, which has a style at other places, has the batch norm of the base: what it lacks and has for it."""
+    lacks, extra = [], []
+    for path, names in by_owner(layers, keys).items():
+        if layers[path].replaced and is_whole_batch_norm(names):
+            own = layers[path].state_dict()
+            lacks += [f'{path}.{name}' for name in own if name not in names]
+            extra += [f'{path}.{name}' for name in sorted(names) if name not in own]
+    return Fit(lacks, extra, [], {})
+
+
+def admit_plain(model: nn.Module) -> nn.Module:
+    """Let `load_state_dict(strict=True)` take the weights of the plain model; returns the same model.
+
+    Where the weights have nothing of the style, its layers keep the tensors that they have, and an INFO line says so. A
+    file that has some of them must have them all, and keys of another style are refused as any that are unexpected.
+    Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
+    """
+    if not any(getattr(hook, 'hook', hook) is _keep_style for hook in model._load_state_dict_pre_hooks.values()):
+        model.register_load_state_dict_pre_hook(_keep_style)
+    return model
+
+
+def _keep_style(
+    module: nn.Module, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *args: Any
+) -> None:
+    """The load pre-hook."""
+    layers = layers_of(module)
+    keys = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    if not is_plain(layers, keys):
+        missing += [prefix + key for key in half_plain(layers, keys).missing]
+        return
+    kept = dict(_kept(layers, keys)) if keys else {}
+    state.update({prefix + key: value for key, value in kept.items()})
+    if kept:
+        methods = sorted({str(layers[path].label).partition('.')[0] for path in by_owner(layers, kept)})
+        _logger.info(f'weights trained without {", ".join(methods)}, whose {len(kept)} tensors stay as they are')
+
+
+def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, Tensor]]:
+    """What layers hold beyond what the weights of a plain model give."""
+    found = by_owner(layers, keys)
+    for path, layer in layers.items():
+        own = layer.state_dict()
+        names: Iterable[str] = own
+        if layer.replaced and own:
+            given = {name: keys[f'{path}.{name}'] for name in found.get(path, ())}
+            names = copy.deepcopy(layer).load_state_dict(given, strict=False).missing_keys if given else ()
+        yield from ((f'{path}.{name}', own[name]) for name in names)

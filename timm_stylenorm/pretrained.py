@@ -1,0 +1,217 @@
+"""Weights for styled models: timm reads and adapts what belongs to the base, we put in what belongs to the style.
+
+timm loads pretrained weights inside the base's entry point, before there is a style. What a user names (a file, a state
+dict, a folder, a repository of the hub) may be of a plain model or of one of this style; its keys tell. The base's part
+goes through timm's own path, with the key filter, the head, the input channels and the strictness of the family; then
+come the style, and its tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from timm.models import load_pretrained, resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from .checkpoints import Fit, compare
+from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
+from .surgery.add import add_style, training_only_keys
+from .surgery.structure import batch_norms
+
+_logger = logging.getLogger(__name__)
+_SOURCES = ('state_dict', 'file', 'hf_hub_id', 'url')  # of a pretrained cfg, in the order in which timm looks at them
+_OF_FEATURES = ('features_only', 'out_indices', 'feature_cls')  # arguments that wrap the model they are given with
+_ATTACHED = '.style.'  # in every key of an attached layer
+
+
+def build(
+    create: Callable[..., nn.Module],
+    names: tuple[str, str],
+    style: Mapping[str, Any],
+    pretrained: bool,
+    kwargs: Mapping[str, Any],
+) -> nn.Module:
+    """A model with a style, and with weights if asked.
+
+    Args:
+        create: The entry point of the base model.
+        names: Of the base in timm's registry, and of the model that is built.
+        style: For `add_style`.
+        pretrained: Whether to load weights: those of the registry, or what `pretrained_cfg` or `pretrained_cfg_overlay`
+            name.
+        kwargs: Further arguments of `create`.
+
+    Raises:
+        ValueError: The named weights are of another style, of a style with other arguments, or of a styled model of
+            another architecture. Nothing has been built then but a reference to compare with.
+    """
+    if not pretrained:
+        return _finish(add_style(create(pretrained=False, **kwargs), style), names[1])
+    cfg = resolve_pretrained_cfg(names[0], kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+    if cfg.custom_load or not _names_weights(kwargs):  # of the registry, or in a foreign format: plain in any case
+        model = add_style(create(pretrained=True, **kwargs), style)
+        _logger.info(f'weights of {".".join(filter(None, [names[0], cfg.tag]))}, trained without {style["type"]}')
+        return _finish(model, names[1])
+    source = _source(cfg)
+    file = _read(cfg, kwargs.get('cache_dir'))
+    overlay: dict[str, Any] = {**(kwargs.get('pretrained_cfg_overlay') or {}), 'state_dict': None}
+    with torch.random.fork_rng(devices=[]):
+        reference = _Reference(create, {**kwargs, 'pretrained_cfg_overlay': overlay}, style, cfg.classifier)
+    styled = reference.fits_style(file)
+    part = reference.take(file, f'{source} does not fit {names[1]}') if styled else file
+    if not styled:
+        reference.refuse_other_styles(file, f'{source} is no plain model, and not of the style of {names[1]}')
+    overlay |= {'state_dict': dict(part), 'source': None, 'custom_load': False}
+    model = add_style(create(pretrained=True, **{**kwargs, 'pretrained_cfg_overlay': overlay}), style)
+    if styled:
+        reference.give(model)
+    _logger.info(f'weights of {source}, {_history(reference.has_tensors, styled, cfg.source, style["type"])}')
+    return _finish(model, names[1], {key: getattr(cfg, key) for key in ('state_dict', 'source', 'custom_load')})
+
+
+def _history(has_tensors: bool, styled: bool, source: str | None, method: str) -> str:
+    if styled or (source and not has_tensors):  # what was published under the name of this model
+        return f'trained with {method}'
+    if has_tensors:
+        return f'trained without {method}'
+    return f'with or without {method}, which has no tensors of its own'
+
+
+def _finish(model: nn.Module, name: str, entries: Mapping[str, Any] | None = None) -> nn.Module:
+    """What timm saves beside the weights names the model, and tells where they came from."""
+    for module in model.modules():
+        for attribute in ('pretrained_cfg', 'default_cfg'):
+            cfg = getattr(module, attribute, None)
+            if isinstance(cfg, dict):
+                kept = {key: value for key, value in cfg.items() if not entries or key not in entries}
+                kept |= {key: value for key, value in (entries or {}).items() if value is not None}
+                setattr(module, attribute, {**kept, 'architecture': name})
+    return admit_plain(model)
+
+
+def _names_weights(kwargs: Mapping[str, Any]) -> bool:
+    """Whether the caller, and not the registry, says where the weights are."""
+    given = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+    entries = [
+        value if isinstance(value, Mapping) else vars(value) for value in given if value and not isinstance(value, str)
+    ]
+    return any(entry.get(key) for entry in entries for key in _SOURCES)
+
+
+def _source(cfg: Any) -> str:
+    """What to call the weights in messages."""
+    if cfg.source == 'local-dir':
+        return f'local-dir:{cfg.file}'
+    key = 'hf_hub_id' if cfg.source == 'hf-hub' else next(key for key in _SOURCES if getattr(cfg, key))
+    value = getattr(cfg, key)
+    return {'state_dict': 'the given state dict', 'hf_hub_id': f'hf-hub:{value}'}.get(key, str(value))
+
+
+class _Reader(nn.Module):
+    """Stands in for a model where timm loads weights, and keeps them."""
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        self.found = dict(state_dict)
+        return super().load_state_dict({}, strict=False)
+
+
+def _read(cfg: Any, cache_dir: Any) -> dict[str, Tensor]:
+    """The weights that a pretrained cfg names, as timm reads them, and before it adapts them."""
+    reader = _Reader()
+    load_pretrained(reader, {**cfg.to_dict(), 'first_conv': None, 'classifier': None}, cache_dir=cache_dir)
+    return reader.found
+
+
+class _Reference:
+    """A model that is built without weights, to compare those of a file with, and to convert those of the style.
+
+    Attributes:
+        paths: Its style layers.
+        has_tensors: Whether the style has tensors, or leaves out some of the base.
+    """
+
+    def __init__(
+        self, create: Callable[..., nn.Module], kwargs: Mapping[str, Any], style: Any, classifier: Any
+    ) -> None:
+        self.model = create(pretrained=False, **{k: v for k, v in kwargs.items() if k not in _OF_FEATURES})
+        self.plain = dict(self.model.state_dict())
+        self.norms = {name for name, _ in batch_norms(self.model)}
+        add_style(self.model, style)
+        self.paths = layers_of(self.model)
+        self.has_tensors = self.model.state_dict().keys() != self.plain.keys()
+        heads = [classifier] if isinstance(classifier, str) else classifier or ()
+        self.head = {f'{head}.{name}' for head in heads for name in ('weight', 'bias')}
+
+    def fits_style(self, file: State) -> bool:
+        """Whether a file is of a model with a style for these places; `take` tells whether it is this one."""
+        return not is_plain(self.paths, file) or bool(self._norms_without_tensors(self.paths, file))
+
+    def _norms_without_tensors(self, places: Collection[str], file: State) -> list[str]:
+        """Norms of which a file has nothing, though it has all else of the base, under the base's names."""
+        found = by_owner(places, file)
+        rest = [key for key in self.plain if owner(places, key) is None and key not in self.head]
+        if not all(key in file for key in rest):
+            return []
+        return [path for path in self.norms if path in places and path not in found]
+
+    def take(self, file: State, what: str) -> dict[str, Tensor]:
+        """Take the style's tensors of a file, and give the base's part back, whole.
+
+        Norms that the style replaced are in that part as they are initialised: the style's tensors will follow.
+
+        Raises:
+            ValueError: Starting with `what`; tensors are missing, unexpected, or of another shape.
+        """
+        own = {key: value for key, value in file.items() if owner(self.paths, key) is not None}
+        shapes = self.model.state_dict()
+        passing = training_only_keys(self.model)
+        left = [k for k in own if k in passing and (k not in shapes or shapes[k].shape != own[k].shape)]
+        own = {key: value for key, value in own.items() if key not in left}
+        common = compare({key: shapes[key] for key in own if key in shapes}, own)
+        if common.reshaped:
+            raise ValueError(f'{what}: {Fit([], [], common.reshaped, common.shapes)}')
+        found: Any = self.model.load_state_dict(own, strict=False)
+        missing = {key for key in found.missing_keys if owner(self.paths, key) is not None and key not in passing}
+        half = half_plain(self.paths, file)
+        base = {key: value for key, value in file.items() if key not in own and key not in left}
+        mine = {key: value for key, value in self.plain.items() if owner(self.paths, key) is None}
+        fit = compare(mine, base, self.head)
+        lacks = sorted({*fit.missing, *missing, *half.missing})
+        extra = [*found.unexpected_keys, *fit.unexpected, *half.unexpected]
+        if lacks or extra:
+            raise ValueError(f'{what}: {Fit(lacks, extra, [], {})}')
+        if left:
+            _logger.info(f'left out, since only training needs them and the model has no place: {", ".join(left)}')
+        replaced = {key: value for key, value in self.plain.items() if key not in mine}
+        return {**base, **replaced, **{key: value for key, value in own.items() if key in replaced}}
+
+    def refuse_other_styles(self, file: State, what: str) -> None:
+        """Raise a ValueError that starts with `what` where a file has tensors of a style, or lacks some for its norms.
+
+        Other keys that the model does not have are left to timm, which may know how to rename them.
+        """
+        extra = [key for key in file if _ATTACHED in f'.{key}']
+        missing = []
+        found = by_owner(self.norms, file) | {path: set() for path in self._norms_without_tensors(self.norms, file)}
+        for path, names in found.items():
+            if not is_whole_batch_norm(names):
+                wanted = {key.removeprefix(f'{path}.') for key in self.plain if owner({path}, key)}
+                missing += [f'{path}.{name}' for name in sorted(wanted - names - {'num_batches_tracked'})]
+                extra += [f'{path}.{name}' for name in sorted(names - wanted)]
+        if extra or missing:
+            raise ValueError(f'{what}: {Fit(missing, extra, [], {})}')
+
+    def give(self, model: nn.Module) -> None:
+        """Put the style's tensors into a model, of which feature extractors have other names for the same modules."""
+        state = {_flat(key): value for key, value in self.model.state_dict().items() if owner(self.paths, key)}
+        paths = layers_of(model)
+        own = [key for key in model.state_dict() if owner(paths, key) is not None]
+        model.load_state_dict({key: state[_flat(key)] for key in own}, strict=False)
+
+
+def _flat(key: str) -> str:
+    """A key under which a model and its feature extractors have the same tensor."""
+    return key.removeprefix('model.').replace('.', '_')
