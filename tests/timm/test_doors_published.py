@@ -16,6 +16,7 @@ from doors import (
     assert_same,
     checkpoint_path,
     drawn,
+    local_dir,
     overlay,
 )
 from timm.models import _registry, load_checkpoint, save_for_hf
@@ -49,6 +50,13 @@ def test_one_line_says_whose_weights_they_are(published, caplog, method, source,
     with caplog.at_level('INFO', 'timm_stylenorm'):
         overlay(f'{ARCH}_{method}', folder)
     assert caplog.messages == [f'weights of {folder / "model.safetensors"}, {history}']
+
+
+def test_the_config_of_a_published_model_tells_of_a_style_without_tensors(published, caplog):
+    with caplog.at_level('INFO', 'timm_stylenorm'):
+        local_dir(f'{ARCH}_padain', published(ARCH, 'padain')[1])
+    (message,) = caplog.messages
+    assert message.endswith(', trained with padain')
 
 
 @pytest.mark.parametrize('num_classes', [pytest.param(5, marks=pytest.mark.slow), 7])
