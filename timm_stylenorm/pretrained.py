@@ -51,12 +51,14 @@ def build(
     if not pretrained:
         return _finish(add_style(create(pretrained=False, **kwargs), style), names[1])
     cfg = resolve_pretrained_cfg(names[0], kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
-    if cfg.custom_load or not _names_weights(kwargs):  # of the registry, or in a foreign format: plain in any case
+    named = _names_weights(kwargs)
+    if cfg.custom_load or not named:  # of the registry, or in a foreign format: plain in any case
         model = add_style(create(pretrained=True, **kwargs), style)
-        _logger.info(f'weights of {".".join(filter(None, [names[0], cfg.tag]))}, trained without {style["type"]}')
+        source = _source(cfg) if named else '.'.join(filter(None, [names[0], cfg.tag]))
+        _logger.info(f'weights of {source}, trained without {style["type"]}')
         return _finish(model, names[1])
-    source = _source(cfg)
     file = _read(cfg, kwargs.get('cache_dir'))
+    source = _source(cfg)
     overlay: dict[str, Any] = {**(kwargs.get('pretrained_cfg_overlay') or {}), 'state_dict': None}
     with torch.random.fork_rng(devices=[]):
         reference = _Reference(create, {**kwargs, 'pretrained_cfg_overlay': overlay}, style, cfg.classifier)
@@ -68,23 +70,19 @@ def build(
     model = add_style(create(pretrained=True, **{**kwargs, 'pretrained_cfg_overlay': overlay}), style)
     if styled:
         reference.give(model)
-    _logger.info(f'weights of {source}, {_history(reference.has_tensors, styled, cfg.source, style["type"])}')
+    published = isinstance(kwargs.get('pretrained_cfg'), Mapping) and bool(cfg.source)  # under the name of this model
+    history = f'trained with{"" if styled or not reference.has_tensors else "out"} {style["type"]}'
+    if not (reference.has_tensors or published):
+        history = f'with or without {style["type"]}, which has no tensors of its own'
+    _logger.info(f'weights of {source}, {history}')
     return _finish(model, names[1], {key: getattr(cfg, key) for key in ('state_dict', 'source', 'custom_load')})
-
-
-def _history(has_tensors: bool, styled: bool, source: str | None, method: str) -> str:
-    if styled or (source and not has_tensors):  # what was published under the name of this model
-        return f'trained with {method}'
-    if has_tensors:
-        return f'trained without {method}'
-    return f'with or without {method}, which has no tensors of its own'
 
 
 def _finish(model: nn.Module, name: str, entries: Mapping[str, Any] | None = None) -> nn.Module:
     """What timm saves beside the weights names the model, and tells where they came from."""
     for module in model.modules():
         for attribute in ('pretrained_cfg', 'default_cfg'):
-            cfg = getattr(module, attribute, None)
+            cfg = vars(module).get(attribute)
             if isinstance(cfg, dict):
                 kept = {key: value for key, value in cfg.items() if not entries or key not in entries}
                 kept |= {key: value for key, value in (entries or {}).items() if value is not None}
