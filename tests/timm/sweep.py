@@ -49,14 +49,16 @@ def outcome(plain, images, reference, method):
     unproven = any('style_unchecked' in vars(m) for m in model.modules())
     size = tuple(images.shape[2:])
     if method in TRAIN_ONLY:
+        model.eval()
         with torch.no_grad():
-            pairs = zip(_tensors(model.eval()(images)), _tensors(reference), strict=True)
+            pairs = zip(_tensors(model(images)), _tensors(reference), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs), 'evaluation changes'
     seen = []
     for _, layer in timm_stylenorm.style_layers(model):
         layer.register_forward_hook(lambda m, args, y: seen.append((m, args[0].detach(), y.detach())))
+    model.train()
     try:
-        output = model.train()(images)
+        output = model(images)
     except ValueError as error:
         if not unproven:
             raise

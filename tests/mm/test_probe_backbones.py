@@ -1,0 +1,113 @@
+"""Backbones of mmseg times methods: refused at build, or right in a training forward."""
+
+import collections
+import copy
+import logging
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from sweep import SWEPT, outcome
+
+import timm_stylenorm
+from timm_stylenorm.surgery.probe import probe
+from timm_stylenorm.surgery.sites import find_sites
+
+log = logging.getLogger('sweep')
+COUNTS = collections.Counter()
+VIT = dict(img_size=(192, 160), embed_dims=32, num_layers=3, num_heads=2, out_indices=(1, 2))
+HR = {f'stage{i}': dict(num_modules=1, num_branches=i, block='BASIC', num_blocks=(1,) * i) for i in (2, 3, 4)}
+for i in (2, 3, 4):
+    HR[f'stage{i}']['num_channels'] = (8, 16, 32, 64)[:i]
+HR['stage1'] = dict(num_modules=1, num_branches=1, block='BOTTLENECK', num_blocks=(1,), num_channels=(8,))
+BACKBONES = {
+    'BEiT': VIT | dict(qv_bias=True, init_values=0.1),
+    'BiSeNetV2': dict(),
+    'CGNet': dict(num_channels=(8, 16, 32), num_blocks=(2, 2)),
+    'DDRNet': dict(channels=8, ppm_channels=16),
+    'ERFNet': dict(),
+    'FastSCNN': dict(),
+    'HRNet': dict(extra=HR),
+    'MAE': VIT,
+    'MSCAN': dict(embed_dims=[8, 16, 32, 64], depths=[2, 1, 1, 1], norm_cfg=dict(type='BN')),
+    'MixVisionTransformer': dict(embed_dims=8, num_layers=(2, 1, 1, 1), num_heads=(1, 2, 4, 8)),
+    'MobileNetV2': dict(),
+    'MobileNetV3': dict(),
+    'PIDNet': dict(channels=8, ppm_channels=16),
+    'ResNeSt': dict(depth=50, base_channels=8, stem_channels=8),
+    'ResNeXt': dict(depth=50, groups=4, base_width=4),
+    'ResNet': dict(depth=18),
+    'ResNetV1c': dict(depth=18),
+    'STDCNet': dict(
+        stdc_type='STDCNet1', in_channels=3, channels=(8, 16, 32, 64, 128), bottleneck_type='cat',
+        norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'),
+    ),
+    'SVT': dict(
+        embed_dims=[8, 16, 32, 64], num_heads=[1, 2, 4, 8], mlp_ratios=[2, 2, 2, 2], depths=[1, 1, 2, 1],
+        windiow_sizes=[7, 7, 7, 7], sr_ratios=[8, 4, 2, 1], norm_after_stage=True,
+    ),
+    'PCPVT': dict(
+        embed_dims=[8, 16, 32, 64], num_heads=[1, 2, 4, 8], mlp_ratios=[2, 2, 2, 2], depths=[1, 1, 2, 1],
+    ),
+    'SwinTransformer': dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2), window_size=4),
+    'TIMMBackbone': dict(model_name='resnet18', pretrained=False, features_only=True),
+    'UNet': dict(base_channels=8, num_stages=5),
+    'VisionTransformer': VIT,
+}  # fmt: skip
+SIZE = (192, 160)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope('mmseg')
+
+
+def build(name):
+    torch.manual_seed(0)
+    return MODELS.build(copy.deepcopy({'type': name, **BACKBONES[name]}))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _table():
+    yield
+    log.info('cells %s', dict(COUNTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', BACKBONES)
+def test_a_method_is_refused_or_right(name):
+    plain, images = build(name), torch.randn(3, 3, *SIZE)
+    plain.eval()
+    with torch.no_grad():
+        reference = plain(images)
+    row, wrong = [], []
+    for method in SWEPT:
+        torch.manual_seed(0)
+        try:
+            result, unproven, text = outcome(plain, images, reference, method)
+        except Exception as error:
+            result, unproven, text = 'wrong', False, f'{type(error).__name__}: {error}'
+            wrong.append(f'{method}: {text}')
+        COUNTS[result] += 1
+        row.append(f'{method}={result}' + ('*' if unproven else ''))
+        log.debug('%s %s: %s', name, method, text)
+    log.info('%s: %s', name, ' '.join(row))
+    assert not wrong, '\n'.join(wrong)
+
+
+@pytest.mark.parametrize('name', ['MSCAN', 'MixVisionTransformer', 'SwinTransformer', 'ResNetV1c', 'VisionTransformer'])
+def test_a_probe_runs_in_a_backbone_and_restores_its_mode(name):
+    model = build(name)
+    model.train()
+    modes = [m.training for m in model.modules()]
+    site = {'VisionTransformer': 'layers.0', 'MSCAN': 'block1.0'}.get(name, 'stage1')
+    assert probe(model, find_sites(model, site, tokens=True))
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_blocks_of_mscan_pass_maps_and_their_channels_are_seen():
+    model = timm_stylenorm.add_style(build('MSCAN'), 'selfnorm', sites=('block1.0', 'block2.0'))
+    assert [len(layer.g_bn.weight) for _, layer in timm_stylenorm.style_layers(model)] == [8, 16]
