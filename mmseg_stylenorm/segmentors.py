@@ -22,6 +22,7 @@ from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
 from timm_stylenorm.runner.host import image_format
 from timm_stylenorm.runner.model import StyleLossMixin, warn_without_recipe
+from timm_stylenorm.surgery.frozen import let_style_train
 from timm_stylenorm.surgery.losses import set_classes
 
 
@@ -64,7 +65,14 @@ class StyledSegmentor(StyleLossMixin):
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
             mean, std = self._turned(shown.mean), self._turned(shown.std)
             self.recipe.prepare(self, self.backbone, mean, std)  # type: ignore[arg-type]
-        self.backbone.train(self.backbone.training)  # frozen stages freeze what was just added, too
+        self.backbone.train(self.backbone.training)  # it freezes stages of the base, with what was just added
+        let_style_train(self.backbone, self.backbone.training)
+
+    def train(self, mode: bool = True) -> Any:
+        """The segmentor's own, in which backbones freeze stages; what style methods added there trains and acts on."""
+        super().train(mode)  # type: ignore[misc]
+        let_style_train(self.backbone, mode)
+        return self
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Any]:
         """Losses of the heads and of the style layers.

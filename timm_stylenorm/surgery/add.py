@@ -32,7 +32,8 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
         model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
             a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
-            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do.
+            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do. With `frozen=True` what is added does
+            not train at frozen places, nor act where these are in evaluation; it does otherwise.
         **kwargs: `sites` and arguments of the layer, where `style` is a single method.
 
     Returns:
@@ -82,6 +83,9 @@ def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
     method = get_method(name)
     method.check_kwargs(name, spec)
     sites = spec.pop('sites', None)
+    frozen = spec.pop('frozen', False)
+    if not isinstance(frozen, bool):
+        raise ValueError(f'style method {name!r}: frozen must be true or false, got {frozen!r}')
     layout = {k: spec.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in spec}
     if layout.get('channel_dim', 1) not in (1, -1):
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
@@ -89,6 +93,10 @@ def _plan(model: nn.Module, spec: Mapping[str, Any]) -> list[_Plan]:
     for site in find_sites(model, method.sites if sites is None else sites, tokens='channel_dim' in layout):
         replaces = site.where == 'replace'
         layer = _replacement(name, method.layer, site, spec) if replaces else _addition(model, name, site, spec)
+        if frozen:
+            _follow(layer, site.module)
+        elif not replaces:
+            layer.train(model.training)
         layer.label = f'{name}.{site.label}'
         layer.channel_dim = layout.get('channel_dim', site.channel_dim)
         layer.prefix_tokens = layout.get('prefix_tokens', site.prefix_tokens)
@@ -140,7 +148,16 @@ def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]
     like = next(site.module.parameters(), next(model.parameters(), None))
     if like is not None:
         layer.to(like.device, like.dtype)
-    return layer.train(site.module.training)
+    return layer
+
+
+def _follow(layer: StyleLayer, module: nn.Module) -> None:
+    """Make a layer as frozen as the module at its place."""
+    layer.frozen = True
+    layer.train(module.training)
+    learning = [p.requires_grad for p in module.parameters()]
+    if learning and not any(learning):
+        layer.requires_grad_(False)
 
 
 def _both_replace(first: str, second: str, site: Site) -> str:
