@@ -1,4 +1,4 @@
-"""What is mended in mmseg: activation checkpointing, and which norms `norm_eval` finds."""
+"""What is mended in mmseg: activation checkpointing."""
 
 import functools
 import sys
@@ -6,8 +6,6 @@ import types
 
 import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
 import torch.utils.checkpoint
-
-from timm_stylenorm import layers
 
 
 def checkpoint_without_reentry() -> None:
@@ -21,14 +19,3 @@ def checkpoint_without_reentry() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith('mmseg.models.') and getattr(module, 'cp', None) is torch.utils.checkpoint:
             module.cp = namespace  # type: ignore[attr-defined]
-
-
-def let_norm_eval_reach_ours() -> None:
-    """Makes a backbone's `norm_eval=True` freeze the statistics of BIN and dual batch norm, too; idempotent.
-
-    mmseg asks for torch's class, which these are not. The batch norm inside IBN is found anyway.
-    """
-    for name, module in list(sys.modules.items()):
-        kind = getattr(module, '_BatchNorm', None) if name.startswith('mmseg.models.backbones.') else None
-        if isinstance(kind, type):
-            module._BatchNorm = (kind, layers.BatchInstanceNorm2d, layers.DualBatchNorm2d)  # type: ignore[attr-defined]

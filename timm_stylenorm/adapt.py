@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import IBN, BatchInstanceNorm2d, DualBatchNorm2d, SelfNorm
+from .layers import IBN, BatchInstanceNorm2d, SelfNorm
 from .surgery.context import evaluating
 
 Statistics = list[dict[str, Tensor]]
-_OURS = (BatchInstanceNorm2d, DualBatchNorm2d, IBN, SelfNorm)
+_OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
 
 
 def _images(batch: Any) -> Any:
@@ -32,8 +32,7 @@ def _images(batch: Any) -> Any:
 
 def batch_norms(model: nn.Module) -> list[Any]:
     """The norm layers of a model that keep statistics of the batch; of a dual one both."""
-    kinds = (_BatchNorm, BatchInstanceNorm2d, DualBatchNorm2d)
-    return [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def get_statistics(model: nn.Module) -> Statistics:
@@ -116,15 +115,12 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
                 norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
             for layer in patched:
                 layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
-                if isinstance(layer, DualBatchNorm2d):
-                    layer._main = partial(_BatchNorm.forward, layer)  # type: ignore
             yield
     finally:
         for norm, old in zip(norms, momenta, strict=True):
             norm.momentum = old
         for layer in patched:
             del layer.forward
-            vars(layer).pop('_main', None)
 
 
 def _forward(norm: Any, x: Tensor) -> Tensor:

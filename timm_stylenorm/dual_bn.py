@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .errors import unknown
 from .layers import DualBatchNorm2d
 from .layers.dualbn import ROUTES, Halves
-from .surgery.add import add_style, provide, remove_style
+from .surgery.add import add_style, remove_style
+from .surgery.companions import provide
 from .surgery.context import changed
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .host import inner_optimizer
 from .layers import BatchInstanceNorm2d
-from .surgery.add import provide
+from .surgery.companions import provide
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -10,7 +10,7 @@ from typing import Any
 from . import layers
 from .errors import unknown
 
-_OF_ADD_STYLE = ('type', 'sites', 'channel_dim', 'prefix_tokens')
+_OF_ADD_STYLE = ('type', 'sites', 'channel_dim', 'prefix_tokens', 'frozen')
 
 
 @dataclass(frozen=True)

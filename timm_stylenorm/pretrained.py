@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .checkpoints import Fit, compare
 from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
-from .surgery.add import add_style, training_only_keys
+from .surgery.add import add_style
+from .surgery.companions import training_only_keys
 from .surgery.structure import batch_norms
 
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .layers import SelectiveWhitening
-from .surgery.add import provide
+from .surgery.companions import provide
 from .surgery.context import changed, evaluating
 
 _PHOTOMETRIC = v2.Compose(

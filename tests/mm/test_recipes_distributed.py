@@ -102,7 +102,7 @@ def check(host, recipe):
     assert not torch.equal(first, second), 'ranks have images of their own'
     auxiliary = {name: p for name, p in model.named_parameters() if 'aux_bn' in name and p.requires_grad}
     assert auxiliary
-    assert any(not torch.equal(p, model.get_parameter(name.replace('.aux_bn', ''))) for name, p in auxiliary.items())
+    assert any(not torch.equal(p, model.get_parameter(name.replace('.aux_bn', '.bn'))) for name, p in auxiliary.items())
     return sums
 
 

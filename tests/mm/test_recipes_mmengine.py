@@ -52,7 +52,7 @@ def assert_copies(model):
     assert duals(model)
     for name, dual in duals(model).items():
         for key, value in dual.aux_bn.state_dict().items():
-            assert torch.equal(value, dual.state_dict()[key]), f'{name}.{key}'
+            assert torch.equal(value, dual.bn.state_dict()[key]), f'{name}.{key}'
         assert not torch.equal(dual.running_var, torch.ones_like(dual.running_var)), name
 
 

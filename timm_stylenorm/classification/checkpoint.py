@@ -6,7 +6,9 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..checkpoints import compare, read_state_dict
-from ..surgery.add import style_parameters, training_only_keys
+from ..layers.owned import own_names
+from ..surgery.add import style_parameters
+from ..surgery.companions import training_only_keys
 
 
 def load_checkpoint(net: nn.Module, path: str) -> None:
@@ -21,7 +23,7 @@ def load_checkpoint(net: nn.Module, path: str) -> None:
         ValueError: the file holds code or no state dict, is damaged, or is one of another architecture.
     """
     own, read = net.state_dict(), read_state_dict(path)
-    state = {key.removeprefix('module.').removeprefix('net.'): value for key, value in read.items()}
+    state = own_names(net, {key.removeprefix('module.').removeprefix('net.'): v for key, v in read.items()})
     classifier = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     other_head = [key for key in compare(own, state).reshaped if key.rpartition('.')[0] in heads]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from . import describe
+from .owned import flat_names, owned_names
 from .prefixes import resolve, strip
 from .rules import Layout, Rule
 from .sources import Source, get_source, host, supplement
@@ -113,6 +114,8 @@ def convert(
     """
     if target not in TARGETS:
         raise ValueError(unknown('target', target, TARGETS))
+    given = {flat: key for key, flat in flat_names(state).items()}
+    state = {flat: state[key] for flat, key in given.items()}
     name, inner, prefix = resolve(state, source)
     if target == 'mmseg':
         _refuse_mmseg(inner)
@@ -141,7 +144,13 @@ def convert(
         report.added[key] = why
     if plain:
         _check_complete(result)
-    return _described(result, report, row, None if plain else row.method)
+    conversion = _described(result, report, row, None if plain else row.method)
+    names = owned_names(result)
+    conversion.state_dict = {names[key]: value for key, value in result.items()}
+    report.mapped = {given[old]: names[new] for old, new in report.mapped.items()}
+    report.dropped = {given[old]: why for old, why in report.dropped.items()}
+    report.added = {names[new]: why for new, why in report.added.items()}
+    return conversion
 
 
 def export(state: Mapping[str, Tensor], source: str) -> Conversion:
@@ -157,6 +166,8 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
             layers of the source.
     """
     name, row = get_source(source)
+    given = {flat: key for key, flat in flat_names(state).items()}
+    state = {flat: state[key] for flat, key in given.items()}
     inner, prefix = strip(state, lambda keys: len(row.fitting(keys, back=True)))
     report, layout = Report(name, 'authors', prefix), Layout.of(inner, host(inner))
     found: list[tuple[int, str, Tensor]] = []
@@ -164,7 +175,7 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
         match = row.find(key, layout, back=True)
         if match is None:
             raise ValueError(
-                f'cannot export to {name}: its network has no place for {prefix + key!r} '
+                f'cannot export to {name}: its network has no place for {given[prefix + key]!r} '
                 f'({len(row.fitting(inner, back=True))} of {len(inner)} keys have one)'
             )
         rule, new = match
@@ -174,6 +185,8 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
         report.mapped[prefix + key] = new
         found.append((rule.rank, new, rule.reshape(value, back=True)))
     report.dropped |= {key: f'not below {prefix!r}' for key in state if not key.startswith(prefix)}
+    report.mapped = {given[key]: new for key, new in report.mapped.items()}
+    report.dropped = {given[key]: why for key, why in report.dropped.items()}
     return _completed(found, row, report, layout)
 
 

@@ -6,6 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from ..checkpoints import compare
+from ..layers.owned import own_names
 from ..surgery.add import style_parameters
 from . import describe
 from .conversion import Conversion
@@ -48,7 +49,7 @@ def verify(conversion: Conversion, model: nn.Module | str | None = None, num_cla
 
 def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What does not fit, by kind, and what stays as it is, with the reason."""
-    fit = compare(model.state_dict(), state)
+    fit = compare(model.state_dict(), own_names(model, state))
     if fit.reshaped:
         return {'of another shape': [f'{key} {fit.shapes[key]}' for key in fit.reshaped]}, {}
     loaded = model.load_state_dict(state, strict=False)

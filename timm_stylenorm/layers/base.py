@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..functional import backend
 from .companions import COMPANIONS
 
 
@@ -23,6 +24,7 @@ class StyleLayer(nn.Module):
         prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
         replaced: Whether the layer stands in the place of a norm layer.
+        frozen: Whether the layer follows its host where that is frozen; otherwise it trains and acts with the model.
         place: Of an attached layer: 'after' its module, 'before' it, or 'after dict', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
@@ -38,6 +40,7 @@ class StyleLayer(nn.Module):
     prefix_tokens: int = 0
     enabled: bool = True
     replaced: bool = False
+    frozen: bool = False
     place: str = 'after'
     aux: Tensor | None = None
     logits: Tensor | None = None
@@ -51,6 +54,10 @@ class StyleLayer(nn.Module):
     @classmethod
     def together(cls, layers: Sequence[Any]) -> None:
         """Called once with all layers that one style method adds to a model, where they have something to share."""
+
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the base model has not."""
+        yield from self.parameters()
 
     def set_classes(self, num_classes: int, dense: bool) -> None:
         """Called by hosts that know the classes, for layers that wait for them; 0 leaves the loss off."""
@@ -101,6 +108,22 @@ def check(layer: StyleLayer, **values: float) -> None:
     for name, value in values.items():
         if not isinstance(value, int | float) or not value > 0:
             raise ValueError(f'{type(layer).__name__}: expected a number {name} > 0, got {value!r}')
+
+
+def is_plain(module: Any, *kinds: type[nn.Module]) -> bool:
+    """Whether a module computes what its kind does from its tensors, so that these may be read without calling it.
+
+    A subclass, a wrapper, a parametrization, hooks (as those of pruning) and a forward of its own may all do more.
+    """
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return type(module) in kinds and not hooks and 'forward' not in vars(module)
+
+
+def called(module: nn.Module, small: Tensor) -> Tensor:
+    """A module's result for a small tensor, in that tensor's dtype, outside autocast."""
+    with backend.outside_autocast(small):
+        dtype = next((p.dtype for p in module.parameters()), small.dtype)
+        return module(small.to(dtype)).to(small.dtype)  # type: ignore[no-any-return]
 
 
 class RandomStyleLayer(StyleLayer):

@@ -5,19 +5,18 @@ Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Ne
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..functional import style_affine
-from .base import check
-from .norms import NormLayer, batch_moments, to_batch_norm, update_running
+from ..functional import instance_norm_rule, restyle, style_affine
+from .norms import batch_moments
+from .owned import MainFirst, affine, is_read, statistics, update_running
 
 
-class BatchInstanceNorm2d(NormLayer):
+class BatchInstanceNorm2d(MainFirst):
     """Batch-Instance Normalization: a gate for each channel between batch norm and instance norm.
 
         y = weight * (gate * BN(x) + (1 - gate) * IN(x)) + bias
@@ -27,9 +26,12 @@ class BatchInstanceNorm2d(NormLayer):
     1 (batch norm). Train it in a parameter group of its own, ten times the learning rate, no weight decay, clamped to
     [0, 1] after every step: `timm_stylenorm.gates`.
 
-    Batch moments are never synchronised: each process normalises by its own images, and `from_norm` warns where it
-    replaces a SyncBatchNorm. Differs from the authors' code in counting `num_batches_tracked`, and in working for other
-    than 4 dimensions, and in no update of the running statistics from a single value for each channel.
+    The batch norm is the child `bn`, which decides how its part is normalised: by its mode, by the statistics that it
+    has, over the processes where it is a SyncBatchNorm. torch's own kinds are computed together with the instance norm,
+    in one pass; any other is called: y = gate * bn(x) + (1 - gate) * (weight * IN(x) + bias), which is slower.
+
+    Differs from the authors' code in working for other than 4 dimensions, and in no update of the running statistics
+    from a single value for each channel. Keys: `gate`, `bn.*`. Parameters come as weight, bias, gate.
 
     Args:
         num_features: C.
@@ -41,57 +43,31 @@ class BatchInstanceNorm2d(NormLayer):
     """
 
     waits_for = 'gates'
-    dim = 4
-    synced: bool = False  # whether it replaced a SyncBatchNorm, of this group
-    process_group: Any = None
-    running_mean: Tensor
-    running_var: Tensor
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__()
-        check(self, num_features=num_features, eps=eps)
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        super().__init__(num_features, eps, momentum)
         self.gate = nn.Parameter(torch.ones(num_features))
-        self.register_buffer('running_mean', torch.zeros(num_features))
-        self.register_buffer('running_var', torch.ones(num_features))
-        self.register_buffer('num_batches_tracked', torch.tensor(0))
 
     def is_waiting(self) -> bool:
         return self.gate.requires_grad and super().is_waiting()
 
-    @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
-        layer: Any = super().from_norm(norm, **kwargs)
-        if isinstance(norm, nn.SyncBatchNorm):
-            layer.synced, layer.process_group = True, norm.process_group
-            warnings.warn(
-                f'{cls.__name__} replaces SyncBatchNorm and does not synchronise: each process normalises by its own '
-                'images',
-                stacklevel=2,
-            )
-        return layer  # type: ignore[no-any-return]
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.gate
 
     def restyle(self, x: Tensor) -> Tensor:
         if x.dim() != self.dim:
             raise ValueError(f'{type(self).__name__}: expected {self.dim} dimensions, got shape {tuple(x.shape)}')
         gate = self.gate if self.enabled else torch.ones_like(self.gate)
-        parameters = (self.weight, self.bias, gate)
-        if not self.training:
-            rule = partial(_bin_rule, eps=self.eps)
-            return style_affine(x, rule, *parameters, self.running_mean, self.running_var)
-        y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=self.eps), *parameters)
-        update_running(self, mean, var, x.numel() // x.shape[1])
-        return y
-
-    def to_norm(self) -> nn.Module:
-        """Batch norm of the replaced kind with the weights and statistics; what the gates had learnt is lost."""
-        kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[self.dim]
-        return to_batch_norm(self, kind, self.synced, self.process_group)
-
-    def extra_repr(self) -> str:
-        return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'
+        bn = self.bn
+        if not is_read(bn):
+            y = restyle(bn(x), gate.expand(len(x), -1), gate.new_zeros(1).expand(*x.shape[:2]))
+            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)  # type: ignore[no-any-return]
+        parameters, moments = (*affine(bn, x), gate), statistics(bn)
+        if moments:
+            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)  # type: ignore[no-any-return]
+        y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=bn.eps), *parameters)
+        update_running(bn, mean, var, x.numel() // x.shape[1])
+        return y  # type: ignore[no-any-return]
 
 
 class BatchInstanceNorm1d(BatchInstanceNorm2d):
@@ -104,6 +80,13 @@ class BatchInstanceNorm3d(BatchInstanceNorm2d):
     """`BatchInstanceNorm2d` for (N, C, D, H, W)."""
 
     dim = 5
+
+
+def _instance_rule(
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
+    return (1 - gate) * scale, (1 - gate) * shift
 
 
 def _bin_rule(

@@ -13,12 +13,13 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import adain, exchange_styles, style_affine
+from ..functional import adain, exchange_styles, instance_moments, restyle, style_affine
 from ..functional.styles import unbiased_std
-from .base import RandomStyleLayer, StyleLayer, check
-from .norms import update_running
+from .base import RandomStyleLayer, StyleLayer, called, check, is_plain
+from .owned import affine, statistics, update_running
 
 
 class CrossNorm(RandomStyleLayer):
@@ -116,8 +117,9 @@ class SelfNorm(StyleLayer):
     the authors' BatchNorm1d refuses, is gated by the running statistics in training too, and does not move them. The
     mode that counts is BN's own: helpers that freeze batch norms (mmseg's `norm_eval`) freeze these too.
 
-    Batch moments are never synchronised, not even where a converter has made a SyncBatchNorm of BN: each process
-    normalises by its own images.
+    The convolutions and BN are computed within one kernel from their tensors while they are plain, and called where a
+    host has changed them. Batch moments are not synchronised, not even where a converter has made a SyncBatchNorm of
+    BN: each process normalises by its own images.
 
     Args:
         num_features: C.
@@ -138,22 +140,45 @@ class SelfNorm(StyleLayer):
         self.gates = ('g', 'f')[: 1 + two]
 
     def restyle(self, x: Tensor) -> Tensor:
-        norms: list[Any] = [self.get_submodule(f'{gate}_bn') for gate in self.gates]
-        batched = [bn.training and len(x) > 1 for bn in norms]
-        tensors = []
-        for gate, bn, batch in zip(self.gates, norms, batched, strict=True):
-            tensors += [self.get_submodule(f'{gate}_fc').weight, bn.weight, bn.bias]
-            tensors += [] if batch else [bn.running_mean, bn.running_var]
+        gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
+        if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
+            return self._by_calls(x, gates)
+        moments = [() if len(x) > 1 and not statistics(bn) else _running(bn) for _, bn in gates]
+        batched = [not m for m in moments]
+        tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
-            _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for bn in norms]
+            _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
         )
         if not any(batched):
-            return style_affine(x, rule, *tensors)  # type: ignore[arg-type]
-        y, *moments = style_affine(x, rule, *tensors)  # type: ignore[arg-type]
-        learning = [bn for bn, batch in zip(norms, batched, strict=True) if batch]
-        for bn, mean, var in zip(learning, moments[::2], moments[1::2], strict=True):
+            return style_affine(x, rule, *tensors)  # type: ignore[no-any-return]
+        y, *moved = style_affine(x, rule, *tensors)
+        learning = [bn for (_, bn), batch in zip(gates, batched, strict=True) if batch]
+        for bn, mean, var in zip(learning, moved[::2], moved[1::2], strict=True):
             update_running(bn, mean, var, len(x))
-        return y
+        return y  # type: ignore[no-any-return]
+
+    def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
+        """The same, where the modules must be called."""
+        mean, var = instance_moments(x)
+        small = torch.stack([mean, unbiased_std(var, x.shape[2:].numel(), self.eps)], -1)
+        values = []
+        for fc, bn in gates:
+            z = called(fc, small)
+            if len(z) == 1 and _running(bn):
+                z = F.batch_norm(z, bn.running_mean, bn.running_var, *affine(bn, z), eps=bn.eps)
+            else:
+                z = called(bn, z)
+            values.append(z.flatten(1).sigmoid())
+        shift = mean * (values[1] - values[0]) if len(values) == 2 else torch.zeros_like(mean)
+        return restyle(x, values[0], shift)
+
+
+_READ = (nn.BatchNorm1d, nn.SyncBatchNorm)
+
+
+def _running(bn: Any) -> tuple[Tensor, ...]:
+    found = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
+    return () if any(t is None for t in found) else found  # type: ignore[return-value]
 
 
 def _selfnorm_rule(

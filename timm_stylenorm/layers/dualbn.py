@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import check
-from .norms import NormLayer, to_batch_norm
+from .owned import OwnsBatchNorm
 
 ROUTES = ('clean', 'adversarial')
 
@@ -65,11 +64,11 @@ class Halves:
         return torch.cat(parts)[self.back.to(x.device)]
 
 
-class DualBatchNorm2d(NormLayer):
+class DualBatchNorm2d(OwnsBatchNorm):
     """Batch norm with main and auxiliary weights and statistics, routed by an explicit tag; see `dual_bn.routed`.
 
-    x, y: (N, C, H, W). Keys: those of batch norm, and `aux_bn.*`, as in the authors' file aux_bn.py. A state without
-    `aux_bn` fills both. The arithmetic is torch's; both are SyncBatchNorm where `aux_bn` has been converted to it.
+    x, y: (N, C, H, W). Keys: `bn.*` and `aux_bn.*`; in the authors' file aux_bn.py the main ones have no prefix. The
+    state of a plain batch norm fills both. Each is called, and may be any kind of batch norm.
 
     Args:
         num_features: C.
@@ -85,63 +84,24 @@ class DualBatchNorm2d(NormLayer):
     """
 
     route: str | Halves = 'clean'
-    affine = track_running_stats = True
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__()
-        check(self, num_features=num_features, eps=eps)
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.num_batches_tracked: Tensor
-        self.register_buffer('running_mean', torch.zeros(num_features))
-        self.register_buffer('running_var', torch.ones(num_features))
-        self.register_buffer('num_batches_tracked', torch.tensor(0))
+        super().__init__(num_features, eps, momentum)
         self.aux_bn: nn.Module = nn.BatchNorm2d(num_features, eps, momentum)
 
-    @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
-        layer: Any = super().from_norm(norm, **kwargs)
-        if isinstance(norm, nn.SyncBatchNorm):
-            layer.aux_bn = nn.SyncBatchNorm.convert_sync_batchnorm(layer.aux_bn, norm.process_group)
-        return layer  # type: ignore[no-any-return]
-
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {**state, **{f'aux_bn.{key}': value.clone() for key, value in state.items()}}
-
-    def to_norm(self) -> nn.Module:
-        """Batch norm of the replaced kind with the main weights and statistics."""
-        synced = isinstance(self.aux_bn, nn.SyncBatchNorm)
-        return to_batch_norm(self, nn.BatchNorm2d, synced, self.process_group)
-
-    @property
-    def process_group(self) -> Any:
-        """That of SyncBatchNorm."""
-        return getattr(self.aux_bn, 'process_group', None)
+        main = super().from_plain(state)
+        aux = {f'aux_{key}': value for key, value in main.items() if getattr(self.aux_bn, key[3:], value) is not None}
+        return {**main, **{key: value.clone() for key, value in aux.items()}}
 
     def restyle(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f'{type(self).__name__}: expected a map (N, C, H, W), got shape {tuple(x.shape)}')
         if self.route == 'clean' or not self.enabled:
-            return self._main(x)
+            return self.bn(x)  # type: ignore[no-any-return]
         if self.route == 'adversarial':
             return self.aux_bn(x)  # type: ignore[no-any-return]
-        return self.route.apply(x, self._main, self.aux_bn)  # type: ignore[union-attr]
-
-    def _main(self, x: Tensor) -> Tensor:
-        kind: Any = nn.SyncBatchNorm if isinstance(self.aux_bn, nn.SyncBatchNorm) else nn.BatchNorm2d
-        return kind.forward(self, x)  # type: ignore[no-any-return]
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        """Asked by torch's forward; done in `restyle`."""
-
-    def _check_non_zero_input_channels(self, x: Tensor) -> None:
-        """Asked by torch's SyncBatchNorm."""
+        return self.route.apply(x, self.bn, self.aux_bn)  # type: ignore[union-attr]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), 'route': 'clean'}
-
-    def extra_repr(self) -> str:
-        return f'{self.num_features}, eps={self.eps}, momentum={self.momentum}'

@@ -6,7 +6,7 @@ arXiv:1807.09441.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
-from .base import check
-from .norms import NormLayer, batch_moments, update_running
+from .base import check, is_plain
+from .norms import NormLayer, batch_moments
+from .owned import affine, is_read, statistics, update_running
 
 
 class IBN(NormLayer):
@@ -25,8 +26,9 @@ class IBN(NormLayer):
     taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised. With `instance_first=False`,
     as in the authors' densenets, the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
-    In the place of a SyncBatchNorm, `BN` is one too, in the same process group. A single value for each channel, which
-    torch's batch norm refuses in training, leaves the running statistics alone.
+    `IN` and `BN` decide for themselves: by their modes, and by what hosts turn them into. torch's own are computed in
+    one pass, any others are called. In the place of a SyncBatchNorm, `BN` is one too, in the same process group. A
+    single value for each channel, which torch's batch norm refuses in training, leaves the running statistics alone.
 
     Args:
         num_features: C.
@@ -56,6 +58,7 @@ class IBN(NormLayer):
                 f'{num_features - half} for batch norm; both need one'
             )
         self.ratio, self.eps, self.instance_first = ratio, eps, instance_first
+        self.instance_channels = half
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
 
@@ -65,6 +68,9 @@ class IBN(NormLayer):
         if isinstance(norm, nn.SyncBatchNorm):
             layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
         return layer  # type: ignore[no-any-return]
+
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.IN.parameters()
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
@@ -77,22 +83,26 @@ class IBN(NormLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         bn: Any = self.BN
-        if type(bn) is not nn.BatchNorm2d:  # SyncBatchNorm, or what it was turned back into
+        plain = is_plain(self.IN, nn.InstanceNorm2d)
+        if not (plain and is_read(bn)):
             instance, batch = self._parts(x, 1)
-            rule = partial(instance_norm_rule, eps=self.eps)
-            instance = style_affine(instance, rule, *self.IN.parameters())
+            if plain:
+                rule = partial(instance_norm_rule, eps=self.eps)
+                instance = style_affine(instance, rule, *affine(self.IN, instance))
+            else:
+                instance = self.IN(instance)
             return _joined(instance, bn(batch), self.instance_first, 1)
-        parameters: list[Any] = [*self.IN.parameters(), *bn.parameters()]
+        parameters = (*affine(self.IN, x[:, : self.instance_channels]), *affine(bn, x[:, self.instance_channels :]))
         options: dict[str, Any] = {'eps': self.eps, 'instance_first': self.instance_first}
-        if not bn.training:
-            statistics = bn.running_mean, bn.running_var
-            return style_affine(x, partial(_ibn_rule, **options), *parameters, *statistics)  # type: ignore[arg-type]
+        moments = statistics(bn)
+        if moments:
+            return style_affine(x, partial(_ibn_rule, **options), *parameters, *moments)  # type: ignore[no-any-return]
         y, mean, var = style_affine(x, partial(_ibn_batch_rule, **options), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
-        return y
+        return y  # type: ignore[no-any-return]
 
     def _parts(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        return _split(x, self.IN.num_features, self.instance_first, dim)
+        return _split(x, self.instance_channels, self.instance_first, dim)
 
     def extra_repr(self) -> str:
         return f'ratio={self.ratio}' + ('' if self.instance_first else ', instance_first=False')

@@ -6,12 +6,11 @@ They are plain modules, since every SyncBatchNorm converter turns subclasses of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
@@ -46,6 +45,7 @@ class NormLayer(StyleLayer):
         Args:
             norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm` or timm's BatchNormAct2d; stays as it is. Its weights and which
                 of them train, statistics, mode, device and dtype are taken over, as far as the new layer has them.
+                What it has not (gates, an instance norm beside the batch norm) trains.
             **kwargs: Arguments of the layer; `eps` and `momentum` are those of `norm` by default.
 
         Raises:
@@ -58,14 +58,19 @@ class NormLayer(StyleLayer):
         layer.load_state_dict(norm.state_dict(), strict=False)
         layer.to(norm.weight.device, norm.weight.dtype)
         trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
+        layer.replaced = True
+        added = {*layer.added_parameters()}
         for name, parameter in layer.named_parameters():
-            parameter.requires_grad_(trained.get(name.rpartition('.')[2], any(trained.values())))
+            parameter.requires_grad_(parameter in added or trained.get(name.rpartition('.')[2], True))
         for name in ('drop', 'act'):
             follower = getattr(norm, name, None)
             if isinstance(follower, nn.Module):
                 setattr(layer, name, follower)
-        layer.replaced = True
         return layer.train(norm.training)
+
+    def added_parameters(self) -> Iterator[nn.Parameter]:
+        if not self.replaced:
+            yield from self.parameters()
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The layer's entries for the state of a batch norm: without the statistics, where the layer keeps none."""
@@ -78,15 +83,19 @@ class NormLayer(StyleLayer):
                 y = module(y)
         return y
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def take_plain(self, state: Any, prefix: str) -> None:
+        """Rename the entries of a batch norm below `prefix`, in place, to those of this layer."""
         names = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
-        plain = {k: state_dict[prefix + k] for k in names if prefix + k in state_dict}
+        plain = {k: state[prefix + k] for k in names if prefix + k in state}
         ours = self.from_plain(plain)
         if ours.keys() != plain.keys():
             for key in plain:
-                del state_dict[prefix + key]
+                del state[prefix + key]
             for key, value in ours.items():
-                state_dict.setdefault(prefix + key, value)
+                state.setdefault(prefix + key, value)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -107,37 +116,10 @@ def _refuse(cls: type, norm: Any) -> None:
             )
 
 
-def to_batch_norm(layer: Any, kind: Any, synced: bool, process_group: Any) -> nn.Module:
-    """The batch norm that a layer with its weights and statistics stands for: of torch, timm's fused one, or synced."""
-    norm: Any = kind(layer.num_features, layer.eps, layer.momentum)
-    if layer.act is not None:  # it replaced timm's fused layer
-        norm = BatchNormAct2d(layer.num_features, layer.eps, layer.momentum)
-        norm.drop, norm.act = layer.drop, layer.act
-    norm.to(layer.weight.device, layer.weight.dtype).load_state_dict(layer.state_dict(), strict=False)
-    for name in ('weight', 'bias'):
-        getattr(norm, name).requires_grad_(getattr(layer, name).requires_grad)
-    return (convert_sync_batchnorm(norm, process_group) if synced else norm).train(layer.training)
-
-
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Moments over images and positions, (C,), from the instance moments, (N, C); biased."""
     batch_mean = mean.mean(0)
     return batch_mean, var.mean(0) + (mean - batch_mean).square().mean(0)
-
-
-def update_running(bn: Any, mean: Tensor, var: Tensor, count: int) -> None:
-    """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average.
-
-    No update from a single value: it has no variance, and running variances would go to 0.
-    """
-    if count == 1:
-        return
-    with torch.no_grad():
-        bn.num_batches_tracked.add_(1)
-        factor = bn.momentum if bn.momentum is not None else 1 / bn.num_batches_tracked.float()
-        bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), factor)
-        unbiased = (var * (count / (count - 1))).to(bn.running_var.dtype)
-        bn.running_var.lerp_(unbiased, factor)
 
 
 class InstanceNorm(NormLayer):

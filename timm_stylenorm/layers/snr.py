@@ -7,14 +7,14 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import dual_causality_loss, instance_norm_rule, restyle, style_affine
-from ..functional.backend import widen
-from .base import StyleLayer, check
+from ..functional import dual_causality_loss, instance_moments, instance_norm_rule, restyle, style_affine
+from .base import StyleLayer, called, check, is_plain
 
 
 class SNR(StyleLayer):
@@ -25,7 +25,8 @@ class SNR(StyleLayer):
         y  = F~ + a * R                                       F- = F~ + (1 - a) * R, for the loss only
 
     x, y: (N, C, *spatial); m, v: instance mean and biased variance, in training and evaluation alike. The mean of R is
-    m - bias, and y is an affine map of x, so nothing but y itself is computed on the map.
+    m - bias, and y is an affine map of x, so nothing but y itself is computed on the map. fc1 and fc2 are computed in
+    that kernel from their weights where they are plain convolutions, and called where somebody has changed them.
 
     With `num_classes` a class head turns on the dual causality loss in training (`functional.dual_causality_loss` of
     the logits of F~, y, F-), left in `aux` times `loss_weight`. `dense=False`: logits = head(mean over positions),
@@ -95,47 +96,68 @@ class SNR(StyleLayer):
             self._reset_head()
 
     def restyle(self, x: Tensor) -> Tensor:
-        parameters = (self.weight, self.bias, *self.fc1.parameters(), *self.fc2.parameters())
+        gate, tensors = self._gate(x)
+        rule: Any = partial(_snr_rule, gate=gate, eps=self.eps)
         if not self.training or self.head is None:
-            return style_affine(x, partial(_snr_rule, eps=self.eps), *parameters)
-        y, *branches = style_affine(x, partial(_snr_rule_with_branches, eps=self.eps, dense=self.dense), *parameters)
-        if self.dense:
-            weight = self.head.weight.reshape(*self.head.weight.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
-            maps = restyle(x, *branches[:2]), y, restyle(x, *branches[2:])
-            convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
-            logits = [convolve(f, weight, self.head.bias.to(x.dtype)) for f in maps]
-        else:
-            logits = [F.linear(f, widen(self.head.weight), widen(self.head.bias)) for f in branches]
+            return style_affine(x, rule, self.weight, self.bias, *tensors)  # type: ignore[no-any-return]
+        rule = partial(_snr_rule_with_branches, gate=gate, eps=self.eps, dense=self.dense)
+        y, *branches = style_affine(x, rule, self.weight, self.bias, *tensors)
+        maps = (restyle(x, *branches[:2]), y, restyle(x, *branches[2:])) if self.dense else branches
+        logits = [self._logits(self.head, f) for f in maps]
         self.logits = logits[1]
         self.aux = self.loss_weight * dual_causality_loss(*logits)
-        return y
+        return y  # type: ignore[no-any-return]
+
+    def _gate(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+        """How the rule gets the gate, and the tensors for that: of plain convolutions theirs, else the gate itself."""
+        if is_plain(self.fc1, nn.Conv2d) and is_plain(self.fc2, nn.Conv2d):
+            return _gate_rule, (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # type: ignore[return-value]
+        mean, _ = instance_moments(x)
+        hidden = called(self.fc1, (mean - self.bias)[..., None, None]).relu()
+        return _given, (called(self.fc2, hidden).flatten(1).sigmoid(),)
+
+    def _logits(self, head: nn.Module, f: Tensor) -> Tensor:
+        """Class logits of pooled features (N, C), or at every position of a map (N, C, *spatial)."""
+        if f.dim() == 2:
+            return called(head, f)
+        if not is_plain(head, nn.Linear):
+            return head(f.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+        weight: Any = head.weight
+        convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[f.dim()]
+        weight = weight.reshape(*weight.shape, *(1,) * (f.dim() - 2)).to(f.dtype)
+        return convolve(f, weight, head.bias.to(f.dtype))  # type: ignore[operator, arg-type]
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, reduction={self.reduction}, eps={self.eps}'
 
 
-def _normalisation_and_gate(
-    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *gate: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """F~ as scale and shift, and the gate a; each (N, C)."""
-    w1, b1, w2, b2 = gate
+def _gate_rule(mean: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """The gate a, (N, C), from the weights of its two convolutions."""
     hidden = F.linear(mean - bias, w1.flatten(1), b1).relu()
+    return F.linear(hidden, w2.flatten(1), b2).sigmoid()
+
+
+def _given(mean: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    """The gate where it has been computed."""
+    return gate
+
+
+def _snr_rule(
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Any, eps: float
+) -> tuple[Tensor, Tensor]:
     scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
-    return scale, shift, F.linear(hidden, w2.flatten(1), b2).sigmoid()
-
-
-def _snr_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    scale, shift, gate = _normalisation_and_gate(mean, var, *parameters, eps=eps)
-    return gate + (1 - gate) * scale, (1 - gate) * shift
+    a = gate(mean, bias, *tensors)
+    return a + (1 - a) * scale, (1 - a) * shift
 
 
 def _snr_rule_with_branches(
-    mean: Tensor, var: Tensor, *parameters: Tensor, eps: float, dense: bool
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Any, eps: float, dense: bool
 ) -> tuple[Tensor, ...]:
     """The output's scale and shift, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
-    scale, shift, gate = _normalisation_and_gate(mean, var, *parameters, eps=eps)
-    useful = gate + (1 - gate) * scale, (1 - gate) * shift
-    useless = 1 - gate + gate * scale, gate * shift
+    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
+    a = gate(mean, bias, *tensors)
+    useful = a + (1 - a) * scale, (1 - a) * shift
+    useless = 1 - a + a * scale, a * shift
     if dense:
         return *useful, scale, shift, *useless
-    return *useful, *(mean * a + b for a, b in ((scale, shift), useful, useless))
+    return *useful, *(mean * s + b for s, b in ((scale, shift), useful, useless))

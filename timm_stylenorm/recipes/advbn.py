@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..dual_bn import routed
 from ..errors import unknown
 from ..layers import AdvBN, StyleLayer
-from ..surgery.add import add_style, provide, style_layers
+from ..surgery.add import add_style, style_layers
+from ..surgery.companions import provide
 from ..surgery.context import evaluating
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites

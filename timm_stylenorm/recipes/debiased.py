@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..dual_bn import routed
 from ..layers.base import beta
-from ..surgery.add import provide
+from ..surgery.companions import provide
 from ..surgery.structure import batch_norms
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser

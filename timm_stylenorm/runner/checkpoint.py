@@ -17,7 +17,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import checkpoint as host
 
 from ..checkpoints import compare, existing, reading, safe_globals
-from ..surgery.add import training_only_keys
+from ..layers.owned import own_names
+from ..surgery.companions import training_only_keys
 from .model import bare_model
 from .plain import from_plain
 
@@ -84,7 +85,7 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str
         ValueError: naming both sides and the first keys that do not fit.
     """
     state = checkpoint.get('state_dict', checkpoint)
-    loaded = {k.removeprefix('module.'): v for k, v in state.items()}
+    loaded = own_names(model, {k.removeprefix('module.'): v for k, v in state.items()})
     own = dict(model.state_dict())
     fit = compare(own, loaded, training_only_keys(model))
     weights = {k for k, v in own.items() if v.ndim > 1}

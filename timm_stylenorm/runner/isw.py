@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..surgery.add import provide
+from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
 from .host import image_format
 from .loaders import forward_in, same_size, target_loader

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..recipes import Part, Recipe, build_recipe
 from ..surgery.add import add_style
+from ..surgery.frozen import let_style_train
 from ..surgery.losses import set_classes, style_losses
 from .host import image_format
 from .model import StyleLossMixin, warn_without_recipe
@@ -66,7 +67,14 @@ class StyledModel(StyleLossMixin):
             shown = image_format(model.data_preprocessor)
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
             self.recipe.prepare(model, part, self._turned(shown.mean), self._turned(shown.std))
-        part.train(part.training)  # frozen stages freeze what was just added, too
+        part.train(part.training)  # it freezes stages of the base, with what was just added
+        let_style_train(part, part.training)
+
+    def train(self, mode: bool = True) -> Any:
+        """The model's own, in which backbones freeze stages; what style methods added there trains and acts on."""
+        super().train(mode)  # type: ignore[misc]
+        let_style_train(self, mode)  # type: ignore[arg-type]
+        return self
 
     def known_classes(self) -> tuple[int, bool]:
         """Number of classes, and whether labels are maps; 0 classes where images have no label, as in detection."""

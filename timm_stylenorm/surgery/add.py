@@ -35,7 +35,8 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
         model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
             a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
-            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do.
+            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do. With `frozen=True` what is added does
+            not train at frozen places, nor act where these are in evaluation; it does otherwise.
         **kwargs: `sites` and arguments of the layer, where `style` is a single method.
 
     Returns:
@@ -70,6 +71,7 @@ class _Request:
     sites: list[Site]
     layout: dict[str, Any]
     kwargs: dict[str, Any]
+    frozen: bool
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,15 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
     method = get_method(name)
     method.check_kwargs(name, kwargs)
     names = kwargs.pop('sites', None)
+    frozen = kwargs.pop('frozen', False)
+    if not isinstance(frozen, bool):
+        raise ValueError(f'style method {name!r}: frozen must be true or false, got {frozen!r}')
     layout: dict[str, Any] = {k: kwargs.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in kwargs}
     if layout.get('channel_dim', 1) not in (1, -1):
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
     sites = find_sites(model, method.sites if names is None else names, tokens='channel_dim' in layout)
     declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
-    return _Request(name, declared, layout, kwargs)
+    return _Request(name, declared, layout, kwargs, frozen)
 
 
 def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
@@ -122,6 +127,10 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
             layout = site.channels, site.channel_dim, site.prefix_tokens
             unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout))
         layer = (_replacement if replaces else _addition)(model, name, site, request.kwargs)
+        if request.frozen:
+            _follow(layer, site.module)
+        elif not replaces:
+            layer.train(model.training)
         layer.label = f'{name}.{site.label}'
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
         plans.append(_Plan(site, name, layer, unchecked))
@@ -183,7 +192,16 @@ def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]
     like = next(site.module.parameters(), next(model.parameters(), None))
     if like is not None:
         layer.to(like.device, like.dtype)
-    return layer.train(site.module.training)
+    return layer
+
+
+def _follow(layer: StyleLayer, module: nn.Module) -> None:
+    """Make a layer as frozen as the module at its place."""
+    layer.frozen = True
+    layer.train(module.training)
+    learning = [p.requires_grad for p in module.parameters()]
+    if learning and not any(learning):
+        layer.requires_grad_(False)
 
 
 def _both_replace(first: str, second: str, site: Site) -> str:
@@ -269,16 +287,3 @@ def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield from module.named_parameters(prefix=name)
-
-
-def provide(model: nn.Module, companion: str) -> None:
-    """Note that the layers of a model have what they waited for: the warnings about it end."""
-    for _, layer in style_layers(model):
-        if layer.waits_for == companion:
-            layer.waits_for = ''
-
-
-def training_only_keys(model: nn.Module) -> set[str]:
-    """Keys of tensors that only training needs, whether the layers have them or not; see `StyleLayer`."""
-    layers = ((name, m) for name, m in model.named_modules() if isinstance(m, StyleLayer))
-    return {f'{name}.{key}'.lstrip('.') for name, layer in layers for key in layer.training_only}

@@ -263,7 +263,8 @@ def _shorten(module: nn.Module) -> None:
     elif kind in _KEEPS_SHAPE_COPIES:
         vars(module)['forward'] = torch.Tensor.contiguous
     elif kind is BatchNormAct2d:
-        vars(module)['forward'] = lambda x: module.act(module.drop(x))
+        act_norm: Any = module
+        vars(module)['forward'] = lambda x: act_norm.act(act_norm.drop(x))
 
 
 def _same(x: Tensor) -> Tensor:

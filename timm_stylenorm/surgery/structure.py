@@ -121,10 +121,8 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
 
 def batch_norms(model: nn.Module) -> Iterator[Named]:
     """Norm layers of maps that keep batch statistics, and what has replaced them."""
-    inside: set[nn.Module] = set()
+    inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
     for name, module in model.named_modules():
-        if isinstance(module, NormLayer):
-            inside.update(module.modules())
         if (isinstance(module, NormLayer) and module.replaced) or (is_batch_norm(module) and module not in inside):
             yield name, module
 

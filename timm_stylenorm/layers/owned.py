@@ -1,0 +1,172 @@
+"""Layers that replace a batch norm and own one, so that whatever looks for batch norms in a model finds it.
+
+Freezing, re-estimating of statistics, adaptation at test time and SyncBatchNorm converters ask for `nn.BatchNorm2d`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, nn
+
+from .base import check, is_plain
+from .norms import NormLayer, is_frozen
+
+KINDS: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+class OwnsBatchNorm(NormLayer):
+    """A norm layer with the batch norm `bn`, whose weights, statistics and mode are the layer's own.
+
+    `bn` may become what hosts turn a batch norm into: SyncBatchNorm, a frozen one, one without statistics. Its tensors
+    are saved as `bn.*`; the keys of a plain batch norm, and those of a file with them beside the layer's own, are read.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance.
+        momentum: Of the running statistics; None for a plain average.
+    """
+
+    dim = 4
+    bn: Any
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        check(self, num_features=num_features, eps=eps)
+        self.num_features = num_features
+        self.bn = KINDS[self.dim](num_features, eps, momentum)
+
+    @classmethod
+    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+        layer: Any = super().from_norm(norm, **kwargs)
+        if isinstance(norm, nn.SyncBatchNorm):
+            for name in ('bn', 'aux_bn'):
+                if hasattr(layer, name):
+                    plain = layer.get_submodule(name)
+                    setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group))
+        return layer  # type: ignore[no-any-return]
+
+    def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f'bn.{k}': v for k, v in state.items() if getattr(self.bn, k, v) is not None}
+
+    def to_norm(self) -> nn.Module:
+        """The batch norm, of the kind that was replaced; what else the layer had learnt is lost."""
+        bn = self.bn
+        if self.act is None:
+            return bn  # type: ignore[no-any-return]
+        norm: Any = FrozenBatchNormAct2d(self.num_features, self.eps)  # it replaced timm's fused layer
+        if not is_frozen(bn):
+            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
+            norm.track_running_stats = bn.track_running_stats
+        norm._parameters.update(bn._parameters)
+        norm._buffers.update(bn._buffers)
+        norm.drop, norm.act = self.drop, self.act
+        if isinstance(bn, nn.SyncBatchNorm):
+            norm = convert_sync_batchnorm(norm, bn.process_group)
+        return norm.train(bn.training)  # type: ignore[no-any-return]
+
+    @property
+    def eps(self) -> float:
+        """That of `bn`."""
+        return innermost(self.bn).eps  # type: ignore[no-any-return]
+
+    @property
+    def momentum(self) -> float | None:
+        """That of `bn`."""
+        return getattr(innermost(self.bn), 'momentum', None)
+
+    @property
+    def weight(self) -> Any:
+        """That of `bn`, (C,), as are the following; None where it has none."""
+        return getattr(innermost(self.bn), 'weight', None)
+
+    @property
+    def bias(self) -> Any:
+        return getattr(innermost(self.bn), 'bias', None)
+
+    @property
+    def running_mean(self) -> Any:
+        return getattr(innermost(self.bn), 'running_mean', None)
+
+    @property
+    def running_var(self) -> Any:
+        return getattr(innermost(self.bn), 'running_var', None)
+
+    @property
+    def num_batches_tracked(self) -> Any:
+        return getattr(innermost(self.bn), 'num_batches_tracked', None)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_features}'
+
+
+class MainFirst(OwnsBatchNorm):
+    """Its own parameters come behind those of `bn`, where they have always been: optimizers save states by position."""
+
+    def named_modules(self, memo: Any = None, prefix: str = '', remove_duplicate: bool = True) -> Iterator[Any]:
+        first, *rest = [*super().named_modules(memo, prefix, remove_duplicate)] or [None]
+        yield from rest
+        if first is not None:
+            yield first
+
+
+def own_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict, of a plain model or of this one, in the names that this model gives its batch norms."""
+    result = dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, OwnsBatchNorm):
+            module.take_plain(result, f'{name}.' if name else '')
+    return result
+
+
+def innermost(bn: Any) -> Any:
+    """The batch norm itself, out of what wraps it."""
+    if hasattr(bn, 'eps'):
+        return bn
+    return next((m for m in bn.modules() if hasattr(m, 'eps')), bn)
+
+
+def is_read(bn: Any) -> bool:
+    """Whether a batch norm can be computed from its tensors: torch's own or a frozen one, which nobody has changed."""
+    frozen = is_frozen(bn) and type(bn) is not FrozenBatchNormAct2d
+    return is_plain(bn, *KINDS.values(), *([type(bn)] if frozen else []))
+
+
+def affine(bn: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a batch norm; ones and zeros of the channels of `like` (N, C, ...) where it has none."""
+    bn = innermost(bn)
+    weight, bias = (getattr(bn, name, None) for name in ('weight', 'bias'))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    c = like.shape[1]
+    weight = like.new_ones(c, dtype=dtype) if weight is None else weight
+    return weight, like.new_zeros(c, dtype=dtype) if bias is None else bias
+
+
+def statistics(bn: Any) -> tuple[Tensor, ...]:
+    """The running moments by which a batch norm normalises now; none where it takes those of the batch."""
+    if (bn.training and not is_frozen(bn)) or bn.running_mean is None or bn.running_var is None:
+        return ()
+    return bn.running_mean, bn.running_var
+
+
+def update_running(bn: Any, mean: Tensor, var: Tensor, count: int) -> None:
+    """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average.
+
+    None where it is in evaluation, is frozen, does not track its statistics or has none. None from a single value
+    either: it has no variance, and running variances would go to 0.
+    """
+    tracked = bn.training and not is_frozen(bn) and bn.track_running_stats and bn.running_mean is not None
+    if count == 1 or not tracked:
+        return
+    with torch.no_grad():
+        counter = bn.num_batches_tracked
+        if counter is not None:
+            counter.add_(1)
+        plain = 0.0 if counter is None else 1 / counter.float()
+        factor = bn.momentum if bn.momentum is not None else plain
+        bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), factor)
+        unbiased = (var * (count / (count - 1))).to(bn.running_var.dtype)
+        bn.running_var.lerp_(unbiased, factor)
