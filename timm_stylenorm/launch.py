@@ -42,7 +42,7 @@ from .gates import separate_gates
 from .host import OPTIMIZER_PLACES, create_model_places, exchanged
 from .methods import get_method
 from .models import default_cfgs, register_variants
-from .plain import admit_plain
+from .models.plain import admit_plain
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
 from .surgery.add import add_style, style_layers

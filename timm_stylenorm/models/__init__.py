@@ -9,9 +9,9 @@ from typing import Any
 from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
 from torch import nn
 
-from .errors import unknown
-from .host import architectures, copy_pretrained_cfgs
-from .methods import METHODS, Method, get_method
+from ..errors import unknown
+from ..host import architectures, copy_pretrained_cfgs
+from ..methods import METHODS, Method, get_method
 from .pretrained import build
 
 __all__: list[str] = []  # every registered name

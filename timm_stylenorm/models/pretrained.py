@@ -16,11 +16,11 @@ import torch
 from timm.models import load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from .checkpoints import Fit, compare
+from ..checkpoints import Fit, compare
+from ..surgery.add import add_style
+from ..surgery.companions import training_only_keys
+from ..surgery.structure import batch_norms
 from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
-from .surgery.add import add_style
-from .surgery.companions import training_only_keys
-from .surgery.structure import batch_norms
 
 _logger = logging.getLogger(__name__)
 _SOURCES = ('state_dict', 'file', 'hf_hub_id', 'url')  # of a pretrained cfg, in the order in which timm looks at them

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checkpoints import Fit
-from .layers import StyleLayer
+from ..checkpoints import Fit
+from ..layers import StyleLayer
 
 _logger = logging.getLogger(__name__)
 _BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())
