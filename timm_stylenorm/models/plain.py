@@ -95,10 +95,14 @@ def _keep_style(
 def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, Tensor]]:
     """What layers hold beyond what the weights of a plain model give."""
     found = by_owner(layers, keys)
+    tried: dict[Any, list[str]] = {}  # layers of one kind lack the same
     for path, layer in layers.items():
         own = layer.state_dict()
         names: Iterable[str] = own
         if layer.replaced and own:
             given = {name: keys[f'{path}.{name}'] for name in found.get(path, ())}
-            names = copy.deepcopy(layer).load_state_dict(given, strict=False).missing_keys if given else ()
+            kind = type(layer), *own, None, *sorted(given)
+            if given and kind not in tried:
+                tried[kind] = copy.deepcopy(layer).load_state_dict(given, strict=False).missing_keys
+            names = tried.get(kind, ())
         yield from ((f'{path}.{name}', own[name]) for name in names)
