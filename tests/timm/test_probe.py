@@ -13,6 +13,17 @@ import timm_stylenorm
 from timm_stylenorm.surgery.probe import probe
 from timm_stylenorm.surgery.sites import find_sites
 
+SHALLOW = {
+    'cait_xxs24_224': dict(depth=2),
+    'pvt_v2_b0': dict(depths=(1, 2, 1, 1)),
+    'swin_tiny_patch4_window7_224': dict(depths=(1, 1, 1, 1)),
+    'vit_tiny_patch16_224': dict(depth=2),
+}
+
+
+def create(arch):
+    return timm.create_model(arch, **SHALLOW.get(arch, {}))
+
 
 def layers(model):
     return [layer for _, layer in timm_stylenorm.style_layers(model)]
@@ -59,7 +70,7 @@ def assert_same(before, after):
     ],
 )
 def test_the_layout_is_that_of_what_arrives(arch, style, sites, expected):
-    model = timm.create_model(arch)
+    model = create(arch)
     options = {} if sites is None else {'sites': sites, 'channel_dim': -1} if 'mlp' in sites else {'sites': sites}
     timm_stylenorm.add_style(model, style, **options)
     assert set(layouts(model)) == expected
@@ -74,7 +85,7 @@ def test_the_layout_is_that_of_what_arrives(arch, style, sites, expected):
     ],
 )
 def test_channels_are_those_of_what_arrives(arch, style, sites, channels):
-    (layer,) = layers(timm_stylenorm.add_style(timm.create_model(arch), style, sites=sites))
+    (layer,) = layers(timm_stylenorm.add_style(create(arch), style, sites=sites))
     assert len(next(layer.parameters())) == channels
 
 
@@ -87,7 +98,7 @@ def test_channels_are_those_of_what_arrives(arch, style, sites, channels):
     ],
 )
 def test_what_is_no_map_of_the_images_is_refused_and_changes_nothing(arch, style, message):
-    model = timm.create_model(arch)
+    model = create(arch)
     before = state(model)
     with pytest.raises(ValueError, match=message):
         timm_stylenorm.add_style(model, style)
