@@ -193,10 +193,21 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(name, method):
             torch.testing.assert_close(checkpointed[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
-def test_frozen_stages_freeze_their_style_layers():
-    model = segmentor(backbone(frozen_stages=1), style='snr')
-    trained = {label: any(p.requires_grad for p in layer.parameters()) for label, layer in style_layers(model)}
-    assert trained == {'snr.stage1': False, 'snr.stage2': True, 'snr.stage3': True}
+@pytest.mark.parametrize('frozen', [False, True])
+def test_style_layers_of_frozen_stages_train_unless_they_are_to_be_frozen_too(frozen):
+    model = segmentor(backbone(frozen_stages=1), style=[{'type': m, 'frozen': frozen} for m in ('snr', 'mixstyle')])
+    for _ in range(2):
+        layers = dict(style_layers(model))
+        trained = {
+            label: any(p.requires_grad for p in layers[label].parameters()) for label in layers if 'snr' in label
+        }
+        assert trained == {'snr.stage1': not frozen, 'snr.stage2': True, 'snr.stage3': True}
+        assert not any(p.requires_grad for p in model.backbone.layer1[0].parameters())
+        model.train()
+        modes = {label: layer.training for label, layer in layers.items()}
+        assert modes == {label: not (frozen and 'stage1' in label) for label in layers}
+        assert not model.backbone.layer1[0].training
+        assert not any(layer.training for _, layer in style_layers(model.eval()))
 
 
 def test_snr_as_plugin_sits_in_every_block_and_its_losses_are_collected():

@@ -124,7 +124,9 @@ def test_a_run_goes_on_where_it_ended(run):
     assert len(losses) == 3
     second = weights(run.out / 'last.pth.tar')
     assert first.keys() == second.keys() == weights(run.out.with_name('whole') / 'last.pth.tar').keys()
-    assert int(second['layer2.0.bn1.num_batches_tracked']) == 2 * int(first['layer2.0.bn1.num_batches_tracked']) == 6
+    assert (
+        int(second['layer2.0.bn1.bn.num_batches_tracked']) == 2 * int(first['layer2.0.bn1.bn.num_batches_tracked']) == 6
+    )
 
 
 def test_validate_reads_what_train_has_written(run, caplog, capsys):

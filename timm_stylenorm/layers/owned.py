@@ -5,7 +5,7 @@ Freezing, re-estimating of statistics, adaptation at test time and SyncBatchNorm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -114,12 +114,23 @@ class MainFirst(OwnsBatchNorm):
 
 
 def own_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict, of a plain model or of this one, in the names that this model gives its batch norms."""
+    """A state dict, of a plain model or of a styled one, in the names that this model gives its batch norms."""
     result = dict(state)
     for name, module in model.named_modules():
         if isinstance(module, OwnsBatchNorm):
             module.take_plain(result, f'{name}.' if name else '')
+    rename_main(model.state_dict().keys(), result)
     return result
+
+
+def rename_main(own: Collection[str], state: MutableMapping[str, Any], prefix: str = '') -> None:
+    """For a model with plain batch norms: the main half of dual ones in a file (all keys of which may begin with
+    `prefix`) gets their names, in place."""
+    for key in [k for k in state if '.aux_bn.' in k]:
+        path, _, last = key.removeprefix(prefix).partition('.aux_bn.')
+        old, new = f'{path}.bn.{last}', f'{path}.{last}'
+        if new in own and old not in own and prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
 
 
 def innermost(bn: Any) -> Any:

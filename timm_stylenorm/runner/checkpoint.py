@@ -6,7 +6,7 @@ saved as plain data; `CheckpointGuardHook` compares names and shapes before anyt
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import checkpoint as host
 
 from ..checkpoints import compare, existing, reading, safe_globals
-from ..layers.owned import own_names
+from ..layers.owned import own_names, rename_main
 from ..surgery.companions import training_only_keys
 from .model import bare_model
 from .plain import from_plain
@@ -130,4 +130,9 @@ class CheckpointGuardHook(Hook):
         source = str(runner._load_from or runner.work_dir)
         if training and runner._resume:
             check_resumable(checkpoint, source)
+        state = checkpoint.get('state_dict', checkpoint)
+        if isinstance(state, MutableMapping):
+            rename_main(
+                model.state_dict().keys(), state, 'module.' if any(k.startswith('module.') for k in state) else ''
+            )
         check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)
