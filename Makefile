@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint setup
+.PHONY: demo test test-slow sweep lint setup
 
 demo: setup
 	$(BIN)/python tools/demo.py
@@ -15,7 +15,10 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(BIN)/python -m pytest -m 'slow and not gpu and not sweep' --numprocesses auto --maxprocesses 4 --dist worksteal
+
+sweep: setup
+	$(BIN)/python -m pytest -m sweep --log-cli-level=INFO
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,8 +24,8 @@ class Method:
         paper: Authors, venue and arXiv number.
         above: Takes the place of the batch norms behind the layer; None where these stay.
         recipe: The training procedure without which the layer does nothing, see `recipes`; None where it needs none.
-        companions: What else the layer may need beside it: keys of `layers.COMPANIONS`. Hosts provide it, or the layer
-            warns in training, with the cure.
+        companions: What else the layer may need beside it: keys of `layers.companions.COMPANIONS`. Hosts provide it,
+            or the layer warns in training, with the cure.
     """
 
     layer: type[layers.StyleLayer]

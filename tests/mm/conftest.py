@@ -10,6 +10,10 @@ HOST = importlib.util.find_spec('mmengine') is not None
 collect_ignore_glob = [] if HOST else ['*']
 
 if HOST:
+    import compiled_ops
+
+    compiled_ops.install()  # before anything imports mmcv.ops
+
     from mmengine.config import utils
     from mmengine.dataset import base_dataset
     from mmengine.registry import DefaultScope

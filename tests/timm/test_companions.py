@@ -8,7 +8,7 @@ import torch
 
 import timm_stylenorm
 from timm_stylenorm.gates import separate_gates
-from timm_stylenorm.layers import COMPANIONS
+from timm_stylenorm.layers.companions import COMPANIONS
 from timm_stylenorm.methods import METHODS
 from timm_stylenorm.recipes import build_recipe
 from timm_stylenorm.surgery.losses import set_classes

@@ -1,6 +1,6 @@
 """One small model of every file of timm and torchvision times methods: refused at build, or right. Slow.
 
-`pytest -m slow tests/timm/test_probe_sweep.py --log-cli-level=INFO` prints the table.
+A few models are slow tests; `make sweep` runs all, half an hour, and prints the table.
 """
 
 import collections
@@ -36,8 +36,11 @@ def _smallest(module):
     return min(names, key=_size, default=None)
 
 
-MODELS = [('timm', name) for name in map(_smallest, timm.list_modules()) if name]
-MODELS += [('torchvision', name) for name in TORCHVISION]
+FEW = ('resnet', 'pvt_v2', 'mvitv2', 'res2net', 'selecsls', 'convnext', 'swin_transformer', 'vision_transformer')
+EVERY = [('timm', name) for name in map(_smallest, timm.list_modules()) if name]
+EVERY += [('torchvision', name) for name in TORCHVISION]
+SHORT = {('timm', _smallest(module)) for module in FEW}
+MODELS = [case if case in SHORT else pytest.param(*case, marks=pytest.mark.sweep) for case in EVERY]
 
 
 def _build(family, name):

@@ -49,11 +49,13 @@ def verify(conversion: Conversion, model: nn.Module | str | None = None, num_cla
 
 def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What does not fit, by kind, and what stays as it is, with the reason."""
-    fit = compare(model.state_dict(), own_names(model, state))
+    own, named = model.state_dict(), own_names(model, state)
+    fit = compare(own, named)
     if fit.reshaped:
         return {'of another shape': [f'{key} {fit.shapes[key]}' for key in fit.reshaped]}, {}
+    absent = [key for key in own if key not in named]  # loading may fill some in
     loaded = model.load_state_dict(state, strict=False)
-    left = {key: why for key in loaded.missing_keys if (why := _may_lack(key, model, state)) is not None}
+    left = {key: why for key in absent if (why := _may_lack(key, model, state)) is not None}
     missing = [key for key in loaded.missing_keys if key not in left]
     return {'unknown': list(loaded.unexpected_keys), 'missing': missing}, left
 

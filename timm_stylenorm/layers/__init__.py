@@ -4,7 +4,6 @@ from .advbn import AdvBN
 from .base import StyleLayer
 from .bin import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .cnsn import CrossNorm, SelfNorm
-from .companions import COMPANIONS, Companion
 from .domainnorm import DomainNorm2d
 from .dsu import DSU
 from .dualbn import DualBatchNorm2d
@@ -16,7 +15,6 @@ from .snr import SNR
 from .whitening import InstanceWhitening, SelectiveWhitening
 
 __all__ = [
-    'COMPANIONS',
     'DSU',
     'IBN',
     'SNR',
@@ -24,7 +22,6 @@ __all__ = [
     'BatchInstanceNorm1d',
     'BatchInstanceNorm2d',
     'BatchInstanceNorm3d',
-    'Companion',
     'CrossNorm',
     'DomainNorm2d',
     'DualBatchNorm2d',
