@@ -9,7 +9,6 @@ from typing import Any
 
 import timm
 import timm.models
-import timm.optim
 from timm.models import DefaultCfg
 from timm.models._features import FeatureGetterNet
 from timm.models._features_fx import FeatureGraphNet
@@ -21,12 +20,10 @@ from timm.models._registry import (
     _model_with_tags,
 )
 from timm.models.regnet import RegStage
-from timm.optim import Lookahead
 from torch.optim import Optimizer
 
 __all__ = [
     'HOOKS_OF_FORWARD',
-    'OPTIMIZER_PLACES',
     'FeatureGetterNet',
     'FeatureGraphNet',
     'RegStage',
@@ -34,6 +31,7 @@ __all__ = [
     'compiled_call_off',
     'copy_pretrained_cfgs',
     'create_model_places',
+    'create_optimizer_places',
     'exchanged',
     'inner_optimizer',
 ]
@@ -49,9 +47,6 @@ def compiled_call_off(attributes: dict[str, Any]) -> None:
     """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
     if attributes.get('_compiled_call_impl') is not None:
         attributes['_compiled_call_impl'] = None
-
-
-OPTIMIZER_PLACES: list[Any] = [timm.optim, timm.optim._optim_factory]  # where scripts find `create_optimizer_v2`
 
 
 def architectures() -> Collection[str]:
@@ -83,12 +78,21 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     """The optimizer whose hooks run in each step: `Lookahead` runs none of its own."""
+    from timm.optim import Lookahead  # which `import timm` does not load
+
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
 
 
 def create_model_places() -> list[Any]:
     """The modules under whose names scripts import `create_model`."""
     return [timm, timm.models, timm.models._factory]
+
+
+def create_optimizer_places() -> list[Any]:
+    """The modules under whose names scripts import `create_optimizer_v2`."""
+    import timm.optim
+
+    return [timm.optim, timm.optim._optim_factory]
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from torch import nn
 
 from .checkpoints import Fit
 from .gates import separate_gates
-from .host import OPTIMIZER_PLACES, create_model_places, exchanged
+from .host import create_model_places, create_optimizer_places, exchanged
 from .methods import get_method
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
@@ -220,7 +220,8 @@ def styled_timm(
         if isinstance(kind, type) and issubclass(kind, TrainingTask) and kind is not TrainingTask:
             ours = _with_style(kind, recipe, images)
             new |= {(module, name): ours for module in (timm.task, sys.modules[kind.__module__])}
-    new |= {(module, 'create_optimizer_v2'): _separating(module.create_optimizer_v2) for module in OPTIMIZER_PLACES}
+    optimizers = create_optimizer_places()
+    new |= {(module, 'create_optimizer_v2'): _separating(module.create_optimizer_v2) for module in optimizers}
     with exchanged(new):
         yield
 

@@ -115,8 +115,9 @@ def is_plain(module: Any, *kinds: type[nn.Module]) -> bool:
 
     A subclass, a wrapper, a parametrization, hooks (as those of pruning) and a forward of its own may all do more.
     """
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return type(module) in kinds and not hooks and 'forward' not in vars(module)
+    kept = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = sum(len(hooks) for hooks in kept)  # dynamo takes no `not` of them
+    return type(module) in kinds and hooks == 0 and 'forward' not in vars(module)
 
 
 def called(module: nn.Module, small: Tensor) -> Tensor:

@@ -143,8 +143,8 @@ class SelfNorm(StyleLayer):
         gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
-        moments = [() if len(x) > 1 and not statistics(bn) else _running(bn) for _, bn in gates]
-        batched = [not m for m in moments]
+        moments = [() if len(x) > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
+        batched = [len(m) == 0 for m in moments]  # dynamo takes no `not` of tuples
         tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
             _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]

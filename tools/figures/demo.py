@@ -47,7 +47,8 @@ def draw(out: Path, data: Path, methods: list[str], seed: int) -> Path:
             truth = np.asarray(Image.open(label))
             panels = [np.asarray(Image.open(image).convert('RGB')), colour(truth, palette)]
             for method in methods:
-                file = out / f'{method}-seed{seed}' / 'predictions' / domain / f'{image.stem}.png'
+                folder = out / f'{method}-seed{seed}' / 'predictions' / domain
+                file = next(folder.rglob(f'{image.stem}.png'))
                 panels.append(colour(np.asarray(Image.open(file)), palette))
             for ax, panel in zip(axes[block * ROWS + k], panels, strict=True):
                 ax.imshow(panel)
