@@ -13,39 +13,20 @@ def nms(boxes, scores, iou_threshold, offset=0):
     return ops.nms(boxes, scores, iou_threshold)
 
 
-def roi_align_forward(
-    x,
-    rois,
-    output,
-    argmax_y,
-    argmax_x,
-    aligned_height,
-    aligned_width,
-    spatial_scale,
-    sampling_ratio,
-    pool_mode,
-    aligned,
-):
-    size = (aligned_height, aligned_width)
-    output.copy_(ops.roi_align(x, rois, size, spatial_scale, sampling_ratio, aligned))
+def roi_align_forward(x, rois, output, argmax_y, argmax_x, **options):
+    size, scale, *rest = _settings(options)
+    output.copy_(ops.roi_align(x, rois, size, scale, *rest))
 
 
-def roi_align_backward(
-    grad,
-    rois,
-    argmax_y,
-    argmax_x,
-    grad_x,
-    aligned_height,
-    aligned_width,
-    spatial_scale,
-    sampling_ratio,
-    pool_mode,
-    aligned,
-):
+def roi_align_backward(grad, rois, argmax_y, argmax_x, grad_x, **options):
+    size, scale, *rest = _settings(options)
     backward = torch.ops.torchvision._roi_align_backward
-    sizes = (aligned_height, aligned_width, *grad_x.shape, sampling_ratio, aligned)
-    grad_x.copy_(backward(grad.contiguous(), rois, spatial_scale, *sizes))
+    grad_x.copy_(backward(grad.contiguous(), rois, scale, *size, *grad_x.shape, *rest))
+
+
+def _settings(options):
+    size = options['aligned_height'], options['aligned_width']
+    return size, options['spatial_scale'], options['sampling_ratio'], options['aligned']
 
 
 class _Extension(types.ModuleType):
