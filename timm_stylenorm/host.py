@@ -59,18 +59,21 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
-    cfgs = {}
+    cfgs, own_names = {}, _model_with_tags[name]
     for tagged in _model_with_tags[base]:
-        tag = tagged.partition('.')[2]
         source = _model_pretrained_cfgs[tagged]
-        cfg = cfgs[tag] = object.__new__(type(source))
-        vars(cfg).update(vars(source), architecture=name)
+        tag = tagged.partition('.')[2]
         own = f'{name}.{tag}' if tag else name
-        _model_with_tags[name].append(own)
-        for key in {own, name} if len(cfgs) == 1 else {own}:
-            _model_pretrained_cfgs[key] = cfg
+        cfg = object.__new__(type(source))
+        object.__setattr__(cfg, '__dict__', {**source.__dict__, 'architecture': name})
+        if not cfgs:  # the default
+            _model_pretrained_cfgs[name] = cfg
             if cfg.has_weights:
-                _model_has_pretrained.add(key)
+                _model_has_pretrained.add(name)
+        _model_pretrained_cfgs[own] = cfgs[tag] = cfg
+        if cfg.has_weights:
+            _model_has_pretrained.add(own)
+        own_names.append(own)
     cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
     _model_default_cfgs[name] = cfg_of_all
     return cfg_of_all  # type: ignore[no-any-return]

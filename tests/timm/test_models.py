@@ -109,18 +109,19 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_import_costs_little_beside_timm(tmp_path):
-    """Median over five processes: our share of the time of `import timm`, torch and torchvision loaded before.
+    """Our share of the time of `import timm`, torch and torchvision loaded before; each at its best of seven processes.
 
-    Both from bytecode, as installed packages have it.
+    Both from bytecode, as installed packages have it. What runs beside it can only add to a time, so the least counts.
     """
     script = (
         'import time, torch, torchvision\nt0 = time.process_time()\nimport timm\nt1 = time.process_time()\n'
-        'import timm_stylenorm\nprint((time.process_time() - t1) / (t1 - t0))'
+        'import timm_stylenorm\nprint(t1 - t0, time.process_time() - t1)'
     )
     command = [sys.executable, '-W', 'ignore', '-c', script]
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONDONTWRITEBYTECODE'} | {
         'PYTHONPYCACHEPREFIX': str(tmp_path)
     }
-    runs = [float(subprocess.run(command, check=True, capture_output=True, env=env).stdout) for _ in range(6)]
-    shares = sorted(runs[1:])  # the first one wrote the bytecode
-    assert shares[2] < 0.10, shares
+    runs = [subprocess.run(command, check=True, capture_output=True, env=env, text=True).stdout for _ in range(8)]
+    times = [[float(t) for t in run.split()] for run in runs[1:]]  # the first one wrote the bytecode
+    theirs, ours = (min(column) for column in zip(*times, strict=True))
+    assert ours < 0.12 * theirs, times
