@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from golden_data import assert_matches, load
+from nets import small
 from torch import nn
 
 import timm_stylenorm
@@ -39,7 +40,7 @@ def closure(model, seen=None):
 
 def prepared(arch='resnet18', size=64, n=4, **options):
     torch.manual_seed(0)
-    model = timm.create_model(arch, num_classes=4, **({'img_size': size} if 'swin' in arch else {}))
+    model = small(arch, num_classes=4, **({'img_size': size} if 'swin' in arch else {}))
     recipe = build_recipe({'type': 'advbn', 'steps': 2, **options})
     recipe.prepare(model)
     return model.train(), recipe, torch.randn(n, 3, size, size), torch.arange(n) % 4
@@ -165,7 +166,7 @@ def test_a_failure_leaves_nothing_behind():
 
 
 def test_other_layers_run_once_below_the_cut_and_again_above():
-    model = timm.create_model('resnet18', num_classes=4)
+    model = small('resnet18', num_classes=4)
     timm_stylenorm.add_style(model, [{'type': 'snr', 'num_classes': 4, 'sites': ('stage1', 'stage3')}])
     recipe = build_recipe({'type': 'advbn', 'steps': 2, 'lower': 'trainable'})
     recipe.prepare(model)
@@ -188,14 +189,14 @@ def test_other_layers_run_once_below_the_cut_and_again_above():
 
 def test_evaluation_is_the_plain_network_and_the_plain_loss():
     model, recipe, x, target = prepared()
-    plain = timm.create_model('resnet18', num_classes=4)
+    plain = small('resnet18', num_classes=4)
     plain.load_state_dict(timm_stylenorm.remove_style(copy.deepcopy(model)).state_dict())
     assert torch.equal(model.eval()(x), plain.eval()(x))
     assert list(recipe.losses(model, x, target, closure(model))) == ['loss_cls']
 
 
 def test_a_ready_name_keeps_its_cut_and_takes_the_recipes_numbers():
-    model = timm.create_model('resnet18_advbn', num_classes=4, style={'sites': 'stage2', 'steps': 3})
+    model = small('resnet18_advbn', num_classes=4, style={'sites': 'stage2', 'steps': 3})
     build_recipe({'type': 'advbn', 'step': 0.1}).prepare(model)
     layer = model.layer2[1].style['advbn']
     assert (layer.steps, layer.step, layer.eps) == (3, 0.1, 1.1)
@@ -206,14 +207,14 @@ def test_a_ready_name_keeps_its_cut_and_takes_the_recipes_numbers():
 
 
 def test_a_cut_may_be_named_in_any_way_when_the_layer_is_there():
-    model = timm.create_model('resnet18', num_classes=4)
+    model = small('resnet18', num_classes=4)
     for cut in (None, 'stage1', ('stage1',), 'layer1.1'):
         build_recipe({'type': 'advbn', 'cut': cut}).prepare(model)
     assert sum(isinstance(layer, AdvBN) for _, layer in timm_stylenorm.style_layers(model)) == 1
 
 
 def test_layers_of_other_methods_below_the_cut_go_on_learning():
-    model = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), 'snr')
+    model = timm_stylenorm.add_style(small('resnet18', num_classes=4), 'snr')
     recipe = build_recipe({'type': 'advbn', 'steps': 1})
     recipe.prepare(model)
     snr = dict(model.layer1[1].style['snr'].named_parameters())
@@ -248,7 +249,7 @@ def test_wrong_recipes_are_named(options, error, message):
     ],
 )
 def test_wrong_cuts_and_numbers_leave_the_model_alone(options, message):
-    model = timm.create_model('resnet18')
+    model = small('resnet18')
     keys = list(model.state_dict())
     with pytest.raises(ValueError, match=message):
         build_recipe({'type': 'advbn', **options}).prepare(model)
@@ -256,7 +257,7 @@ def test_wrong_cuts_and_numbers_leave_the_model_alone(options, message):
 
 
 def test_activation_checkpointing_is_refused():
-    model = timm.create_model('resnet18')
+    model = small('resnet18')
     model.set_grad_checkpointing(True)
     with pytest.raises(ValueError, match='do not go with activation checkpointing'):
         build_recipe('advbn').prepare(model)

@@ -3,8 +3,8 @@
 import warnings
 
 import pytest
-import timm
 import torch
+from nets import small
 
 import timm_stylenorm
 from timm_stylenorm.gates import separate_gates
@@ -29,7 +29,7 @@ def images():
 
 
 def styled(name):
-    return timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), name, **OPTIONS.get(name, {}))
+    return timm_stylenorm.add_style(small('resnet18', num_classes=4), name, **OPTIONS.get(name, {}))
 
 
 def told(model, train=True, steps=3):

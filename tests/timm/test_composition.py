@@ -1,8 +1,8 @@
 """Several methods in one model: each runs where it would run alone."""
 
 import pytest
-import timm
 import torch
+from nets import small
 
 import timm_stylenorm
 from timm_stylenorm.methods import METHODS
@@ -19,7 +19,7 @@ PAIRS = [
 
 
 def plain(arch):
-    return timm.create_model(arch, num_classes=4, **MODELS[arch])
+    return small(arch, num_classes=4, **MODELS[arch])
 
 
 def shapes(model):
@@ -63,7 +63,7 @@ def test_the_pairs_name_methods():
 
 
 def test_a_place_before_and_one_after_the_same_module():
-    model = timm.create_model('resnet18', num_classes=4, zero_init_last=False)
+    model = small('resnet18', num_classes=4, zero_init_last=False)
     behind = dict(type='padain', sites='layer1.1.act2', p=1.0)
     timm_stylenorm.add_style(model, [dict(type='ibn_b', sites='stage1.sum'), behind])
     order = []

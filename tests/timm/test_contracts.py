@@ -8,6 +8,7 @@ import re
 import pytest
 import timm
 import torch
+from nets import small
 from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
@@ -27,11 +28,11 @@ STYLES = [
 ]
 STYLES += [dict(type=name, num_classes=4) for name, row in METHODS.items() if 'num_classes' in row.defaults]
 RECIPE_OPTIONS = {'advbn': dict(lower='trainable', steps=1), 'debiased': dict(styliser='pixel')}
-ARCHITECTURES = ['resnet18', 'resnet50', 'efficientnet_b0', 'convnext_tiny']
+ARCHITECTURES = ['resnet18', 'resnet50', 'mobilenetv3_small_100', 'convnext_tiny']
 ARCHITECTURES += [
     pytest.param(name, marks=pytest.mark.slow)
     for name in (
-        'mobilenetv3_large_100',
+        'efficientnet_b0',
         'regnety_008',
         'resnext50_32x4d',
         'seresnet50',
@@ -68,8 +69,8 @@ def method(style):
     return style['type']
 
 
-def build(style, arch='resnet18'):
-    model = timm_stylenorm.add_style(timm.create_model(arch, num_classes=4), style)
+def build(style):
+    model = timm_stylenorm.add_style(small('resnet18', num_classes=4), style)
     for layer in layers_of(model):
         if hasattr(layer, 'select'):  # a loss that begins with a choice
             layer.mask.fill_(True).triu_(1)
@@ -127,7 +128,7 @@ def assert_same(a, b, **tolerance):
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, arch):
-    model = timm.create_model(arch, num_classes=4)
+    model = small(arch, num_classes=4)
     keys = list(model.state_dict())
     if refusal := refused(lambda: timm_stylenorm.add_style(model, style)):
         assert not timm.is_model(f'{arch}_{method}'), 'a registered name works'
@@ -140,7 +141,7 @@ def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, ar
 
 
 def test_acts_in_training_unless_a_recipe_makes_it(style, method):
-    base = timm.create_model('resnet18', num_classes=4, zero_init_last=False)  # so that every branch counts
+    base = small('resnet18', num_classes=4, zero_init_last=False)  # so that every branch counts
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style), images(4)
     for name, parameter in model.named_parameters():
         if name.endswith('.gate'):  # batch norm at the start of the training
@@ -149,7 +150,7 @@ def test_acts_in_training_unless_a_recipe_makes_it(style, method):
 
 
 def test_base_keys_never_change(style, method):
-    base = timm.create_model('resnet18', num_classes=4)
+    base = small('resnet18', num_classes=4)
     model = build(style)
     replaced = tuple(f'{k}.' for k, m in model.named_modules() if isinstance(m, NormLayer) and m.replaced)
     ours = {k for k in model.state_dict() if f'.style.{method}.' in k}
@@ -164,7 +165,7 @@ def test_base_keys_never_change(style, method):
 
 
 def test_norm_replacements_start_from_the_plain_weights(style):
-    base = timm.create_model('resnet18', num_classes=4)
+    base = small('resnet18', num_classes=4)
     for parameter in base.parameters():
         nn.init.normal_(parameter)
     taken = dict(timm_stylenorm.add_style(copy.deepcopy(base), style).named_parameters())
@@ -266,7 +267,7 @@ def test_checkpointing_gives_equal_gradients(style):
     assert_same(train_step_gradients(model, x, with_recipe=False), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('style', KINDS)
+@pytest.mark.parametrize('style', always('padain', 'snr-with-loss'))
 def test_compiles_without_a_graph_break(style):
     torch._dynamo.reset()
     model = build(style)
@@ -279,14 +280,14 @@ def test_compiles_without_a_graph_break(style):
     torch.testing.assert_close(compiled.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('style', KINDS)
+@pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a'))
 def test_exports_in_eval(style):
     model, x = build(style).eval(), images()
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('style', always('padain', 'snr-with-loss', 'ibn_a'))
+@pytest.mark.parametrize('style', always('snr-with-loss'))
 def test_exports_to_onnx_in_eval(style, tmp_path):
     ort = pytest.importorskip('onnxruntime')
     model, x = build(style).eval(), images()
@@ -315,8 +316,8 @@ def test_layer_edges(style, method, shape, fill):
 
 
 def test_features_only_carries_the_layers(method):
-    base = timm.create_model('resnet18', features_only=True)
-    model = timm.create_model(f'resnet18_{method}', features_only=True, out_indices=(1, 2, 3, 4))
+    base = small('resnet18', features_only=True)
+    model = small(f'resnet18_{method}', features_only=True, out_indices=(1, 2, 3, 4))
     assert layers_of(model)
     assert [y.shape[1] for y in model(images())] == base.feature_info.channels()[1:]
 
@@ -330,7 +331,7 @@ def test_reset_classifier_keeps_the_layers(style):
 
 
 def test_removal_gives_the_base_model_back_or_changes_nothing(method):
-    base = timm.create_model('resnet18', num_classes=4).eval()
+    base = small('resnet18', num_classes=4).eval()
     model, x = copy.deepcopy(base), images()
     timm_stylenorm.add_style(model, method)
     if any(not hasattr(m, 'to_norm') for m in model.modules() if isinstance(m, NormLayer) and m.replaced):
@@ -348,7 +349,7 @@ def test_removal_gives_the_base_model_back_or_changes_nothing(method):
 
 
 def test_switched_off_is_the_identity_or_the_norm_it_replaced(style, method):
-    base = timm.create_model('resnet18', num_classes=4)
+    base = small('resnet18', num_classes=4)
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style).train(), images(4)
     with timm_stylenorm.style_disabled(model) as same:
         assert same is model
@@ -377,7 +378,7 @@ def test_defaults_are_stated_in_the_signature(method):
     assert row.paper
     assert row.layer.__doc__
     with pytest.raises(TypeError, match=r"unknown argument of style method .*'q'"):
-        timm_stylenorm.add_style(timm.create_model('resnet18'), method, q=1)
+        timm_stylenorm.add_style(small('resnet18'), method, q=1)
 
 
 def test_follows_the_torch_seed_alone(style):
@@ -390,6 +391,6 @@ def test_follows_the_torch_seed_alone(style):
 
 
 def test_device_and_dtype_follow_the_model(method):
-    model = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4).double(), method)
+    model = timm_stylenorm.add_style(small('resnet18', num_classes=4).double(), method)
     assert {p.dtype for p in model.parameters()} == {torch.double}
     assert model.eval()(images().double()).dtype == torch.double

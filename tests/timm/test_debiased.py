@@ -5,6 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from golden_data import assert_matches, load
+from nets import small
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
@@ -129,7 +130,7 @@ def test_fgsm_is_the_authors(data):
 
 @pytest.mark.parametrize('name', ['debiased', 'shape_biased', 'texture_biased'])
 def test_each_recipe_trains_all_parameters_in_one_step(name):
-    net = timm.create_model('resnet18', num_classes=5, zero_init_last=False)
+    net = small('resnet18', num_classes=5, zero_init_last=False)
     recipe = build_recipe({'type': name, 'styliser': 'pixel'})
     recipe.prepare(net, mean=MEAN, std=STD)
     losses = recipe.losses(net, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]), summed(net))
@@ -169,7 +170,7 @@ def test_each_half_passes_through_its_own_batch_norm():
 
 
 def test_evaluation_is_the_plain_model():
-    net = timm.create_model('resnet18', num_classes=5).eval()
+    net = small('resnet18', num_classes=5).eval()
     x, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     plain = net(x)
     recipe = DebiasedRecipe('pixel')
@@ -218,7 +219,7 @@ def test_the_styliser_works_on_smaller_images(scale, min_size, seen):
 
 
 def test_a_seed_gives_the_same_losses():
-    net = timm.create_model('resnet18', num_classes=5)
+    net = small('resnet18', num_classes=5)
     recipe = DebiasedRecipe('fourier', scale=(1, 0.5), min_size=16, cutmix=1.0)
     recipe.prepare(net)
     x, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
@@ -255,8 +256,8 @@ def test_labels_of_maps_are_not_mixed(option):
 def test_all_batch_norms_become_dual_unless_they_are(ready):
     name = 'resnet18_debiased' if ready else 'resnet18'
     model = nn.Sequential()
-    model.backbone = timm.create_model(name, num_classes=0)
-    model.head = timm.create_model('resnet18_debiased' if ready == 'all' else 'resnet18')
+    model.backbone = small(name, num_classes=0)
+    model.head = small('resnet18_debiased' if ready == 'all' else 'resnet18')
     DebiasedRecipe('pixel').prepare(model, model.backbone)
     duals = [m for m in model.modules() if isinstance(m, DualBatchNorm2d)]
     assert len(duals) == 40
@@ -272,7 +273,7 @@ def test_a_model_without_batch_norms_trains_as_well():
 
 
 def test_activation_checkpointing_is_refused():
-    net = timm.create_model('resnet18')
+    net = small('resnet18')
     net.set_grad_checkpointing()
     with pytest.raises(ValueError, match='activation checkpointing'):
         DebiasedRecipe('pixel').prepare(net)
@@ -310,7 +311,7 @@ def test_several_labels_for_each_image_are_mixed_as_they_are():
         seen.extend(parts)
         return {'loss': images.sum() * 0}
 
-    model = timm.create_model('resnet18_debiased', num_classes=3).train()
+    model = small('resnet18_debiased', num_classes=3).train()
     recipe = build_recipe({'type': 'debiased', 'styliser': 'pixel'})
     recipe.prepare(model)
     recipe.losses(model, torch.rand(4, 3, 32, 32), torch.randint(2, (4, 3)), forward_loss)

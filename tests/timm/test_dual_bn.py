@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from golden_data import assert_matches, load
+from nets import small
 from torch import nn
 
 import timm_stylenorm
@@ -95,7 +96,7 @@ def test_wrong_routes_are_named():
 
 @pytest.mark.parametrize('arch', ['resnet18', 'efficientnet_b0', 'densenet121', 'mobilenetv3_small_050'])
 def test_a_converted_model_computes_what_the_plain_one_does_and_splits_into_it(arch):
-    model = timm.create_model(arch, num_classes=4).eval()
+    model = small(arch, num_classes=4).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             moved(module)
@@ -112,15 +113,15 @@ def test_a_converted_model_computes_what_the_plain_one_does_and_splits_into_it(a
 
 
 def test_a_plain_state_fills_both_and_a_dual_one_keeps_them_apart():
-    plain = timm.create_model('resnet18', num_classes=4)
+    plain = small('resnet18', num_classes=4)
     for module in plain.modules():
         if isinstance(module, nn.BatchNorm2d):
             moved(module)
-    model = timm.create_model('resnet18_debiased', num_classes=4)
+    model = small('resnet18_debiased', num_classes=4)
     model.load_state_dict(plain.state_dict())
     assert torch.equal(model.bn1.aux_bn.weight, plain.bn1.weight)
     moved(model.bn1.aux_bn)
-    twin = timm.create_model('resnet18_debiased', num_classes=4)
+    twin = small('resnet18_debiased', num_classes=4)
     twin.load_state_dict(model.state_dict())
     torch.testing.assert_close(twin.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert not torch.equal(twin.bn1.aux_bn.weight, twin.bn1.weight)
@@ -129,8 +130,8 @@ def test_a_plain_state_fills_both_and_a_dual_one_keeps_them_apart():
 def test_synchronised_batch_norm_before_and_after_is_synchronised_in_both_branches(monkeypatch):
     ran, forward = [], nn.SyncBatchNorm.forward
     monkeypatch.setattr(nn.SyncBatchNorm, 'forward', lambda norm, x: ran.append(norm) or forward(norm, x))
-    before = convert_dual_bn(nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18')))
-    after = nn.SyncBatchNorm.convert_sync_batchnorm(convert_dual_bn(timm.create_model('resnet18')))
+    before = convert_dual_bn(nn.SyncBatchNorm.convert_sync_batchnorm(small('resnet18')))
+    after = nn.SyncBatchNorm.convert_sync_batchnorm(convert_dual_bn(small('resnet18')))
     for model in (before, after):
         assert isinstance(model.bn1.aux_bn, nn.SyncBatchNorm)
         with routed(model.eval(), [False, True]):
@@ -143,7 +144,7 @@ def test_synchronised_batch_norm_before_and_after_is_synchronised_in_both_branch
 
 
 def test_what_is_no_plain_batch_norm_is_refused_and_stays():
-    model = timm.create_model('resnet18_ibn_a')
+    model = small('resnet18_ibn_a')
     keys = list(model.state_dict())
     with pytest.raises(ValueError, match="'ibn_a' and 'debiased' both replace the norm layer"):
         convert_dual_bn(model)
@@ -153,7 +154,7 @@ def test_what_is_no_plain_batch_norm_is_refused_and_stays():
 
 
 def test_switched_off_means_the_main_batch_norm():
-    model = convert_dual_bn(timm.create_model('resnet18')).eval()
+    model = convert_dual_bn(small('resnet18')).eval()
     moved(model.bn1.aux_bn)
     x = torch.randn(2, 3, 64, 64)
     expected = model(x)

@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-import timm
 import torch
 from golden_data import assert_matches, load
+from nets import small
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
@@ -15,7 +15,7 @@ from timm_stylenorm.layers import BatchInstanceNorm2d
 
 
 def bin_resnet():
-    return timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), 'bin')
+    return timm_stylenorm.add_style(small('resnet18', num_classes=4), 'bin')
 
 
 def push_gates(model, optimizer, slope):
@@ -70,7 +70,7 @@ def test_names_of_parameters_go_with_them():
 
 
 def test_a_model_without_gates_and_a_second_call_change_nothing():
-    model = timm.create_model('resnet18', num_classes=4)
+    model = small('resnet18', num_classes=4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert len(separate_gates(optimizer, model).param_groups) == 1
     model = bin_resnet()

@@ -4,9 +4,9 @@ import copy
 import pickle
 
 import pytest
-import timm
 import torch
 import torch.distributed as dist
+from nets import small
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from torch import nn
 from torch.func import replace_all_batch_norm_modules_
@@ -153,7 +153,7 @@ def test_running_statistics_move_as_torchs_do(momentum):
 @pytest.mark.parametrize('arch', ['resnet18', 'efficientnet_b0'])
 @pytest.mark.parametrize('style', ['bin', 'debiased'])
 def test_the_real_norm_comes_back_also_after_freezing(arch, style):
-    plain = timm.create_model(arch, num_classes=2).eval()
+    plain = small(arch, num_classes=2).eval()
     model, x = add_style(copy.deepcopy(plain), style), torch.randn(2, 3, 32, 32)
     frozen = remove_style(freeze_batch_norm_2d(copy.deepcopy(model)))
     norms = [m for m in frozen.modules() if isinstance(m, FrozenBatchNorm2d | FrozenBatchNormAct2d)]
@@ -165,11 +165,11 @@ def test_the_real_norm_comes_back_also_after_freezing(arch, style):
 
 @pytest.mark.parametrize('style', ['bin', 'debiased', 'ibn_a'])
 def test_plain_and_flat_files_load_strictly(style):
-    plain, model = timm.create_model('resnet18', num_classes=2), timm.create_model(f'resnet18_{style}', num_classes=2)
+    plain, model = small('resnet18', num_classes=2), small(f'resnet18_{style}', num_classes=2)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     flat = {k.replace('.bn.', '.'): v for k, v in model.state_dict().items()}
-    twin = timm.create_model(f'resnet18_{style}', num_classes=2)
+    twin = small(f'resnet18_{style}', num_classes=2)
     twin.load_state_dict(flat, strict=True)
     torch.testing.assert_close(twin.state_dict(), model.state_dict(), rtol=0, atol=0)
     result = twin.load_state_dict(plain.state_dict(), strict=False)
@@ -194,7 +194,7 @@ def test_gates_stand_behind_weight_and_bias_as_optimizer_states_of_old_runs_have
 
 
 def test_features_only_keeps_the_norms():
-    model = timm.create_model('resnet18_bin', features_only=True)
+    model = small('resnet18_bin', features_only=True)
     assert len(inner(model)) == 20
     assert [len(f) for f in model(torch.randn(2, 3, 32, 32))] == [2] * 5
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import timm
 import torch
+from nets import small
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -55,7 +56,7 @@ def test_ibn_works_alike_with_plain_synchronised_and_reverted_batch_norm(trainin
 
 
 def test_a_reverted_ibn_network_trains_on_the_cpu():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18', num_classes=2))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(small('resnet18', num_classes=2))
     model = reverted(add_style(model, 'ibn_a'))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
     model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
@@ -63,7 +64,7 @@ def test_a_reverted_ibn_network_trains_on_the_cpu():
 
 
 def test_bin_stays_synchronised_and_has_nothing_to_warn_of():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(timm.create_model('resnet18', num_classes=2))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(small('resnet18', num_classes=2))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         add_style(model, 'bin')
@@ -171,13 +172,13 @@ def test_a_norm_without_weights_or_statistics_is_refused(kind, option):
 @pytest.mark.parametrize('name', ['resnet18', 'efficientnet_b0'])  # torchvision's frozen norm, and timm's with act
 @pytest.mark.parametrize('method', ['bin', 'ibn_a', 'domainnorm'])
 def test_frozen_batch_norms_are_refused_by_name(name, method):
-    model = timm.layers.freeze_batch_norm_2d(timm.create_model(name, num_classes=2))
+    model = timm.layers.freeze_batch_norm_2d(small(name, num_classes=2))
     with pytest.raises(ValueError, match=r'cannot replace FrozenBatchNorm(Act)?2d: it is frozen; unfreeze the model'):
         add_style(model, method, sites='batch_norms')
 
 
 def test_a_frozen_model_has_the_sites_of_the_plain_one():
-    plain = timm.create_model('resnet18', num_classes=2)
+    plain = small('resnet18', num_classes=2)
     frozen = timm.layers.freeze_batch_norm_2d(copy.deepcopy(plain))
     for site in ('norms', 'convs', 'batch_norms', 'stem', 'stem.norm', 'stage1.norm1', 'stage1.sum', 'stage2'):
         expected, found = find_sites(plain, site), find_sites(frozen, site)

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from nets import small
 from torch import nn
 
 import timm_stylenorm
@@ -22,7 +23,7 @@ SHALLOW = {
 
 
 def create(arch):
-    return timm.create_model(arch, **SHALLOW.get(arch, {}))
+    return small(arch, **SHALLOW.get(arch, {}))
 
 
 def layers(model):
@@ -113,7 +114,7 @@ def test_a_list_of_methods_is_refused_as_a_whole():
 
 
 def test_a_layout_that_the_user_states_is_checked():
-    model = timm.create_model('resnet18')
+    model = small('resnet18')
     with pytest.raises(ValueError, match=r"site 'stage1': .* \(5, 64, 56, 56\) .* \(channel_dim=-1"):
         timm_stylenorm.add_style(model, 'mixstyle', sites='stage1', channel_dim=-1)
     model = timm.create_model('vit_tiny_patch16_224', depth=2)
@@ -164,14 +165,14 @@ def test_a_probe_leaves_no_trace(build):
 @pytest.mark.parametrize(
     'build',
     [
-        lambda: timm.create_model('resnet18').half(),
-        lambda: timm.create_model('resnet18').bfloat16(),
-        lambda: timm.create_model('resnet18').to('meta'),
-        lambda: timm.create_model('resnet18', in_chans=5),
-        lambda: timm.create_model('resnet18', features_only=True),
-        lambda: nn.DataParallel(timm.create_model('resnet18')).module,
-        lambda: timm_stylenorm.add_style(timm.create_model('resnet18'), 'ibn_a'),
-        lambda: timm_stylenorm.add_style(timm.create_model('resnet18'), ['bin', 'snr']),
+        lambda: small('resnet18').half(),
+        lambda: small('resnet18').bfloat16(),
+        lambda: small('resnet18').to('meta'),
+        lambda: small('resnet18', in_chans=5),
+        lambda: small('resnet18', features_only=True),
+        lambda: nn.DataParallel(small('resnet18')).module,
+        lambda: timm_stylenorm.add_style(small('resnet18'), 'ibn_a'),
+        lambda: timm_stylenorm.add_style(small('resnet18'), ['bin', 'snr']),
         torchvision.models.resnet18,
     ],
 )
@@ -182,7 +183,7 @@ def test_a_probe_runs_in_models_of_all_kinds(build):
 
 
 def test_a_probe_runs_without_activation_checkpointing():
-    model = timm.create_model('resnet18')
+    model = small('resnet18')
     model.set_grad_checkpointing()
     timm_stylenorm.add_style(model, 'snr')
     assert model.grad_checkpointing
@@ -190,7 +191,7 @@ def test_a_probe_runs_without_activation_checkpointing():
 
 
 def test_a_probe_runs_in_a_model_with_compiled_parts():
-    model = timm.create_model('resnet18')
+    model = small('resnet18')
     model.layer1 = torch.compile(model.layer1)
     model.layer2.compile()
     assert probe(model, find_sites(model, 'stage3'))

@@ -4,9 +4,9 @@ import copy
 import socket
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
+from nets import small
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask, LogitDistillationTask, MultiLabelClassificationTask
@@ -26,7 +26,7 @@ RECIPES = {'advbn': dict(type='advbn', steps=2), 'debiased': dict(type='debiased
 
 def net(style=None, arch='test_resnet', **kwargs):
     torch.manual_seed(0)
-    model = timm.create_model(arch, num_classes=3).train()
+    model = small(arch, num_classes=3).train()
     return model if style is None else timm_stylenorm.add_style(model, style, **kwargs)
 
 

@@ -1,10 +1,10 @@
 """Instance whitening: its losses and its choice of channels."""
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from golden_data import assert_matches, load
+from nets import small
 
 import timm_stylenorm
 from timm_stylenorm.functional import covariance, whitening_loss
@@ -84,13 +84,13 @@ def test_k_means_is_optimal():
 
 
 def styled(method='isw'):
-    return timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), method)
+    return timm_stylenorm.add_style(small('resnet18', num_classes=4), method)
 
 
 def test_layers_share_the_weight():
     layers = [layer for _, layer in timm_stylenorm.style_layers(styled('irw'))]
     assert [layer.share for layer in layers] == [1 / 3] * 3
-    assert [layer.num_features for layer in layers] == [64, 64, 128]
+    assert [layer.num_features for layer in layers] == [64, 64, 24]
 
 
 def pictures(count=4, size=64):
@@ -103,7 +103,7 @@ def pictures(count=4, size=64):
 @pytest.mark.parametrize('style', METHODS)
 def test_a_loss_is_not_zero_on_pictures_at_its_defaults(style):
     options = {'num_classes': 4} if 'num_classes' in METHODS[style].defaults else {}
-    model = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), style, **options).train()
+    model = timm_stylenorm.add_style(small('resnet18', num_classes=4), style, **options).train()
     if style == 'isw':
         select_pairs(model, [torch.cat([pictures() * 0.5 + 0.5, pictures()])])
     model(pictures())
@@ -142,7 +142,7 @@ def test_choosing_from_nothing_is_refused():
     with pytest.raises(ValueError, match='no batch to choose from'):
         select_pairs(model, [])
     with pytest.raises(ValueError, match='ResNet has no instance selective whitening'):
-        select_pairs(timm.create_model('resnet18'), [])
+        select_pairs(small('resnet18'), [])
     assert not any(m.observing for m in model.modules() if isinstance(m, SelectiveWhitening))
 
 
