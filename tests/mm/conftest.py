@@ -19,6 +19,7 @@ if HOST:
     from mmengine.config import Config, utils
     from mmengine.dataset import base_dataset
     from mmengine.registry import DefaultScope
+    from yapf.yapflib import yapf_api
 
     from timm_stylenorm.runner.configs import config_root
 
@@ -44,7 +45,9 @@ if HOST:
 
     @pytest.fixture(autouse=True)
     def _quick(monkeypatch):
-        """Without what mmengine does for every base config and data set: read all of mmseg's index, collect garbage."""
+        """Without what mmengine does for every config, base config and data set: lay out what it writes, read all of
+        mmseg's index, collect garbage."""
+        monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, False))
         monkeypatch.setattr(utils, 'load', load_once)
         monkeypatch.setattr(Config, '_file2dict', staticmethod(parse_once))
         monkeypatch.setattr(base_dataset, 'gc', SimpleNamespace(collect=lambda: 0))
