@@ -61,7 +61,7 @@ class NoMetric(BaseMetric):
 
 
 @HOOKS.register_module()
-class KillHook(Hook):
+class SigkillHook(Hook):
     """SIGKILL in the middle of training."""
 
     def __init__(self, at):
@@ -99,7 +99,7 @@ def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
                 'rule': 'greater'
             }
         },
-        'custom_hooks': [{'type': 'RNGStateHook'}] * hook + [{'type': 'KillHook', 'at': kill_at}] * bool(kill_at),
+        'custom_hooks': [{'type': 'RNGStateHook'}] * hook + [{'type': 'SigkillHook', 'at': kill_at}] * bool(kill_at),
         'randomness': {'seed': 3},
         'resume': resume,
         'default_scope': 'mmengine',
