@@ -136,7 +136,7 @@ def test_isw_chooses_from_images_that_are_smaller_than_the_crop_and_differ_in_si
 
 
 @pytest.fixture
-def small(data, tmp_path, monkeypatch):
+def small(data, tmp_path, monkeypatch, unpainted):
     """Config and checkpoint of a narrow baseline, tested on a few small pictures of three domains."""
     monkeypatch.chdir(data)
     cfg = narrow(Config.fromfile(config_root() / DG[0]))

@@ -160,7 +160,7 @@ def run_tool(name, *argv, monkeypatch):
     runpy.run_path(str(TOOLS / name), run_name='__main__')
 
 
-def test_mmsegs_test_script_measures_domains_and_writes_predictions(toy, tmp_path, monkeypatch):
+def test_mmsegs_test_script_measures_domains_and_writes_predictions(toy, tmp_path, monkeypatch, unpainted):
     monkeypatch.chdir(toy)
     line = ['domains.py', 'net.pth', '--work-dir', tmp_path / 'run', '--out', tmp_path / 'out']
     line += ['--show-dir', tmp_path / 'shown', '--cfg-options', *IN_PROCESS]

@@ -104,8 +104,17 @@ def losses_of(model, batch):
     return model(**model.data_preprocessor(batch, training=True), mode='loss')
 
 
-@pytest.mark.parametrize('name', DETECTORS)
-@pytest.mark.parametrize('style', ['irw', 'snr', 'padain'])
+ALL_BY_DEFAULT = ('irw', 'RetinaNet')  # one style in every detector, every style in one
+
+
+@pytest.mark.parametrize(
+    ('style', 'name'),
+    [
+        pytest.param(style, name, marks=() if {style, name} & {*ALL_BY_DEFAULT} else pytest.mark.slow)
+        for style in ('irw', 'snr', 'padain')
+        for name in DETECTORS
+    ],
+)
 def test_detectors_train_and_their_style_losses_count(name, style):
     model = detector(name, style=style).train()
     losses = losses_of(model, pictures())
