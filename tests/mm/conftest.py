@@ -55,6 +55,7 @@ if HOST:
     @pytest.fixture
     def unpainted(monkeypatch):
         """Reports with empty pictures; test_evaluation.py has them drawn."""
-        report = pytest.importorskip('mmseg_stylenorm.evaluation.report')
+        from mmseg_stylenorm.evaluation import report
+
         for draw in ('_draw_scores', '_draw_confusion'):
             monkeypatch.setattr(report, draw, lambda report, file: file.touch())
