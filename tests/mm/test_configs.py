@@ -53,12 +53,21 @@ model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stag
 """
 
 
+def narrow_model(model, size):
+    """The model of a config with few channels, for images of a size."""
+    distributed._sync_bn_to_bn(model)
+    model.pretrained = None
+    model.data_preprocessor.size = size
+    if model.backbone.depth > 18:
+        model.backbone.update(depth=50, base_channels=4, stem_channels=4, init_cfg=None)
+        for head in filter(None, (model.decode_head, model.get('auxiliary_head'))):
+            head.update({key: head[key] // 16 for key in ('in_channels', 'c1_in_channels', 'channels') if key in head})
+
+
 def one_step(cfg):
     """A training step of the config's model, as narrow as it gets, on random data."""
     init_default_scope('mmseg')
-    distributed._sync_bn_to_bn(cfg.model)
-    cfg.model.pretrained = None
-    cfg.model.data_preprocessor.size = (64, 64)
+    narrow_model(cfg.model, (64, 64))
     model = MODELS.build(cfg.model).train()
     classes = model.num_classes
     samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, classes, (1, 64, 64)))) for _ in range(2)]

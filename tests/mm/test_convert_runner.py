@@ -8,23 +8,32 @@ from safetensors.torch import load_file
 pytest.importorskip('mmengine')
 import convert_checkpoint
 from mmengine.registry import MODELS
+from narrow import RESNET
 
 import timm_stylenorm
 import timm_stylenorm.classification
 from timm_stylenorm.convert import convert
 from timm_stylenorm.methods import METHODS
 
-CNN = dict.fromkeys(METHODS, 'resnet18')
 OTHERS = {'padain': 'resnet26d', 'snr': 'convnext_atto', 'mixstyle': 'mobilenetv3_small_100', 'selfnorm': 'regnetx_002'}
 AUTHORS = ('bin', 'debiased', 'ibn_a', 'snr')  # whose keys the converter knows
 NO_PLAIN = ('ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw')  # they take the place of batch norms
 CNN = {m: 'resnet18' if m in (*AUTHORS, *NO_PLAIN) else 'regnetx_002' for m in METHODS}
+NARROW = {'resnet18': {'channels': RESNET['channels']}, 'resnet26d': {'channels': RESNET['channels']}}
+NARROW |= {'regnetx_002': {'depth': 8}}  # the converter tells a ResNet by its number of blocks
+# one of each kind: without parameters, with them, an authors' one, a dual batch norm, in place of a batch norm
+KINDS = [('padain', 'resnet26d'), ('selfnorm', 'regnetx_002'), ('snr', 'convnext_atto'), ('snr', 'resnet18')]
+KINDS += [('advbn', 'regnetx_002'), ('debiased', 'resnet18'), ('ibn_a', 'resnet18'), ('isw', 'resnet18')]
+RUNS = [
+    pytest.param(*run, marks=() if run in KINDS else pytest.mark.slow)
+    for run in dict.fromkeys([*CNN.items(), *OTHERS.items()])
+]
 
 
 def saved(path, arch, method):
     """A classifier with drawn weights and statistics, and its checkpoint as the Runner lays it out."""
     torch.manual_seed(0)
-    cfg = dict(type='StyleNormClassifier', model=arch, num_classes=5, style=method)
+    cfg = dict(type='StyleNormClassifier', model=arch, num_classes=5, style=method, **NARROW.get(arch, {}))
     model = MODELS.build(cfg)
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not key.startswith('data_preprocessor'):
@@ -35,19 +44,19 @@ def saved(path, arch, method):
     return model.net.eval()
 
 
-@pytest.mark.parametrize(('method', 'arch'), [*CNN.items(), *OTHERS.items()])
+@pytest.mark.parametrize(('method', 'arch'), RUNS)
 def test_timm_reads_what_the_runner_trained(method, arch, tmp_path):
     net = saved(tmp_path / 'epoch_1.pth', arch, method)
     convert_checkpoint.main([str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'net.safetensors')])
     assert set(load_file(tmp_path / 'net.safetensors')) == set(net.state_dict())
-    name = f'{arch}_{method}'
     timm_stylenorm.register_variants(arch, [method])
-    model = timm.create_model(name, num_classes=5, checkpoint_path=str(tmp_path / 'net.safetensors')).eval()
+    options = dict(num_classes=5, checkpoint_path=str(tmp_path / 'net.safetensors'), **NARROW.get(arch, {}))
+    model = timm.create_model(f'{arch}_{method}', **options).eval()
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(images), net(images), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(('method', 'arch'), [*CNN.items(), *OTHERS.items()])
+@pytest.mark.parametrize(('method', 'arch'), RUNS)
 def test_the_plain_network_goes_without_this_package(method, arch, tmp_path):
     net = saved(tmp_path / 'epoch_1.pth', arch, method)
     line = [str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'net.pth'), '--plain']
@@ -57,7 +66,8 @@ def test_the_plain_network_goes_without_this_package(method, arch, tmp_path):
         assert not (tmp_path / 'net.pth').exists()
         return
     convert_checkpoint.main(line)
-    model = timm.create_model(arch, num_classes=5, checkpoint_path=str(tmp_path / 'net.pth')).eval()
+    options = dict(num_classes=5, checkpoint_path=str(tmp_path / 'net.pth'), **NARROW.get(arch, {}))
+    model = timm.create_model(arch, **options).eval()
     images = torch.randn(2, 3, 64, 64)
     with timm_stylenorm.style_disabled(net):
         torch.testing.assert_close(model(images), net(images), rtol=0, atol=0)

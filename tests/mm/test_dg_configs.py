@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from mmseg.registry import DATASETS, MODELS
-from test_configs import SEGMENTATION, method_of, write_streets
+from test_configs import DATA, SEGMENTATION, method_of, narrow_model, write_streets
 from test_datasets_streets import make
 from torch.utils.data import DataLoader
 
@@ -32,7 +32,6 @@ DG = [
 ]
 SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
 STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
-NARROW = {'depth': 50, 'base_channels': 4, 'stem_channels': 4, 'init_cfg': None}
 
 
 @pytest.fixture(scope='module')
@@ -48,16 +47,9 @@ def data(tmp_path_factory):
 
 def narrow(cfg):
     """The config with few channels and small crops."""
-    model = cfg.model
-    distributed._sync_bn_to_bn(model)
-    model.pretrained = None
-    model.data_preprocessor.size = (32, 64)
+    narrow_model(cfg.model, (32, 64))
     for step in cfg.train_dataloader.dataset.pipeline:
         step.update(SMALL.get(step.type, {}))
-    if model.backbone.depth > 18:
-        model.backbone.update(NARROW)
-        for head in filter(None, (model.decode_head, model.get('auxiliary_head'))):
-            head.update({key: head[key] // 16 for key in ('in_channels', 'c1_in_channels', 'channels') if key in head})
     return cfg
 
 
@@ -66,7 +58,12 @@ def build(cfg):
     return MODELS.build(cfg.model).train()
 
 
-@pytest.mark.parametrize('name', SEGMENTATION)
+# a method's config of the quick start is tested by default; a larger one differs from its baseline by the style alone
+LARGE = [name for name in SEGMENTATION if name.startswith('segmentation/') and name not in DATA]
+TRAINED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SEGMENTATION]
+
+
+@pytest.mark.parametrize('name', TRAINED)
 def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = narrow(Config.fromfile(config_root() / name))
@@ -139,7 +136,7 @@ def test_isw_chooses_from_images_that_are_smaller_than_the_crop_and_differ_in_si
 
 
 @pytest.fixture
-def small(data, tmp_path, monkeypatch):
+def small(data, tmp_path, monkeypatch, unpainted):
     """Config and checkpoint of a narrow baseline, tested on a few small pictures of three domains."""
     monkeypatch.chdir(data)
     cfg = narrow(Config.fromfile(config_root() / DG[0]))

@@ -210,7 +210,7 @@ def _rank(rank: int, folder: Path, count: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_count_as_one_and_leave_out_what_the_sampler_repeats(tmp_path):
+def test_two_processes_count_as_one_and_leave_out_what_the_sampler_repeats(tmp_path, unpainted):
     context = multiprocessing.get_context('fork')
     ranks = [context.Process(target=_rank, args=(rank, tmp_path, 7)) for rank in range(2)]
     for process in ranks:

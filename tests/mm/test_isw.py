@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from narrow import RESNET
 from torch.utils.data import DataLoader, Dataset
 
 import timm_stylenorm
@@ -24,8 +25,9 @@ class Pictures(Dataset):
 
 
 def train(tmp_path, hooks, **style):
+    model = dict(type='StyleNormClassifier', model='resnet18', num_classes=4, **RESNET)
     runner = Runner(
-        model=dict(type='StyleNormClassifier', model='resnet18', num_classes=4, style=dict(type='isw', **style)),
+        model=dict(**model, style=dict(type='isw', **style)),
         work_dir=str(tmp_path),
         train_dataloader=dict(
             batch_size=4, num_workers=0, dataset=Pictures(), sampler=dict(type='InfiniteSampler', shuffle=True)

@@ -22,6 +22,7 @@ from mmengine.visualization import Visualizer
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from mmseg.visualization import SegLocalVisualizer
+from test_configs import ADAPTING, DATA
 from test_uda_configs import write_pictures
 
 from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
@@ -29,6 +30,8 @@ from timm_stylenorm.runner.configs import config_root, list_configs
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
+# the configs of most methods have the pipelines of their baseline; these are tested by default
+PIPELINES = [name for name in SEGMENTATION if name in DATA or ADAPTING.search(name)]
 QUICK = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 TOOLS = Path(mmseg.__file__).parent / '.mim/tools'
 LABELS = ['LoadTrainIds', 'LoadSoftLabels']
@@ -94,7 +97,9 @@ def image(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize('name', SEGMENTATION)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in PIPELINES else pytest.mark.slow) for name in SEGMENTATION]
+)
 def test_pipelines_of_every_config_take_images_without_labels_and_augment(name, image, monkeypatch):
     cfg = Config.fromfile(config_root() / name)
     assert cfg.tta_model.type == 'SegTTAModel'
@@ -155,7 +160,7 @@ def run_tool(name, *argv, monkeypatch):
     runpy.run_path(str(TOOLS / name), run_name='__main__')
 
 
-def test_mmsegs_test_script_measures_domains_and_writes_predictions(toy, tmp_path, monkeypatch):
+def test_mmsegs_test_script_measures_domains_and_writes_predictions(toy, tmp_path, monkeypatch, unpainted):
     monkeypatch.chdir(toy)
     line = ['domains.py', 'net.pth', '--work-dir', tmp_path / 'run', '--out', tmp_path / 'out']
     line += ['--show-dir', tmp_path / 'shown', '--cfg-options', *IN_PROCESS]

@@ -190,7 +190,12 @@ def test_every_method_that_follows_any_module_is_a_plugin():
     assert {'MixStyle', 'SNR', 'PermutedAdaIN', 'CrossNorm', 'SelfNorm', 'DSU', 'EFDMix'} <= set(PLUGINS)
 
 
-@pytest.mark.parametrize('name', PLUGINS)
+ALWAYS = ('PermutedAdaIN', 'SNR', 'SelfNorm')  # without parameters, with a loss, with gates
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in PLUGINS]
+)
 def test_plugins_act_in_bottlenecks(name):
     options = {} if name in ('SNR', 'SelfNorm') else {'p': 1.0}
     plugins = [{'cfg': {'type': name, **options}, 'stages': (True, False, False, True), 'position': 'after_conv2'}]

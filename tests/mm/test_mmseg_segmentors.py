@@ -270,8 +270,10 @@ def test_a_backbone_that_gives_its_layers_back_is_the_plain_one():
     assert [b.style for stage in net.res_layers for b in getattr(net, stage)] == variants
 
 
-@pytest.mark.parametrize('with_cp', [False, True])
-@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize(
+    ('depth', 'with_cp'),
+    [(18, False), (50, True), *(pytest.param(*run, marks=pytest.mark.slow) for run in [(18, True), (50, False)])],
+)
 @pytest.mark.parametrize('method', ['ibn_b', 'isw', 'irw'])
 def test_residual_sums_are_found_in_blocks_that_share_one_activation(method, depth, with_cp):
     model = segmentor(backbone(depth=depth, with_cp=with_cp), 64 if depth == 18 else 256, style=method).train()

@@ -23,6 +23,12 @@ BACKBONES = {'Swin': SWIN, 'MiT': MIT}
 ENDS = {'Swin': ('stages.0.blocks.1', 'stages.1.blocks.0'), 'MiT': ('layers.0.1.1', 'layers.1.1.0')}
 ROWS = {name: row for name, row in METHODS.items() if row.recipe is None}
 ADDED = [name for name, row in ROWS.items() if row.layer.attaches and not hasattr(row.layer, 'from_norm')]
+DEFAULT = ('padain', 'mixstyle', 'snr')  # one that permutes, one that mixes, one with a loss
+
+
+def always(names):
+    """All methods, of which one of each kind is tested by default and the others by the slow tests."""
+    return [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +94,7 @@ def test_tokens_are_restyled_as_the_map_they_are(kind, monkeypatch):
     assert not torch.allclose(restyled, tokens, atol=1e-3)
 
 
-@pytest.mark.parametrize('method', ADDED)
+@pytest.mark.parametrize('method', always(ADDED))
 def test_every_method_that_follows_modules_trains_a_step(kind, method):
     style = {'type': method, 'sites': ('stage1', 'stage3')}
     if 'p' in METHODS[method].defaults:
@@ -103,7 +109,7 @@ def test_every_method_that_follows_modules_trains_a_step(kind, method):
     assert [name for name, grad in grads.items() if grad is None or not grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize('method', [name for name in ADDED if 'p' in METHODS[name].defaults])
+@pytest.mark.parametrize('method', always(name for name in ADDED if 'p' in METHODS[name].defaults))
 def test_default_places_train_a_step_and_know_maps_from_tokens(kind, method):
     model = segmentor(kind, {'type': method, 'p': 1.0})
     seen = []

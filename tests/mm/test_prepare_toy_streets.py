@@ -11,7 +11,8 @@ from PIL import Image
 from toy_streets.scene import paint_street
 from toy_streets.style import photograph, style_at
 
-SMALL = ['--train', '3', '--val', '2', '--size', '128x64']
+TRAIN, VAL = COUNTS = 2, 1  # pictures of each domain
+SMALL = ['--train', str(TRAIN), '--val', str(VAL), '--size', '128x64']
 
 
 def run(out: Path, *flags: str, workers: int = 1) -> int:
@@ -34,21 +35,21 @@ def drawn(tmp_path_factory) -> Path:
 
 
 def test_the_layout_is_that_of_gta5_and_cityscapes(drawn):
-    gta5 = [f'{number:05d}' for number in range(1, 6)]
+    gta5 = [f'{number:05d}' for number in range(1, TRAIN + VAL + 1)]
     expected = {f'gta5/images/{name}.png' for name in gta5}
     expected |= {f'gta5/labels/{name}{end}.png' for name in gta5 for end in ('', '_labelTrainIds')}
     expected |= {'gta5/splits/train.txt', 'gta5/splits/val.txt', 'toy_streets.json'}
-    for split, count in (('train', 3), ('val', 2)):
+    for split, count in (('train', TRAIN), ('val', VAL)):
         for name in (f'{split}/toytown/toytown_{index:06d}_000000' for index in range(count)):
             expected.add(f'cityscapes/leftImg8bit/{name}_leftImg8bit.png')
             expected |= {f'cityscapes/gtFine/{name}_gtFine_{kind}.png' for kind in ('labelIds', 'labelTrainIds')}
     assert set(contents(drawn)) == expected
-    assert (drawn / 'gta5/splits/train.txt').read_text().split() == gta5[:3]
-    assert (drawn / 'gta5/splits/val.txt').read_text().split() == gta5[3:]
+    assert (drawn / 'gta5/splits/train.txt').read_text().split() == gta5[:TRAIN]
+    assert (drawn / 'gta5/splits/val.txt').read_text().split() == gta5[TRAIN:]
 
 
 def test_images_and_labels_have_the_size_asked_for(drawn):
-    for picture in toy.plan(3, 2):
+    for picture in toy.plan(*COUNTS):
         image, ids, train_ids = map(read, picture.files(drawn))
         assert (image.shape, image.dtype) == ((64, 128, 3), np.uint8)
         assert ids.shape == train_ids.shape == (64, 128)
@@ -69,12 +70,12 @@ def test_the_pictures_do_not_depend_on_the_workers(drawn, tmp_path):
 
 def test_another_seed_draws_other_streets(drawn, tmp_path):
     assert run(tmp_path / 'other', '--seed', '1') == 0
-    for picture in toy.plan(3, 2):
+    for picture in toy.plan(*COUNTS):
         assert (read(picture.files(drawn)[1]) != read(picture.files(tmp_path / 'other')[1])).any()
 
 
 def test_no_street_is_drawn_twice(drawn):
-    labels = [read(picture.files(drawn)[1]).tobytes() for picture in toy.plan(3, 2)]
+    labels = [read(picture.files(drawn)[1]).tobytes() for picture in toy.plan(*COUNTS)]
     assert len(set(labels)) == len(labels)
 
 
@@ -125,13 +126,13 @@ def test_an_interrupted_run_is_resumed(drawn, tmp_path, monkeypatch):
     out = tmp_path / 'streets'
     write, done = toy._write, []
 
-    def stop_at_the_sixth(*args):
-        if len(done) == 6:
+    def stop_at_the_fourth(*args):
+        if len(done) == 4:
             raise KeyboardInterrupt
         done.append(args[-1])
         write(*args)
 
-    monkeypatch.setattr(toy, '_write', stop_at_the_sixth)
+    monkeypatch.setattr(toy, '_write', stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         run(out)
     assert json.loads((out / toy.MANIFEST).read_text())['complete'] is False

@@ -84,8 +84,13 @@ def norms_of(part):
     return names_of(part, nn.BatchNorm2d) - dual
 
 
-@pytest.mark.parametrize('head', HEADS)
-@pytest.mark.parametrize('lower', ['frozen', 'trainable'])
+@pytest.mark.parametrize(
+    ('lower', 'head'),
+    [
+        *(('frozen', head) for head in HEADS),
+        *(pytest.param('trainable', h, marks=() if h == 'low level' else pytest.mark.slow) for h in HEADS),
+    ],
+)
 def test_advbn_trains_all_heads_and_what_lies_above_the_cut_by_both_passes(head, lower):
     model = segmentor({**ADVBN, 'lower': lower}, head).train()
     losses, total, log = step(model)
@@ -160,7 +165,7 @@ def test_in_evaluation_a_segmentor_with_a_recipe_is_the_plain_one(recipe):
 
 
 @BOTH
-@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.', pytest.param('module.', marks=pytest.mark.slow)])
 def test_pretrained_weights_start_both_batch_norms(recipe, prefix, tmp_path):
     source = MODELS.build(backbone())
     source(torch.randn(4, 3, 32, 32))

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
+from tiny_runs import start, status
 
 from timm_stylenorm.layers import PermutedAdaIN
 from timm_stylenorm.runner import host
@@ -62,7 +61,7 @@ class NoMetric(BaseMetric):
 
 
 @HOOKS.register_module()
-class KillHook(Hook):
+class SigkillHook(Hook):
     """SIGKILL in the middle of training."""
 
     def __init__(self, at):
@@ -100,7 +99,7 @@ def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
                 'rule': 'greater'
             }
         },
-        'custom_hooks': [{'type': 'RNGStateHook'}] * hook + [{'type': 'KillHook', 'at': kill_at}] * bool(kill_at),
+        'custom_hooks': [{'type': 'RNGStateHook'}] * hook + [{'type': 'SigkillHook', 'at': kill_at}] * bool(kill_at),
         'randomness': {'seed': 3},
         'resume': resume,
         'default_scope': 'mmengine',
@@ -110,12 +109,9 @@ def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
 
 
 def killed_and_resumed(tmp_path, by_epoch, workers, hook=True):
-    spec = [str(tmp_path / 'killed'), str(by_epoch), str(workers), '12' if not by_epoch else '13', '0', str(int(hook))]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}  # as in this process: sums depend on the number of threads
-    command = [sys.executable, __file__, *spec]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    return train(tmp_path / 'killed', by_epoch, workers, 0, True, hook).state_dict()
+    work_dir, kill_at = tmp_path / 'killed', 13 if by_epoch else 12
+    assert status(start(train, work_dir, by_epoch, workers, kill_at, False, hook)) == -signal.SIGKILL
+    return train(work_dir, by_epoch, workers, 0, True, hook).state_dict()
 
 
 @pytest.mark.parametrize('by_epoch', [False, True], ids=['iterations', 'epochs'])
@@ -131,9 +127,3 @@ def test_without_the_hook_resume_differs(tmp_path):
     whole = train(tmp_path / 'whole', False, 0, 0, False, hook=False).state_dict()
     resumed = killed_and_resumed(tmp_path, False, 0, hook=False)
     assert any(not torch.equal(value, resumed[name]) for name, value in whole.items())
-
-
-if __name__ == '__main__':
-    where, *numbers = sys.argv[1:]
-    epochs, worker_count, kill, again, with_hook = (int(n) if n.isdigit() else n == 'True' for n in numbers)
-    train(where, bool(epochs), worker_count, kill, bool(again), bool(with_hook))

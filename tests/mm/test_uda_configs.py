@@ -74,7 +74,13 @@ def narrow(cfg):
     return cfg
 
 
-@pytest.mark.parametrize('name', NAMES)
+# large variants of both methods, which the quick start has too
+LARGE = [name for name in NAMES if name.startswith('segmentation/') and re.search('-maxsquare|fada-', name)]
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in NAMES]
+)
 def test_config_trains_every_parameter_on_data_in_its_layout_and_is_tested(name, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     init_default_scope('mmseg')
