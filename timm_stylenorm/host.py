@@ -59,7 +59,8 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
-    cfgs, own_names = {}, _model_with_tags[name]
+    cfgs: dict[str, Any] = {}
+    own_names = _model_with_tags[name]
     for tagged in _model_with_tags[base]:
         source = _model_pretrained_cfgs[tagged]
         tag = tagged.partition('.')[2]

@@ -12,7 +12,7 @@ pytest.importorskip('mmengine')
 
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import METRICS, MODELS
-from narrow import RESNET
+from nets import THIN
 
 import timm_stylenorm.classification  # noqa: F401 (registers)
 from timm_stylenorm.classification import ClsPreprocessor, TopK
@@ -24,7 +24,7 @@ def seed():
     np.random.seed(0)  # noqa: NPY002 (timm's Mixup draws from it)
 
 
-NARROW = {'channels': RESNET['channels']}
+NARROW = THIN
 
 
 def classifier(model='resnet18', **kwargs):

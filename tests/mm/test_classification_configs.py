@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, MODELS
 from mmengine.runner import Runner
-from narrow import RESNET
+from nets import THIN
 from PIL import Image
 
 import timm_stylenorm
@@ -44,7 +44,7 @@ def size_of(cfg):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_builds_and_its_model_takes_a_training_step(name, width):
     cfg = load(name)
-    cfg.model.update(RESNET if width == 'narrow' else {})
+    cfg.model.update(THIN if width == 'narrow' else {})
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -132,7 +132,7 @@ def test_a_runner_trains_with_mixup_and_logs_the_style_losses(tmp_path):
     write_folders(tmp_path, ('train', 'val'))
     cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters=3)
     style = ['padain', dict(type='snr', num_classes=2)]
-    cfg.model.update(model='resnet18', num_classes=2, style=style, label_smoothing=0.1, **RESNET)
+    cfg.model.update(model='resnet18', num_classes=2, style=style, label_smoothing=0.1, **THIN)
     cfg.model.data_preprocessor = dict(mixup=0.2, cutmix=1.0)
     cfg.optim_wrapper = dict(constructor='TimmOptimWrapperConstructor', optimizer=dict(opt='adamw', lr=1e-3))
     cfg.train_dataloader.sampler.type = 'InfiniteSampler'
@@ -152,10 +152,10 @@ def test_a_runner_trains_with_mixup_and_logs_the_style_losses(tmp_path):
 def test_the_runner_keeps_the_weights_that_training_starts_from(tmp_path):
     """Also through `init_weights`, which the Runner calls before the first iteration."""
     write_folders(tmp_path, ('train', 'val'))
-    start = timm.create_model('resnet18', num_classes=2, **RESNET)
+    start = timm.create_model('resnet18', num_classes=2, **THIN)
     torch.save(start.state_dict(), tmp_path / 'start.pth')
     cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters=1)
-    cfg.model.update(model='resnet18', num_classes=2, init_checkpoint=str(tmp_path / 'start.pth'), **RESNET)
+    cfg.model.update(model='resnet18', num_classes=2, init_checkpoint=str(tmp_path / 'start.pth'), **THIN)
     cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.0))
     cfg.train_dataloader.sampler.type = 'InfiniteSampler'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -169,7 +169,7 @@ def test_the_runner_keeps_the_weights_that_training_starts_from(tmp_path):
 def test_pacs_trains_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path):
     write_folders(tmp_path / 'PACS', ('art_painting', 'photo', 'sketch'))
     cfg = runner_config(load('resnet18_snr_1xb96-3k_pacs.py'), tmp_path, iters=2)
-    cfg.model.update(RESNET)
+    cfg.model.update(THIN)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.update(root=str(tmp_path / 'PACS'), transform=[dict(type='Resize', size=(32, 32))])
     runner = Runner.from_cfg(cfg)
@@ -184,7 +184,7 @@ def test_a_resumed_run_with_mixup_and_padain_gives_the_weights_of_an_unbroken_on
 
     def train(work, iters, resume=False):
         cfg = runner_config(load('resnet50_padain_4xb64-300e_imagenet.py'), tmp_path, iters)
-        cfg.model.update(model='resnet18', num_classes=2, style=dict(type='padain', p=0.5), **RESNET)
+        cfg.model.update(model='resnet18', num_classes=2, style=dict(type='padain', p=0.5), **THIN)
         cfg.model.data_preprocessor = dict(mixup=0.2, cutmix=1.0, erasing=0.5)
         cfg.train_dataloader.sampler.type = 'InfiniteSampler'
         for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -261,7 +261,7 @@ def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark, m
 @pytest.mark.parametrize('method', timm_stylenorm.list_methods())
 def test_the_benchmark_has_a_config_for_every_method(benchmark, method):
     assert method in benchmark.parse_args([]).methods
-    model = MODELS.build({**benchmark.method_config(method).model, **RESNET})
+    model = MODELS.build({**benchmark.method_config(method).model, **THIN})
     assert {label.split('.')[0] for label, _ in timm_stylenorm.style_layers(model)} == {method}
 
 

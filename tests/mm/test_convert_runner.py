@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 pytest.importorskip('mmengine')
 import convert_checkpoint
 from mmengine.registry import MODELS
-from narrow import RESNET
+from nets import THIN
 
 import timm_stylenorm
 import timm_stylenorm.classification
@@ -19,7 +19,7 @@ OTHERS = {'padain': 'resnet26d', 'snr': 'convnext_atto', 'mixstyle': 'mobilenetv
 AUTHORS = ('bin', 'debiased', 'ibn_a', 'snr')  # whose keys the converter knows
 NO_PLAIN = ('ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw')  # they take the place of batch norms
 CNN = {m: 'resnet18' if m in (*AUTHORS, *NO_PLAIN) else 'regnetx_002' for m in METHODS}
-NARROW = {'resnet18': {'channels': RESNET['channels']}, 'resnet26d': {'channels': RESNET['channels']}}
+NARROW = {'resnet18': THIN, 'resnet26d': THIN}
 NARROW |= {'regnetx_002': {'depth': 8}}  # the converter tells a ResNet by its number of blocks
 # one of each kind: without parameters, with them, an authors' one, a dual batch norm, in place of a batch norm
 KINDS = [('padain', 'resnet26d'), ('selfnorm', 'regnetx_002'), ('snr', 'convnext_atto'), ('snr', 'resnet18')]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from narrow import RESNET
+from nets import THIN
 from torch.utils.data import DataLoader, Dataset
 
 import timm_stylenorm
@@ -25,7 +25,7 @@ class Pictures(Dataset):
 
 
 def train(tmp_path, hooks, **style):
-    model = dict(type='StyleNormClassifier', model='resnet18', num_classes=4, **RESNET)
+    model = dict(type='StyleNormClassifier', model='resnet18', num_classes=4, **THIN)
     runner = Runner(
         model=dict(**model, style=dict(type='isw', **style)),
         work_dir=str(tmp_path),

@@ -9,17 +9,17 @@ import pytest
 import timm
 import torch
 from huggingface_hub.utils import EntryNotFoundError
+from nets import SMALL
 from timm.models import _hub, save_for_hf
 
 import timm_stylenorm
 from timm_stylenorm import launch
 
 ARCH = 'test_resnet'
-SMALL_SWIN = dict(img_size=64, window_size=2, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 FAMILIES = {  # arguments of a small model, and the methods that its structure has places for
     'test_efficientnet': ({}, {'snr', 'selfnorm', 'bin', 'padain', 'debiased'}),
-    'convnext_atto': ({}, {'snr', 'selfnorm', 'padain'}),
-    'swin_tiny_patch4_window7_224': (SMALL_SWIN, {'snr', 'selfnorm', 'crossnorm'}),
+    'convnext_atto': (SMALL['convnext'], {'snr', 'selfnorm', 'padain'}),
+    'swin_tiny_patch4_window7_224': (SMALL['swin'], {'snr', 'selfnorm', 'crossnorm'}),
 }
 for _arch in (ARCH, 'test_vit', *FAMILIES):
     timm_stylenorm.register_variants(_arch)

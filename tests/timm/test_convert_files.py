@@ -155,6 +155,7 @@ def test_the_tool_refuses_what_does_not_go_together(tmp_path, capsys):
     assert tool(capsys, tmp_path / 'nothing.pth').startswith('error: unknown checkpoint')
 
 
+@pytest.mark.slow
 def test_the_tool_starts_alone_and_names_its_sources(tmp_path):
     command = [sys.executable, convert_checkpoint.__file__, '--help']
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -62,7 +62,7 @@ def test_permuted_adain_equals_a_plain_formula(shape):
         torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('shape', [(3, 5, 4), (2, 3, 3, 4), (2, 2, 2, 3, 2)])  # gradcheck goes through every entry
 def test_gradients_of_every_function(shape):
     style = torch.randn(shape, dtype=torch.double, requires_grad=True)
     scale = torch.randn(shape[:2], dtype=torch.double, requires_grad=True)

@@ -66,6 +66,7 @@ def test_the_timm_side_never_imports_the_mmseg_side():
         assert not [m for m in imports(file) if m.startswith(('mmseg', 'mmseg_stylenorm'))], file
 
 
+@pytest.mark.slow
 def test_importing_the_timm_side_loads_neither_mmengine_nor_mmseg():
     script = "import sys, timm_stylenorm; print({m.split('.')[0] for m in sys.modules} & {'mmengine', 'mmcv', 'mmseg'})"
     assert subprocess.run([sys.executable, '-c', script], capture_output=True, check=True).stdout == b'set()\n'

@@ -1,9 +1,12 @@
 """Names of places become modules."""
 
+import functools
+
 import pytest
 import timm
 import torch
 import torchvision
+from nets import SMALL, small
 from torch import nn
 
 import timm_stylenorm
@@ -12,13 +15,18 @@ from timm_stylenorm.surgery.sites import find_sites
 STAGES = ['stage1', 'stage2', 'stage3', 'stage4']
 
 
+@functools.cache
+def net(arch):
+    return timm.create_model(arch, **(SMALL['vgg'] if arch.startswith('vgg') else {}))
+
+
 def names(model, sites):
     return [s.name for s in find_sites(model, sites)]
 
 
 @pytest.mark.parametrize(('arch', 'count'), [('resnet18', 17), ('resnet50', 49)])
 def test_convs_are_those_of_the_authors(arch, count):
-    model = timm.create_model(arch)
+    model = net(arch)
     convs = names(model, 'convs')
     assert len(convs) == count
     assert not any('downsample' in c for c in convs)
@@ -44,14 +52,14 @@ def test_norms_stand_behind_the_convs():
     ],
 )
 def test_a_site_is_the_last_block_and_never_a_sequential(arch, sites, expected):
-    model = timm.create_model(arch)
+    model = net(arch)
     assert names(model, sites) == expected
     assert not any(isinstance(s.module, nn.Sequential) for s in find_sites(model, sites))
 
 
 @pytest.mark.parametrize('arch', ['resnet18', 'efficientnet_b0', 'regnety_008', 'convnext_tiny', 'vgg16_bn', 'dla34'])
 def test_channels_are_those_that_arrive(arch):
-    model = timm.create_model(arch).eval()
+    model = small(arch).eval()
     sites = find_sites(model, STAGES)
     seen = {}
     for site in sites:
@@ -88,7 +96,7 @@ def test_stages_of_a_torchvision_model():
     ],
 )
 def test_parts_of_stem_and_stages(arch, site, expected):
-    assert names(timm.create_model(arch), site) == expected
+    assert names(net(arch), site) == expected
 
 
 def test_no_pooling_is_no_place_but_no_error_beside_others():
@@ -117,7 +125,7 @@ def test_a_shared_activation_is_found_with_the_number_of_its_calls(model):
     ],
 )
 def test_where_the_channels_are(arch, layout):
-    (site,) = find_sites(timm.create_model(arch), 'stage1')
+    (site,) = find_sites(net(arch), 'stage1')
     assert (site.channel_dim, site.prefix_tokens) == layout
 
 
@@ -152,7 +160,7 @@ def test_a_place_named_twice_counts_once():
 )
 def test_impossible_places_are_named(arch, site, message):
     with pytest.raises(ValueError, match=message):
-        find_sites(timm.create_model(arch), site)
+        find_sites(net(arch), site)
 
 
 def test_unknown_channels_are_refused_before_any_change():
