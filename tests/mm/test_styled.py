@@ -179,6 +179,15 @@ def test_switching_the_style_off_changes_the_losses_of_a_frozen_stage():
     assert not torch.isclose(on, off, rtol=1e-4)
 
 
+def test_gates_at_a_frozen_stage_learn():
+    model = detector(style=dict(type='snr', sites='stage1')).train()
+    model.parse_losses(losses_of(model, pictures()))[0].backward()
+    gates = {k: p.grad for k, p in model.named_parameters() if '.style.snr.' in k}
+    assert any('.fc1.' in key for key in gates)
+    assert all(grad is not None and grad.abs().max() > 0 for grad in gates.values())
+    assert not any(p.requires_grad for k, p in model.backbone.layer1.named_parameters() if '.style.' not in k)
+
+
 def test_a_recipe_trains_a_detector_in_two_passes():
     model = detector(recipe=dict(type='advbn', cut='stage1', steps=1)).train()
     losses = losses_of(model, pictures())

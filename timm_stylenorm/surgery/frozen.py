@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 from torch import nn
 
 from ..layers import StyleLayer
+from .add import style_layers
 
 
 def let_style_train(model: nn.Module, mode: bool = True) -> None:
@@ -24,3 +28,29 @@ def let_style_train(model: nn.Module, mode: bool = True) -> None:
                 layer.train(mode)
             for parameter in layer.added_parameters():
                 parameter.requires_grad_(True)
+
+
+def warn_if_at_rest(model: nn.Module) -> None:
+    """Tell, which Python shows once for each method, what a training model neither trains nor lets act.
+
+    Replacements of norms may be in evaluation, as the norms that hosts put there. Layers that were added with
+    `frozen=True` are meant to rest.
+    """
+    if not model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    for label, layer in style_layers(model):
+        if layer.frozen:
+            continue
+        added = [parameter.requires_grad for parameter in layer.added_parameters()]
+        if not layer.replaced and not layer.training:
+            state = 'in evaluation'
+        elif added and not any(added):
+            state = 'frozen'
+        else:
+            continue
+        warnings.warn(
+            f'{label.partition(".")[0]}: layers are {state} in a model that trains. Let them train by '
+            'timm_stylenorm.surgery.frozen.let_style_train(model), before the optimizer is made, or say by '
+            'style=dict(..., frozen=True) that they are meant to rest',
+            stacklevel=3,
+        )

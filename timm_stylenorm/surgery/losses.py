@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..functional.backend import widen
 from ..layers import StyleLayer
 from .add import style_layers
+from .frozen import warn_if_at_rest
 
 
 def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None) -> dict[str, Tensor]:
@@ -26,6 +27,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
         comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
     """
+    warn_if_at_rest(model)
     losses: dict[str, Tensor] = {}
     deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
     seen: Counter[str] = Counter()
