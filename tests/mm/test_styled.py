@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import timm_stylenorm.runner  # noqa: F401 (registers StyleNorm)
-from timm_stylenorm import style_disabled, style_layers
+from timm_stylenorm import style_disabled, style_layers, style_parameters
 from timm_stylenorm.runner.distributed import prepare_cpu_distributed
 from timm_stylenorm.runner.host import apply_host_fixes
 from timm_stylenorm.runner.styled import StyledModel, style_norm
@@ -238,7 +239,7 @@ class Pictures(Dataset):
 
 def runner(work_dir, iters, **options):
     return Runner(
-        model=dict(type='StyleNorm', of='mmdet.RetinaNet', style=['irw', 'mixstyle'], **DETECTORS['RetinaNet']),
+        model=ConfigDict(type='StyleNorm', of='mmdet.RetinaNet', style=['irw', 'mixstyle'], **DETECTORS['RetinaNet']),
         work_dir=str(work_dir),
         train_dataloader=dict(
             batch_size=2, num_workers=0, dataset=Pictures(), collate_fn=dict(type='pseudo_collate'),
@@ -264,6 +265,63 @@ def test_the_runner_trains_a_detector_with_averages_and_resumes_bit_for_bit(tmp_
     resumed = runner(tmp_path / 'parts', 4, resume=True).train()
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+class Count(BaseMetric):
+    """How many boxes were found in how many images."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [len(sample['pred_instances']['scores']) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {'images': len(results), 'boxes': sum(results)}
+
+
+def test_the_runner_evaluates_a_detector(tmp_path):
+    pytest.importorskip('mmdet.models')
+    apply_host_fixes()
+    loader = dict(
+        batch_size=2, num_workers=0, dataset=Pictures(), collate_fn=dict(type='pseudo_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )  # fmt: skip
+    parts = dict(val_dataloader=loader, val_cfg=dict(type='ValLoop'), val_evaluator=dict(type=Count))
+    run = runner(tmp_path, 2, **parts)
+    before = copy.deepcopy(run.model.state_dict())
+    run.train()
+    moved = [key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])]
+    assert any('bbox_head' in key for key in moved)
+    found = run.val_loop.run()
+    assert found['images'] == len(Pictures())
+    assert 0 < found['boxes'] <= 5 * found['images']
+    assert run.val_loop.run() == found
+
+
+@pytest.mark.parametrize('style', ['irw', 'snr'])
+def test_a_detector_trains_in_half_precision(style):
+    model = detector(style=style).train()
+    data = model.data_preprocessor(pictures(), training=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        total, log = model.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    assert all(value.isfinite() for value in log.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in style_parameters(model))
+    assert style != 'irw' or log['style.irw.stage1.sum'] > 0
+
+
+def test_test_time_augmentation_of_mmdet_takes_a_styled_model():
+    pytest.importorskip('mmdet.models')
+    tta = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=5)
+    module = ConfigDict(type='StyleNorm', of='mmdet.RetinaNet', style='snr', **DETECTORS['RetinaNet'])
+    model = MODELS.build(ConfigDict(type='mmdet.DetTTAModel', module=module, tta_cfg=tta)).eval()
+    assert isinstance(model.module, StyledModel)
+    views = []
+    for flip in (False, True):
+        view = pictures()
+        for sample in view['data_samples']:
+            sample.set_metainfo({'flip': flip, 'flip_direction': 'horizontal' if flip else None})
+        views.append(view)
+    batch = {key: [view[key] for view in views] for key in views[0]}
+    assert all(len(sample.pred_instances) <= 5 for sample in model.test_step(batch))
 
 
 def test_mmdets_own_functions_take_a_flat_config(tmp_path):

@@ -7,11 +7,13 @@ import torch
 
 import timm_stylenorm
 from timm_stylenorm.layers import InstanceNorm
+from timm_stylenorm.layers.base import RandomStyleLayer
 from timm_stylenorm.methods import METHODS
+from timm_stylenorm.surgery.frozen import let_style_train
 from timm_stylenorm.surgery.structure import levels_of
 
-SWEPT = ('mixstyle', 'dsu', 'snr', 'padain', 'crossnorm', 'selfnorm', 'ibn_b')
-TRAIN_ONLY = ('mixstyle', 'dsu', 'padain', 'crossnorm')
+SWEPT = [name for name, row in METHODS.items() if row.recipe is None]  # a recipe has a forward of its own
+TRAIN_ONLY = [name for name in SWEPT if issubclass(METHODS[name].layer, RandomStyleLayer)]
 SIZES = ((192, 160), (224, 224), (256, 256), (240, 240), (288, 288), (299, 299), (336, 336), (384, 384), (448, 448))
 
 
@@ -53,9 +55,18 @@ def outcome(plain, images, reference, method):
         with torch.no_grad():
             pairs = zip(_tensors(model(images)), _tensors(reference), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs), 'evaluation changes'
+        try:
+            let_style_train(model)
+            with torch.no_grad():
+                pairs = zip(_tensors(model(images)), _tensors(reference), strict=True)
+            assert not all(torch.equal(a, b) for a, b in pairs), 'training changes nothing'
+        except ValueError:
+            assert unproven
     seen = []
-    for _, layer in timm_stylenorm.style_layers(model):
+    hooks = [
         layer.register_forward_hook(lambda m, args, y: seen.append((m, args[0].detach(), y.detach())))
+        for _, layer in timm_stylenorm.style_layers(model)
+    ]
     model.train()
     try:
         output = model(images)
@@ -64,12 +75,15 @@ def outcome(plain, images, reference, method):
             raise
         return 'refused in the first forward', unproven, str(error)
     sum(t.float().square().sum() for t in _tensors(output)).backward()
+    for hook in hooks:
+        hook.remove()
     assert seen, 'no layer has run'
     levels = {label: channels for label, (_, channels) in levels_of(model).items()}
     for layer, x, y in seen:
         assert x.shape == y.shape
         check_map(layer, x, size, levels)
         check_axes(layer, x)
+        check_positions(layer, x)
     missing = [k for k, p in timm_stylenorm.style_parameters(model) if p.grad is None and used(model, k, seen)]
     assert not missing, f'no gradient: {missing}'
     if method in TRAIN_ONLY:
@@ -113,6 +127,23 @@ def check_axes(layer, x):
     start = layer.prefix_tokens
     if x.dim() > 2 and x[:, start:].numel() > x.shape[layer.channel_dim] * len(x):
         torch.testing.assert_close(norm(x * scale + shift)[:, start:], norm(x)[:, start:], rtol=1e-5, atol=1e-6)
+
+
+def check_positions(layer, x):
+    """Permuting the positions of what arrives permutes what leaves."""
+    if x[0, :1].numel() == 1 or layer.replaced:
+        return
+    layer, x = copy.deepcopy(layer).double(), torch.randn_like(x, dtype=torch.double)
+
+    def forward(x):
+        torch.manual_seed(1)
+        return layer(x)
+
+    axis = next(axis for axis in range(x.dim() - 1, 0, -1) if axis != layer.channel_dim % x.dim())
+    order = torch.cat([torch.arange(n := layer.prefix_tokens), n + torch.randperm(x.shape[axis] - n)])
+    with torch.no_grad():
+        permuted = forward(x.index_select(axis, order))
+        torch.testing.assert_close(permuted, forward(x).index_select(axis, order), rtol=1e-6, atol=1e-6)
 
 
 def _tensors(value):
