@@ -59,7 +59,11 @@ def outcome(plain, images, reference, method):
             let_style_train(model)
             with torch.no_grad():
                 pairs = zip(_tensors(model(images)), _tensors(reference), strict=True)
-            assert not all(torch.equal(a, b) for a, b in pairs), 'training changes nothing'
+            equal = all(torch.equal(a, b) for a, b in pairs)
+            # a head that starts at zero tells no image from another
+            assert not equal or all(torch.equal(t, t[:1].expand_as(t)) for t in _tensors(reference)), (
+                'no change of logits'
+            )
         except ValueError:
             assert unproven
     seen = []
