@@ -24,11 +24,8 @@ def seed():
     np.random.seed(0)  # noqa: NPY002 (timm's Mixup draws from it)
 
 
-NARROW = THIN
-
-
 def classifier(model='resnet18', **kwargs):
-    narrow = NARROW if model.startswith('resnet18') else {}
+    narrow = THIN if model.startswith('resnet18') else {}
     return MODELS.build({'type': 'StyleNormClassifier', 'model': model, 'num_classes': 4, **narrow, **kwargs})
 
 
@@ -189,7 +186,7 @@ def test_small_images_keep_their_resolution_up_to_the_first_stage():
 
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: {'state_dict': {f'module.net.{k}': v for k, v in s.items()}}])
 def test_a_plain_checkpoint_loads_into_a_styled_classifier(tmp_path, wrap):
-    plain = timm.create_model('resnet18', num_classes=4, **NARROW)
+    plain = timm.create_model('resnet18', num_classes=4, **THIN)
     torch.save(wrap(plain.state_dict()), tmp_path / 'plain.pth')
     model = classifier(style='snr', init_checkpoint=str(tmp_path / 'plain.pth'))
     torch.testing.assert_close(model.net.layer4[1].conv2.weight, plain.layer4[1].conv2.weight)
@@ -197,15 +194,15 @@ def test_a_plain_checkpoint_loads_into_a_styled_classifier(tmp_path, wrap):
 
 
 def test_a_checkpoint_with_other_classes_loads_all_but_the_head(tmp_path):
-    plain = timm.create_model('resnet18', num_classes=7, **NARROW)
+    plain = timm.create_model('resnet18', num_classes=7, **THIN)
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     model = classifier(init_checkpoint=str(tmp_path / 'plain.pth'))
     torch.testing.assert_close(model.net.conv1.weight, plain.conv1.weight)
-    assert model.net.fc.weight.shape == (4, NARROW['channels'][-1])
+    assert model.net.fc.weight.shape == (4, THIN['channels'][-1])
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
-    torch.save(timm.create_model('resnet34', num_classes=4, **NARROW).state_dict(), tmp_path / 'other.pth')
+    torch.save(timm.create_model('resnet34', num_classes=4, **THIN).state_dict(), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match=r'another architecture than this ResNet.*unknown to the model: layer1\.2'):
         classifier(init_checkpoint=str(tmp_path / 'other.pth'))
 

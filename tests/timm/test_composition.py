@@ -7,11 +7,7 @@ from nets import small
 import timm_stylenorm
 from timm_stylenorm.methods import METHODS
 
-MODELS = {
-    'resnet18': dict(),
-    'densenet121': dict(),
-    'vit_tiny_patch16_224': dict(depth=4, img_size=64),
-}
+MODELS = ('resnet18', 'densenet121', 'vit_tiny_patch16_224')
 PAIRS = [
     ('crossnorm', 'mixstyle'), ('mixstyle', 'selfnorm'), ('dsu', 'selfnorm'), ('padain', 'dsu'), ('snr', 'ibn_a'),
     ('ibn_b', 'mixstyle'), ('isw', 'ibn_a'), ('bin', 'efdmix'), ('dsu', 'snr'),
@@ -19,7 +15,7 @@ PAIRS = [
 
 
 def plain(arch):
-    return small(arch, num_classes=4, **MODELS[arch])
+    return small(arch, num_classes=4)
 
 
 def shapes(model):

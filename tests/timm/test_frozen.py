@@ -8,15 +8,25 @@ from nets import small
 from timm.utils import freeze
 
 import timm_stylenorm
+from timm_stylenorm.recipes import Part, build_recipe
 from timm_stylenorm.surgery.frozen import let_style_train
 
 
-def told(model):
+def told(model, recipe=None):
     """The warnings of one training step."""
+
+    def forward_loss(images, parts):
+        loss = model(images).square().mean()
+        timm_stylenorm.style_losses(model, torch.tensor([0, 1]))
+        return {part.label('loss'): loss for part in parts}
+
+    images, target = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        model(torch.randn(2, 3, 64, 64)).sum()
-        timm_stylenorm.style_losses(model, torch.tensor([0, 1]))
+        if recipe:
+            recipe.losses(model, images, target, forward_loss)
+        else:
+            forward_loss(images, [Part(None)])
     return {str(w.message).partition('. ')[0] for w in caught if 'that trains' in str(w.message)}
 
 
@@ -54,3 +64,12 @@ def test_what_is_meant_to_rest_and_what_evaluates_is_not_told_of():
     assert not told(styled('snr').requires_grad_(False).eval())
     with torch.no_grad():
         assert not told(styled('snr').requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    'options', [dict(type='advbn', steps=1, lower='frozen'), dict(type='debiased', styliser='pixel')]
+)
+def test_what_a_recipe_holds_is_not_told_of(options):
+    model, recipe = small('resnet18', num_classes=4), build_recipe(options)
+    recipe.prepare(model)
+    assert not told(model.train(), recipe)

@@ -1,6 +1,6 @@
 """One small model of every file of timm and torchvision times methods: refused at build, or right. Slow.
 
-A few models are slow tests; `make sweep` runs all, about an hour, and prints the table.
+A few models are slow tests; `make sweep` runs all, more than half an hour, and prints the table.
 """
 
 import collections

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from ..layers import StyleLayer
-from .add import style_layers
 
 
 def let_style_train(model: nn.Module, mode: bool = True) -> None:
@@ -30,15 +30,18 @@ def let_style_train(model: nn.Module, mode: bool = True) -> None:
                 parameter.requires_grad_(True)
 
 
-def warn_if_at_rest(model: nn.Module) -> None:
+def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
     """Tell, which Python shows once for each method, what a training model neither trains nor lets act.
 
     Replacements of norms may be in evaluation, as the norms that hosts put there. Layers that were added with
     `frozen=True` are meant to rest.
+
+    Args:
+        layers: The style layers of a model in training mode, and their labels.
     """
-    if not model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
-    for label, layer in style_layers(model):
+    for label, layer in layers:
         if layer.frozen:
             continue
         added = [parameter.requires_grad for parameter in layer.added_parameters()]

@@ -27,11 +27,13 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
         comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
     """
-    warn_if_at_rest(model)
+    layers = list(style_layers(model))
+    if model.training:
+        warn_if_at_rest(layers)
     losses: dict[str, Tensor] = {}
     deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
     seen: Counter[str] = Counter()
-    for label, layer in style_layers(model):
+    for label, layer in layers:
         seen[label] += 1
         if seen[label] > 1:
             label = f'{label}#{seen[label]}'
@@ -42,7 +44,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
     for label, layer in deepest.values():
         if target is not None:
             losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
-    for _, layer in style_layers(model):
+    for _, layer in layers:
         layer.aux = layer.logits = None
     return losses
 
