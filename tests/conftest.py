@@ -1,8 +1,10 @@
 """Shared fixtures: every test starts from the same seed, on one thread. Tests import the tools, and one another."""
 
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,4 +16,6 @@ sys.path[:0] = [path for path in FOLDERS if path not in sys.path]
 @pytest.fixture(autouse=True)
 def _seed():
     torch.set_num_threads(1)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what mmcv and mmseg draw from
     torch.manual_seed(0)

@@ -77,9 +77,11 @@ def outcome(plain, images, reference, method):
         hook.remove()
     assert seen, 'no layer has run'
     levels = {label: channels for label, (_, channels) in levels_of(model).items()}
+    strides = _strides(plain)
     for layer, x, y in seen:
         assert x.shape == y.shape
         check_map(layer, x, size, levels)
+        check_stride(layer, x, size, strides)
         check_axes(layer, x)
         check_positions(layer, x)
     missing = [k for k, p in timm_stylenorm.style_parameters(model) if p.grad is None and used(model, k, seen)]
@@ -119,6 +121,23 @@ def check_map(layer, x, size, levels):
         count = x.shape[3 - layer.channel_dim % 3] - layer.prefix_tokens
         grids = [(h, count // h) for h in range(1, count + 1) if count % h == 0]
         assert any(abs(w - h * ratio) <= 1 for h, w in grids), f'{layer.label}: no map of tokens {tuple(x.shape)}'
+
+
+def _strides(model):
+    """Of stages that `feature_info` tells of."""
+    entries = getattr(model, 'feature_info', None) or []
+    stages = [entry for entry in entries if entry['reduction'] > 2]
+    return {f'stage{i}': entry['reduction'] for i, entry in enumerate(stages, 1)}
+
+
+def check_stride(layer, x, size, strides):
+    """A stage's map is smaller than the images by what `feature_info` says; padding makes it a position larger."""
+    stride = strides.get(layer.label.partition('.')[2].removesuffix('.sum'))
+    if stride is not None:
+        h, w = (n / stride for n in size)
+        count = x[0].numel() / x.shape[layer.channel_dim] - layer.prefix_tokens
+        lowest, highest = (max(h - 1, 1) * max(w - 1, 1), (h + 1) * (w + 1))
+        assert lowest <= count <= highest, f'{layer.label}: {tuple(x.shape)} at stride {stride} of {size}'
 
 
 def check_axes(layer, x):

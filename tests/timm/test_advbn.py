@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import warnings
 import weakref
 from collections import Counter
 
@@ -152,6 +153,25 @@ def test_the_frozen_part_stays_and_modes_come_back():
     assert {k.rpartition('.')[2] for k in moved} == {'running_mean', 'running_var', 'num_batches_tracked'}
     assert not any(k.startswith((*lower, 'layer4.')) for k in moved)
     assert not any(vars(m).get('forward') or m._forward_hooks for m in model.modules() if m is not model.layer1[1])
+
+
+def test_layers_of_other_methods_act_and_train_in_the_frozen_part():
+    model = small('resnet18', num_classes=4)
+    timm_stylenorm.add_style(model, [{'type': 'snr', 'num_classes': 4, 'sites': 'stage1'}, 'mixstyle'])
+    timm_stylenorm.add_style(model, {'type': 'ibn_b', 'sites': ['layer1.0.bn1']})
+    recipe = build_recipe({'type': 'advbn', 'steps': 1, 'cut': 'stage2'})
+    recipe.prepare(model)
+    model.train()
+    x, target = torch.randn(4, 3, 64, 64), torch.arange(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        losses = recipe.losses(model, x, target, closure(model))
+        losses |= timm_stylenorm.style_losses(model, target)
+    sum(losses.values()).backward()
+    lower = [layer for label, layer in timm_stylenorm.style_layers(model) if label.endswith(('stage1', 'layer1.0.bn1'))]
+    assert [layer.training for layer in lower] == [False, True, True]  # a norm has its host's mode
+    assert all(p.grad is not None for layer in lower for p in layer.added_parameters())
+    assert model.layer1[0].conv1.weight.grad is None
 
 
 def test_a_failure_leaves_nothing_behind():

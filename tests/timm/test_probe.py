@@ -83,6 +83,7 @@ def test_the_layout_is_that_of_what_arrives(arch, style, sites, expected):
         ('ecaresnet26t', 'ibn_b', 'stage1.sum', 256),
         ('dpn68', 'selfnorm', 'features.conv5_3', 832),
         ('pvt_v2_b0', 'selfnorm', 'stages.1.blocks.1', 64),
+        ('rdnet_tiny', 'selfnorm', 'stage1', 256),  # a Sequential that joins its blocks' maps
     ],
 )
 def test_channels_are_those_of_what_arrives(arch, style, sites, channels):

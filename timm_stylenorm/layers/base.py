@@ -25,7 +25,7 @@ class StyleLayer(nn.Module):
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
         replaced: Whether the layer stands in the place of a norm layer.
         frozen: Whether the layer follows its host where that is frozen; otherwise it trains and acts with the model.
-        place: Of an attached layer: 'after' its module, 'before' it, or 'after dict', see `attach`.
+        place: Of an attached layer: 'after' its module, 'before' it, or 'after container', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
         waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.

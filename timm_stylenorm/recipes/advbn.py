@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..dual_bn import routed
 from ..errors import unknown
-from ..layers import AdvBN, StyleLayer
+from ..layers import AdvBN
 from ..surgery.add import add_style, style_layers
 from ..surgery.companions import provide
 from ..surgery.context import evaluating
+from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
 from ..surgery.structure import batch_norms, norms_behind
@@ -88,11 +89,9 @@ class AdvBNRecipe(Recipe):
         make_dual(model, [name for name, norm in batch_norms(model) if name in above or norm not in inside])
         provide(model, 'recipe')
         if self.lower == 'frozen':
-            lower = _replay(model).lower
-            layers = [m for module in lower for m in module.modules() if isinstance(m, StyleLayer) and not m.replaced]
-            attached = {parameter for layer in layers for parameter in layer.parameters()}
-            for parameter in {p for module in lower for p in module.parameters()} - attached:
-                parameter.requires_grad_(False)
+            for module in _replay(model).lower:
+                module.requires_grad_(False)
+                let_style_train(module)
 
     def _is_cut(self, encoder: nn.Module, module: nn.Module) -> bool:
         return [site.module for site in find_sites(encoder, self.cut or ())] == [module]
@@ -125,6 +124,7 @@ class AdvBNRecipe(Recipe):
         for module in replay.lower:
             if self.lower == 'frozen':
                 module.eval()
+                let_style_train(module)
             elif self.lower == 'statistics':
                 for _, norm in batch_norms(module):
                     norm.eval()

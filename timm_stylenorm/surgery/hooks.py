@@ -15,8 +15,10 @@ from .sites import Site
 
 
 def owner_of(module: nn.Module) -> Any:
-    """The module that holds the child `style`: a ModuleDict would run it, so that its last child holds it instead."""
-    return list(module.values())[-1] if isinstance(module, nn.ModuleDict) else module
+    """The module that holds the child `style`: a container would run it, so that its last child holds it instead."""
+    while isinstance(module, nn.ModuleDict | nn.Sequential) and len(module):
+        module = list(module.children())[-1]
+    return module
 
 
 def _run(module: nn.Module, place: str, x: Tensor) -> Tensor:
@@ -35,9 +37,9 @@ def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return _run(module, 'after', output)
 
 
-def _run_style_of_dict(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    """The forward hook of a ModuleDict."""
-    return _run(module, 'after dict', output)
+def _run_style_of_container(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """The forward hook of a container."""
+    return _run(module, 'after container', output)
 
 
 def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
@@ -65,7 +67,7 @@ def _check_calls(block: Any, args: Any, output: Any) -> None:
         )
 
 
-_HOOKS = (_run_style, _run_style_of_dict, _run_style_before, _run_style_at_the_last_call)
+_HOOKS = (_run_style, _run_style_of_container, _run_style_before, _run_style_at_the_last_call)
 _BLOCK_HOOKS = (_begin_calls, _check_calls)
 
 
@@ -90,7 +92,7 @@ def attach(site: Site, method: str, layer: StyleLayer, unchecked: Unchecked | No
     if site.where == 'after':
         hook = _run_style
         if owner is not module:  # the owner may be a place of its own
-            hook, layer.place = _run_style_of_dict, 'after dict'
+            hook, layer.place = _run_style_of_container, 'after container'
         _hook_once(module._forward_hooks, module.register_forward_hook, hook)
     elif site.block is None:
         _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
@@ -133,8 +135,8 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
         ValueError: The layer is not attached in this model.
     """
     for module in styled_modules(model):
-        dicts = owner_of(module) is not module
-        if layer in owner_of(module).style.values() and (layer.place == 'after dict') == dicts:  # type: ignore
+        contains = owner_of(module) is not module
+        if layer in owner_of(module).style.values() and (layer.place == 'after container') == contains:  # type: ignore
             return module
     raise ValueError(f'{layer.label or type(layer).__name__} is not attached in this {type(model).__name__}')
 

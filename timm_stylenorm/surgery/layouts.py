@@ -33,7 +33,8 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
         prefix_told: ... how many tokens come first; no other layout is tried then.
 
     Raises:
-        ValueError: No layout fits, two fit equally, or a module is called more or less often than assumed.
+        ValueError: No layout fits, two fit equally, a module is called more or less often than assumed, or a stage
+            has other channels than `feature_info` says.
     """
     _check_calls(site, seen)
     if site.where == 'replace':
@@ -58,6 +59,8 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
     layout, channels, _ = exact[0]
     if len({fit[0][0] for fit in exact}) > 1 and site.channel_dim == 1 and not told and _rank(seen) == 3:
         raise ValueError(_misfit(site, seen, 'the channels may be second or last; say channel_dim=1 or channel_dim=-1'))
+    if site.promised not in (None, channels):
+        raise ValueError(_misfit(site, seen, f'feature_info says {site.promised} channels'))
     return replace(site, channels=channels, channel_dim=layout[0], prefix_tokens=layout[1])
 
 

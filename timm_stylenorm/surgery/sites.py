@@ -30,12 +30,12 @@ from ..errors import unknown
 from ..host import FeatureGraphNet
 from .structure import (
     NORMS,
-    SEQUENCES,
     SEVERAL_MAPS,
     Named,
     batch_norms,
     blocks_of,
     conv_norm_pairs,
+    is_sequence,
     layout_of,
     levels_of,
     main_path,
@@ -58,6 +58,7 @@ class Site:
         calls: ... and how often; the last call is meant.
         channel_dim: Where the channels are, 1 or -1.
         prefix_tokens: Class and register tokens at the front, which belong to no map.
+        promised: Channels of the stage in `feature_info`; no others may arrive.
     """
 
     label: str
@@ -69,6 +70,7 @@ class Site:
     calls: int = 1
     channel_dim: int = 1
     prefix_tokens: int = 0
+    promised: int | None = None
 
 
 def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = False) -> list[Site]:
@@ -215,10 +217,10 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it, and '
             "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
         ) from None
-    while isinstance(module, SEQUENCES) and len(list(module.children())):
+    while is_sequence(module) and len(list(module.children())):
         child = list(module._modules)[-1]
         path, module = f'{path}.{child}', module._modules[child]  # type: ignore[assignment]
-    if type(module).__name__ in SEVERAL_MAPS and isinstance(getattr(module, 'blocks', None), SEQUENCES):
+    if type(module).__name__ in SEVERAL_MAPS and is_sequence(getattr(module, 'blocks', None)):
         return _place(model, label, f'{path}.blocks', channels, tokens)
     if isinstance(module, NORMS):
         return Site(label, path, module, channels or out_channels(module), 'replace')
@@ -234,5 +236,5 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
             'pass tokens there; if it does, say where their channels are: channel_dim=-1'
         )
-    channels = channels or out_channels(module)
-    return Site(label, path, module, channels, channel_dim=layout[0], prefix_tokens=layout[1])
+    found = channels or out_channels(module)
+    return Site(label, path, module, found, channel_dim=layout[0], prefix_tokens=layout[1], promised=channels)

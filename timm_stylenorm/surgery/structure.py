@@ -29,7 +29,7 @@ NORMS = (
 )
 SEQUENCES = (nn.Sequential, nn.ModuleList, RegStage)  # run their children one after the other
 SHORTCUTS = {'downsample', 'shortcut', 'skip', 'project'}
-SEVERAL_MAPS = {'HighResolutionModule', 'HRModule', 'SwinBlockSequence'}  # return more than one map
+SEVERAL_MAPS = {'HighResolutionModule', 'HRModule', 'SequentialList', 'SwinBlockSequence'}  # return more than one map
 # mmseg's transformers, whose blocks pass tokens (N, L, C); timm's say so themselves
 _TOKENS = {'SwinTransformer', 'MixVisionTransformer', 'VisionTransformer', 'BEiT', 'MAE', 'PCPVT', 'SVT'}
 
@@ -111,9 +111,9 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
         for (name, child), (norm_name, norm) in pairwise(children):
             if name in SHORTCUTS:
                 continue
-            while isinstance(child, nn.Sequential) and len(child):
+            while is_sequence(child) and list(child.children()):
                 last = list(child._modules)[-1]
-                name, child = f'{name}.{last}', child[-1]
+                name, child = f'{name}.{last}', child.get_submodule(last)
             if isinstance(child, _ConvNd) and isinstance(norm, NORMS):
                 dot = f'{prefix}.' if prefix else ''
                 yield (dot + name, child), (dot + norm_name, norm)
@@ -132,6 +132,12 @@ def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
     order = {m: i for i, m in enumerate(model.modules())}
     last = max(order[m] for m in module.modules())
     return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
+
+
+def is_sequence(module: Any) -> bool:
+    """Whether it runs its children one after the other; a Sequential with a forward of its own may join their maps."""
+    forwards = (nn.Sequential.forward, nn.ModuleList.forward, RegStage.forward)
+    return isinstance(module, SEQUENCES) and type(module).forward in forwards
 
 
 def is_batch_norm(module: Any) -> bool:
