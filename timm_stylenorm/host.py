@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import timm.models
 from timm.models import DefaultCfg
-from timm.models._features import FeatureGetterNet
+from timm.models._features import FeatureGetterNet, FeatureHookNet
 from timm.models._features_fx import FeatureGraphNet
 from timm.models._registry import (
     _model_default_cfgs,
@@ -26,6 +26,7 @@ __all__ = [
     'HOOKS_OF_FORWARD',
     'FeatureGetterNet',
     'FeatureGraphNet',
+    'FeatureHookNet',
     'RegStage',
     'architectures',
     'compiled_call_off',

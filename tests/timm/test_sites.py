@@ -1,5 +1,6 @@
 """Names of places become modules."""
 
+import copy
 import functools
 
 import pytest
@@ -170,8 +171,26 @@ def test_unknown_channels_are_refused_before_any_change():
     assert not hasattr(model[1], 'style')
 
 
-def test_a_cut_feature_extractor_says_which_stage_is_gone():
-    with pytest.raises(ValueError, match=r"site 'stage3': .* ends before it.*sites=\('stage1', 'stage2'\)"):
-        timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2))
-    model = timm.create_model('resnet18_snr', features_only=True, out_indices=(1, 2), style=dict(sites=('stage1',)))
-    assert [label for label, _ in timm_stylenorm.style_layers(model)] == ['snr.stage1']
+@pytest.mark.parametrize('cls', ['list', 'dict', 'hook', 'getter'])
+@pytest.mark.parametrize('arch', ['resnet18', 'convnext_atto', 'vgg11_bn', 'swin_tiny_patch4_window7_224'])
+def test_a_feature_extractor_has_the_styles_up_to_its_last_level(arch, cls):
+    info = small(arch).feature_info
+    last = next(i for i, entry in enumerate(info) if entry['reduction'] == 8)
+    size = 64 if arch.startswith('swin') else 128
+    for indices in ((last - 1, last), range(len(info))):
+        torch.manual_seed(0)
+        options = dict(features_only=True, feature_cls=cls, out_indices=tuple(indices))
+        model = small(arch, **options).eval()
+        plain = copy.deepcopy(model)
+        timm_stylenorm.add_style(model, {'type': 'selfnorm', 'sites': 'stage2'})
+        timm_stylenorm.add_style(model, 'mixstyle')
+        timm_stylenorm.add_style(model, 'snr')
+        stages = ['stage1', 'stage2', 'stage3'] if len(indices) > 2 else ['stage1', 'stage2']
+        labels = [label for label, _ in timm_stylenorm.style_layers(model) if label.startswith('snr')]
+        assert labels == [f'snr.{stage}' for stage in stages]
+        images = torch.randn(2, 3, size, size)
+        returned = [list(y.values() if isinstance(y, dict) else y) for y in (model(images), plain(images))]
+        differ = [not torch.equal(a, b) for a, b in zip(*returned, strict=True)]
+        assert differ[list(indices).index(last)], 'what is returned is styled'
+    with pytest.raises(ValueError, match="'stage4'"):
+        timm_stylenorm.add_style(small(arch, **options | {'out_indices': (1,)}), 'snr', sites='stage4')

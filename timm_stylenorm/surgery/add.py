@@ -22,7 +22,7 @@ from .context import changed
 from .hooks import attach, detach_all, owner_of, replace, styled_modules
 from .layouts import Unchecked, settle
 from .probe import Arrivals, probe
-from .sites import Site, find_sites
+from .sites import Site, find_sites, sites_within
 from .structure import is_batch_norm, norms_behind
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
@@ -108,7 +108,8 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
     layout: dict[str, Any] = {k: kwargs.pop(k) for k in ('channel_dim', 'prefix_tokens') if k in kwargs}
     if layout.get('channel_dim', 1) not in (1, -1):
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
-    sites = find_sites(model, method.sites if names is None else names, tokens='channel_dim' in layout)
+    names = sites_within(model, method.sites) if names is None else names
+    sites = find_sites(model, names, tokens='channel_dim' in layout)
     declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
     return _Request(name, declared, layout, kwargs, frozen)
 

@@ -104,8 +104,9 @@ def attach(site: Site, method: str, layer: StyleLayer, unchecked: Unchecked | No
 
 
 def _hook_once(present: Mapping[int, Any], register: Callable[..., Any], hook: Callable[..., Any]) -> None:
+    """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
-        register(hook)
+        register(hook, prepend=True)
 
 
 def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:

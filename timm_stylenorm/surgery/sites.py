@@ -20,6 +20,7 @@ Stages come from timm's `feature_info`, or from `layer1` ... `layer4`, `stages` 
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -98,6 +99,14 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
         means = f'{", ".join(map(repr, asked))} means nothing in' if asked else 'no site was named for'
         raise ValueError(f'{means} {type(model).__name__}')
     return list(found.values())
+
+
+def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The site names without those of stages that the model does not reach, such as a feature extractor that ends
+    before them; all names if none is left."""
+    names, levels = list(names), levels_of(model)
+    past = {name for name in names if re.match(r'stage\d', name) and name.partition('.')[0] not in levels}
+    return [name for name in names if name not in past] or names
 
 
 def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..host import FeatureGetterNet, RegStage
+from ..host import FeatureGetterNet, FeatureHookNet, RegStage
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 
@@ -42,8 +42,8 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
     prefix = getattr(model, 'num_prefix_tokens', None)
     if prefix is not None:
         return -1, int(prefix)
-    layout = str(getattr(model, 'output_fmt', ''))
-    if layout in ('NHWC', 'NLC'):
+    layout = getattr(model, 'output_fmt', '')
+    if getattr(layout, 'value', layout) in ('NHWC', 'NLC'):  # extractors have an enum
         return -1, 0
     if type(model).__name__ in _TOKENS and type(model).__module__.startswith('mmseg.'):
         with_class = bool(getattr(model, 'with_cls_token', False)) and hasattr(model, 'cls_token')
@@ -52,20 +52,30 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within timm's feature getter."""
-    wrapped = getattr(model, 'model', None)
-    return wrapped if isinstance(model, FeatureGetterNet) and isinstance(wrapped, nn.Module) else model
+    """The model within timm's feature extractors that leave it whole."""
+    name = _name_within(model)
+    return model.get_submodule(name) if name else model
+
+
+def _name_within(model: nn.Module) -> str:
+    for kind, name in ((FeatureGetterNet, 'model'), (FeatureHookNet, 'body')):
+        if isinstance(model, kind) and name in dict(model.named_children()):
+            return name
+    return ''
 
 
 def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
-    """'stem', 'stage1', ... -> name of the module that ends it, and its channels where they are known."""
-    inner = unwrapped(model)
-    if inner is not model:
-        return {k: (f'model.{path}', c) for k, (path, c) in levels_of(inner).items()}
+    """'stem', 'stage1', ... -> name of the module that ends it, and its channels where they are known.
+
+    A feature extractor has those up to the last that it returns.
+    """
     info = getattr(model, 'feature_info', None)
     if info is None:
         return _plain_levels(model)
-    entries = info if isinstance(info, Sequence) else info.info
+    entries = info if isinstance(info, Sequence) else info.info[: 1 + max(i % len(info.info) for i in info.out_indices)]
+    within = _name_within(model)
+    if within:
+        entries = [{**entry, 'module': f'{within}.{entry["module"]}'} for entry in entries]
     stem = [e for e in entries if e['reduction'] <= 2]
     stages = [e for e in entries if e['reduction'] > 2]
     named = {'stem': stem[-1]} if stem else {}
