@@ -80,8 +80,8 @@ def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
     assert all(p.isfinite().all() for p in model.parameters())
 
     method = method_of(name)
-    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
-    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
+    wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}, None: set()}.get(method, {method})
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == wanted
     # four configs turn SNR's off, as the authors' training for segmentation does
     has_loss = method == 'irw' or (method == 'snr' and cfg.model.style.get('num_classes') != 0)
     assert any(key.startswith('style.') for key in losses) == has_loss

@@ -38,7 +38,6 @@ class InstanceWhitening(NormLayer):
         ValueError: `num_features` or `eps` not positive, `loss_weight` or `relax` negative.
     """
 
-    attaches = True
     share = 1.0
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 64.0, eps: float = 1e-5) -> None:

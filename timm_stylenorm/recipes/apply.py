@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..methods import METHODS
 from ..surgery.add import style_layers
 from ..surgery.losses import style_losses
 from .base import Part
@@ -17,8 +16,8 @@ from .base import Part
 
 def recipe_of(model: nn.Module) -> str | None:
     """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
-    methods = [label.partition('.')[0] for label, layer in style_layers(model) if layer.label]
-    return next((METHODS[name].recipe for name in methods if METHODS[name].recipe), None)
+    records = (layer.attachment for _, layer in style_layers(model))
+    return next((record.recipe for record in records if record is not None and record.recipe), None)
 
 
 def part_losses(

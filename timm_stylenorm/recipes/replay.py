@@ -47,10 +47,12 @@ class Replay:
         try:
             yield
             if len(taps) != 2:
-                raise RuntimeError(f'{self.layer.label}: one forward passed the cut {len(taps) // 2} times, not once')
+                raise RuntimeError(
+                    f'{self.layer.attachment}: one forward passed the cut {len(taps) // 2} times, not once'
+                )
             if taps[0]._version != versions[0]:
                 raise RuntimeError(
-                    f'{self.layer.label}: what follows the cut changes its maps in place; cut behind that'
+                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut behind that'
                 )
             self._outputs[self.cut], self.features = taps[:1], taps[1]
         finally:

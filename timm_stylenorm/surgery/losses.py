@@ -45,7 +45,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         if target is not None:
             losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
     for _, layer in layers:
-        layer.aux = layer.logits = None
+        layer.drop_losses()
     return losses
 
 

@@ -16,6 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..host import FeatureGetterNet, FeatureHookNet, RegStage
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
+from .attachment import replaces_norm
 
 NORMS = (
     _BatchNorm,
@@ -133,12 +134,12 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
     """Norm layers of maps that keep batch statistics, and what has replaced them."""
     inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
     for name, module in model.named_modules():
-        if (isinstance(module, NormLayer) and module.replaced) or (is_batch_norm(module) and module not in inside):
+        if replaces_norm(module) or (is_batch_norm(module) and module not in inside):
             yield name, module
 
 
-def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
-    """The batch norms that are registered behind a module of the model."""
+def norms_after(model: nn.Module, module: nn.Module) -> list[Named]:
+    """The batch norms that are registered after a module of the model."""
     order = {m: i for i, m in enumerate(model.modules())}
     last = max(order[m] for m in module.modules())
     return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
