@@ -82,7 +82,7 @@ def register_method(
 
     Args:
         name: An identifier, 'mystyle'.
-        layer: A subclass of `layers.StyleLayer` with `restyle(x)`, whose first argument is the number of channels, or of
+        layer: A subclass of `layers.StyleLayer` with `restyle(x)`, whose first argument is the number of channels; of
             `layers.NormLayer` for what replaces batch norms.
         sites: Default sites, see `list_sites`.
         placement: Whether it follows modules (`Placement.INSERT`), or takes the place of norms.
@@ -94,8 +94,8 @@ def register_method(
         The new names of timm: '<arch>_<name>' for the architectures that have the default sites.
 
     Raises:
-        ValueError: A name that is taken or no identifier; layer, sites, placement or companions that do not fit. Nothing
-            is registered then.
+        ValueError: A name that is taken or no identifier; layer, sites, placement or companions that do not fit.
+            Nothing is registered then.
     """
     add_method(name, Method(layer, _as_sites(sites), summary, paper, placement, tuple(companions)))
     return _register_families([name])
