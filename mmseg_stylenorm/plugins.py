@@ -24,7 +24,7 @@ def _plugin(method: str, row: Method) -> type[StyleLayer]:
 
     def build(self: Any, in_channels: int, **kwargs: Any) -> None:
         row.check_kwargs(method, kwargs)
-        row.layer.__init__(self, in_channels, **kwargs)  # type: ignore[misc]
+        row.layer.__init__(self, in_channels, **kwargs)
 
     content = {'__init__': build, '__module__': __name__, '__doc__': f'{row.summary}; {row.paper}.', '_abbr_': method}
     return type(row.layer.__name__, (row.layer,), content)

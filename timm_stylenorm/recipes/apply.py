@@ -35,7 +35,7 @@ def part_losses(
 def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
     """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
     if len(parts) == 1:
-        return parts[0].target  # type: ignore[no-any-return]
+        return parts[0].target
     mixed = torch.zeros_like(logits, dtype=torch.float32)
     for part in parts:
         target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])

@@ -83,14 +83,14 @@ class Replay:
 def _forward(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     """The first calls of a module's forward give `outputs`, further calls compute."""
     own = vars(module).get('forward')
-    module.forward = _player(module.forward, outputs)  # type: ignore[method-assign]
+    module.forward = _player(module.forward, outputs)
     try:
         yield
     finally:
         if own is None:
             del module.forward
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
 
 def _player(forward: Callable[..., Any], outputs: list[Any]) -> Callable[..., Any]:

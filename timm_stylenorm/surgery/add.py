@@ -177,7 +177,8 @@ def _check_replacement(name: str, method: Method, site: Site) -> None:
 
 
 def _replacement(method: Method, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
-    return method.layer.from_norm(site.module, **kwargs)  # type: ignore[attr-defined, no-any-return]
+    layer: Any = method.layer
+    return layer.from_norm(site.module, **kwargs)
 
 
 def _check_addition(name: str, method: Method, site: Site) -> None:
@@ -245,7 +246,7 @@ def remove_style(model: nn.Module) -> nn.Module:
                 f'remove_style: {layer.attachment} replaced the batch norm {name!r} and has not kept its statistics; '
                 'build the plain model'
             )
-    replace(model, {layer: layer.to_norm() for _, layer in replaced})  # type: ignore[operator]
+    replace(model, {layer: layer.to_norm() for _, layer in replaced})
     detach_all(model)
     return model
 
@@ -279,9 +280,10 @@ def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> Non
     if domains is not None and not isinstance(domains, Tensor):
         known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
         domains = torch.tensor([known[label] for label in domains])
-    for _, layer in style_layers(model):
+    layers: Iterator[tuple[str, Any]] = style_layers(model)
+    for _, layer in layers:
         if hasattr(layer, 'domains'):
-            layer.domains = domains  # type: ignore[assignment]
+            layer.domains = domains
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -62,7 +62,8 @@ class Attachments(nn.ModuleDict):
 
 def attachments_of_model(model: nn.Module) -> list[tuple[nn.Module, Attachments]]:
     """The modules that hold layers, each with its child `style`."""
-    return [(m, m.style) for m in model.modules() if isinstance(getattr(m, 'style', None), Attachments)]  # type: ignore
+    found = ((module, getattr(module, 'style', None)) for module in model.modules())
+    return [(module, style) for module, style in found if isinstance(style, Attachments)]
 
 
 def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
@@ -73,7 +74,7 @@ def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
 
 def record_of(layer: StyleLayer) -> Attachment | None:
     """What was noted of a layer; None for a layer that stands alone."""
-    return layer.attachment  # type: ignore[no-any-return]
+    return layer.attachment
 
 
 def replaces_norm(layer: Any) -> bool:

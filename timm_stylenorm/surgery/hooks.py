@@ -94,7 +94,8 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         method: Name of the method.
         layer: The layer, with its record.
     """
-    module, owner = site.module, owner_of(site.module)
+    module: Any = site.module
+    owner = owner_of(module)
     if isinstance(vars(owner).get('style'), str):
         owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
     if not hasattr(owner, 'style'):
@@ -108,7 +109,7 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     elif site.block is None:
         _hook_once(owner.style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
     else:
-        module.style_calls, module.style_wanted = 0, site.calls  # type: ignore[assignment]
+        module.style_calls, module.style_wanted = 0, site.calls
         before, block = module._forward_pre_hooks, site.block
         _hook_once(owner.style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
         _hook_once(owner.style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
@@ -156,13 +157,13 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
 
 
 @contextmanager
-def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
+def muted(module: Any, layers: bool = True) -> Iterator[None]:
     """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
     itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
     """
     found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
     if any(hook is _check_calls for hook in module._forward_hooks.values()):
-        found.append(attachments_of(module.relu))  # type: ignore[arg-type]
+        found.append(attachments_of(module.relu))
     with changed([style for style in found if style is not None], 'muted', True):
         yield
 

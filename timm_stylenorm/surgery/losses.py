@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.backend import widen
-from ..layers import StyleLayer
 from .add import style_layers
 from .frozen import warn_if_at_rest
 
@@ -31,7 +30,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
     if model.training:
         warn_if_at_rest(layers)
     losses: dict[str, Tensor] = {}
-    deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
+    deepest: dict[tuple[type, int], tuple[str, Any]] = {}
     seen: Counter[str] = Counter()
     for label, layer in layers:
         seen[label] += 1
@@ -43,7 +42,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
             deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
     for label, layer in deepest.values():
         if target is not None:
-            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
+            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)
     for _, layer in layers:
         layer.drop_losses()
     return losses

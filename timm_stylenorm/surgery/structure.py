@@ -98,7 +98,7 @@ def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     for name in ('stages', 'layers'):
         if not paths and isinstance(children.get(name), nn.ModuleList | nn.Sequential):
-            paths = [f'{name}.{i}' for i in range(len(children[name]))]  # type: ignore[arg-type]
+            paths = [f'{name}.{i}' for i in range(len(list(children[name].children())))]
     levels: dict[str, tuple[str, int | None]] = {}
     for i, path in enumerate(paths, 1):
         inner = [k for k, m in model.get_submodule(path).named_children() if isinstance(m, nn.ModuleList)]

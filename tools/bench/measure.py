@@ -147,7 +147,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict
     def step() -> None:
         optimizer.zero_grad()
         losses = procedure.losses(model, images, labels, forward_loss)
-        sum(losses.values()).backward()  # type: ignore[union-attr]
+        sum(losses.values()).backward()
         optimizer.step()
 
     return step
