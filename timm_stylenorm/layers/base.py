@@ -25,6 +25,7 @@ class StyleLayer(nn.Module):
         prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
+        sums: Losses of several forwards add up, and their logits stand one after the other; see `summed_losses`.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
         waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
         training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
@@ -36,6 +37,7 @@ class StyleLayer(nn.Module):
     prefix_tokens: int = 0
     enabled: bool = True
     aux: Tensor | None = None
+    sums: bool = False
     logits: Tensor | None = None
     waits_for: str = ''
     is_norm = False  # see NormLayer
@@ -76,12 +78,36 @@ class StyleLayer(nn.Module):
                 state_dict.setdefault(prefix + name, own[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def has_loss(self) -> bool:
+        """Whether a training forward leaves a loss."""
+        return False
+
     def drop_losses(self) -> None:
         """Forget the losses of the last forward."""
         self.aux = self.logits = None
 
     def forward(self, x: Tensor) -> Tensor:
+        aux, logits = self.aux, self.logits
         self.drop_losses()
+        y = self._restyled(x)
+        if aux is not None or logits is not None:
+            self._second_forward(aux, logits)
+        return y
+
+    def _second_forward(self, aux: Tensor | None, logits: Tensor | None) -> None:
+        """What the forward before this one has left, and nobody has taken."""
+        if self.sums:
+            self.aux = aux if self.aux is None or aux is None else aux + self.aux
+            self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
+        elif self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            warnings.warn(
+                f'{self.attachment or type(self).__name__}: nobody took the loss of the last forward, which this one '
+                'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
+                '`with timm_stylenorm.summed_losses(model)`',
+                stacklevel=2,
+            )
+
+    def _restyled(self, x: Tensor) -> Tensor:
         if self.waits_for and not torch.compiler.is_compiling():
             self.warn_if_waiting()
         if not isinstance(x, Tensor):

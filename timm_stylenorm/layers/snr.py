@@ -95,6 +95,9 @@ class SNR(StyleLayer):
             self.head = nn.Linear(len(self.weight), num_classes).to(self.weight)
             self._reset_head()
 
+    def has_loss(self) -> bool:
+        return self.head is not None
+
     def restyle(self, x: Tensor) -> Tensor:
         gate, tensors = self._gate(x)
         rule: Any = partial(_snr_rule, gate=gate, eps=self.eps)

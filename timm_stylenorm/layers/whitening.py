@@ -55,6 +55,9 @@ class InstanceWhitening(NormLayer):
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
+    def has_loss(self) -> bool:
+        return self.loss_weight > 0
+
     def pairs(self, x: Tensor) -> Tensor | None:
         """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
         return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
@@ -107,6 +110,9 @@ class SelectiveWhitening(InstanceWhitening):
 
     def is_waiting(self) -> bool:
         return not self.chosen and super().is_waiting()
+
+    def has_loss(self) -> bool:
+        return bool(self.chosen) and super().has_loss()
 
     def pairs(self, x: Tensor) -> Tensor | None:
         return self.mask.to(torch.promote_types(x.dtype, torch.float32)) if self.chosen else None

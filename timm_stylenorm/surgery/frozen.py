@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
 from ..layers import StyleLayer
@@ -49,8 +48,6 @@ def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
     Args:
         layers: The style layers of a model in training mode, and their labels.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return
     for label, layer in layers:
         if _is_meant_to_rest(layer):
             continue
