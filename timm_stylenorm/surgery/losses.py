@@ -79,8 +79,8 @@ def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
             continue
         if layer.aux is None and layer.logits is None:
             warnings.warn(
-                f'{label.partition(".")[0]}: layers that have a loss left none. They have not run since style_losses was '
-                'called last, or ran in the replicas of nn.DataParallel, which keep their losses: use '
+                f'{label.partition(".")[0]}: layers that have a loss left none. They have not run since style_losses '
+                'was called, or ran in the replicas of nn.DataParallel, which keep their losses: use '
                 'DistributedDataParallel',
                 stacklevel=3,
             )
