@@ -56,6 +56,9 @@ class InstanceWhitening(NormLayer):
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
+    def loss_terms(self) -> tuple[str, ...]:
+        return ('whitening',) if self.loss_weight else ()
+
     def pairs(self, x: Tensor) -> Tensor | None:
         """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
         return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
@@ -105,6 +108,9 @@ class SelectiveWhitening(InstanceWhitening):
         self.register_buffer('mask', torch.zeros(num_features, num_features, dtype=torch.bool))
         self.variance: Tensor | None = None  # sum over batches while it is estimated
         self.batches = 0
+
+    def loss_terms(self) -> tuple[str, ...]:
+        return tuple(f'{term}{"" if self.chosen else " once pairs are chosen"}' for term in super().loss_terms())
 
     def is_waiting(self) -> bool:
         return not self.chosen and super().is_waiting()
