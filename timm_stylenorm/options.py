@@ -75,4 +75,4 @@ def slug(style: Any, recipe: Any = None) -> str:
 
 def _slug(spec: Mapping[str, Any]) -> str:
     words = [f'{key}{value}' for key, value in spec.items() if key != 'type']
-    return '-'.join(re.sub(r'[^\w.]+', '-', word).strip('-') for word in (spec['type'], *words))
+    return '-'.join(re.sub(r'[^\w.]+', '-', word).strip('-.') for word in (spec['type'], *words))

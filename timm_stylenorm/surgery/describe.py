@@ -15,7 +15,7 @@ SHOWN = 6  # so many sites are named
 def describe_style(model: nn.Module) -> str:
     """One line on the style layers of a model, '' where it has none.
 
-        style: mixstyle after stage1, stage2; ibn_a replaces 6 norms; +0 parameters; losses: none
+        style: ibn_a replaces 6 norms; mixstyle after stage1, stage2; +0 parameters; losses: none
 
     Parameters are those of the layers, less those of the norms that they replace.
     """
