@@ -49,7 +49,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     own.add_argument('--work-dir', help='of logs and checkpoints (default: work_dirs/CONFIG or work_dirs/CONFIG_STYLE)')
     own.add_argument(
         '--style', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
-        help='a style method for the model, its arguments and `sites`; may be repeated',
+        help='after the config: a style method for its model, arguments of it and `sites`; may be repeated',
     )  # fmt: skip
     own.add_argument('--recipe', nargs='+', metavar=('NAME', 'KEY=VALUE'), help='a training recipe for the model')
     own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')

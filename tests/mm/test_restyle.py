@@ -6,6 +6,7 @@ import torch
 pytest.importorskip('mmseg')
 import cli
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -151,6 +152,15 @@ def test_the_config_of_a_run_needs_no_option(tmp_path):
     assert again.to_dict() == cfg.to_dict()
     twice = load(str(tmp_path / 'c.py'), '--style', 'snr', "sites=('stage1','stage2')", '--recipe', 'advbn', 'steps=1')
     assert twice.work_dir == cfg.work_dir
+
+
+@pytest.mark.parametrize('name', [QUICK, FASHION])
+def test_a_model_tells_its_style_once_in_the_log_of_its_run(name, capsys):
+    MMLogger.get_instance(f'{name} tells')
+    build(load(name, '--style', 'ibn_a'))
+    assert capsys.readouterr().out.count('style: ibn_a replaces 6 norms; +0 parameters; losses: none') == 1
+    build(load(name))
+    assert 'style:' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('line', [['--style', 'padian'], ['--style', 'padain', 'q=1'], ['--recipe', 'advnb']])
