@@ -6,8 +6,10 @@ import pytest
 import timm
 import torch
 from nets import THIN
+from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.layers import BatchInstanceNorm2d
 from timm_stylenorm.methods import METHODS
 from timm_stylenorm.surgery.describe import describe_style
 from timm_stylenorm.surgery.losses import set_classes
@@ -47,6 +49,11 @@ def test_the_line_says_where_how_many_parameters_and_which_losses(style, places,
     model = timm_stylenorm.add_style(plain(), style)
     added = size(model) - size(plain())
     assert describe_style(model) == f'style: {places}; {added:+,} parameters; losses: {losses}'
+
+
+def test_layers_with_which_a_model_was_written_are_told_too():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), BatchInstanceNorm2d(4))
+    assert describe_style(model) == 'style: batchinstancenorm2d as 1; +12 parameters; losses: none'
 
 
 @pytest.mark.parametrize('method', METHODS)

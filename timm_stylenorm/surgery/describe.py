@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..layers import StyleLayer
+from ..methods import METHODS
 from .add import style_layers
 
 SHOWN = 6  # so many sites are named
@@ -25,19 +26,20 @@ def describe_style(model: nn.Module) -> str:
         methods.setdefault(method, []).append((site, layer))
     if not methods:
         return ''
-    places = [f'{method} {_places(layers)}' for method, layers in methods.items()]
+    places = [f'{method} {_places(method, layers)}' for method, layers in methods.items()]
     added = sum(_added(layer) for layers in methods.values() for _, layer in layers)
     terms = {name: [t for _, layer in layers for t in layer.loss_terms()] for name, layers in methods.items()}
     losses = [f'{name} ({", ".join(dict.fromkeys(words))})' for name, words in terms.items() if words]
     return f'style: {"; ".join(places)}; {added:+,} parameters; losses: {", ".join(losses) or "none"}'
 
 
-def _places(layers: list[tuple[str, StyleLayer]]) -> str:
+def _places(method: str, layers: list[tuple[str, StyleLayer]]) -> str:
     replacing = sum(layer.replaced for _, layer in layers)
     sites = [site for site, layer in layers if not layer.replaced]
     words = []
     if sites:
-        words.append(f'after {", ".join(sites) if len(sites) <= SHOWN else f"{len(sites)} modules"}')
+        where = ', '.join(sites) if len(sites) <= SHOWN else f'{len(sites)} modules'
+        words.append(f'{"after" if method in METHODS else "as"} {where}')  # a model may have been written with layers
     if replacing:
         words.append(f'replaces {replacing} norm{"s" * (replacing > 1)}')
     return ', '.join(words)
