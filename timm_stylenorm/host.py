@@ -78,7 +78,7 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
         own_names.append(own)
     cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
     _model_default_cfgs[name] = cfg_of_all
-    return cfg_of_all  # type: ignore[no-any-return]
+    return cfg_of_all
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:

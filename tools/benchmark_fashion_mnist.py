@@ -27,6 +27,7 @@ import mmengine
 import timm
 import torch
 from bench.arguments import FASHION_MNIST, place_of
+from bench.names import KNOWN, TRAINED
 from bench.runs import fingerprint, spread, whole, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -35,7 +36,6 @@ from mmengine.runner import Runner
 from torch import Tensor
 from tqdm import tqdm
 
-import timm_stylenorm
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.options import key_values
 from timm_stylenorm.runner.configs import config_root
@@ -70,7 +70,7 @@ class ProgressHook(Hook):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=['baseline', *timm_stylenorm.list_methods()])
+    parser.add_argument('--methods', nargs='+', default=['baseline', *TRAINED])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--data', help='folder of the idx files; default: as in the config')
     parser.add_argument('--iters', type=int, help='training iterations; default: as in the config')
@@ -86,9 +86,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def method_config(method: str) -> Config:
     """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
     name, _, arguments = method.partition(':')
-    known = ['baseline', 'adabn', *timm_stylenorm.list_methods()]
-    if name not in known:
-        raise SystemExit(unknown('method', name, known))
+    if name not in KNOWN:
+        raise SystemExit(unknown('method', name, KNOWN))
     folder = config_root() / 'classification'
     own = folder / BASELINE.replace('resnet18', f'resnet18_{name}')
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)

@@ -22,11 +22,11 @@ from typing import Any
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
 
 from bench.arguments import TOY_STREETS, words
+from bench.names import KNOWN
 from bench.runs import fingerprint, spread, write_whole
 from cli import load_config, parser
 from figures.demo import draw
 
-from timm_stylenorm import list_methods
 from timm_stylenorm.runner.configs import list_configs
 
 TOOLS = Path(__file__).resolve().parent
@@ -38,7 +38,7 @@ PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentati
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=['baseline', 'adabn', *list_methods()])
+    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=KNOWN)
     own.add_argument('--seeds', nargs='+', type=int, default=[0])
     own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
     own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))

@@ -22,7 +22,7 @@ from mmseg.structures import SegDataSample
 
 import mmseg_stylenorm
 from timm_stylenorm import style_layers
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.runner import distributed
 from timm_stylenorm.runner.configs import config_root, list_configs
 

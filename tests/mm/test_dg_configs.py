@@ -10,6 +10,7 @@ pytest.importorskip('mmseg')
 import adabn as adabn_tool
 import test as test_tool
 from bench.arguments import TOY_STREETS, words
+from bench.names import TRAINED
 from cli import load_config, parser
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -20,7 +21,7 @@ from test_configs import EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model,
 from test_datasets_streets import make
 from torch.utils.data import DataLoader
 
-from timm_stylenorm import list_methods, style_layers
+from timm_stylenorm import style_layers
 from timm_stylenorm.runner import adabn, distributed
 from timm_stylenorm.runner.configs import config_root
 
@@ -60,11 +61,11 @@ def build(cfg):
 
 
 # the examples differ from their baseline by the style alone, as the small baseline with each method on top
-TRAINED = [pytest.param(name, [], marks=pytest.mark.slow if name in EXAMPLES else ()) for name in SEGMENTATION]
-TRAINED += [pytest.param(QUICK, words(method, TOY_STREETS), id=method) for method in list_methods()]
+STEPS = [pytest.param(name, [], marks=pytest.mark.slow if name in EXAMPLES else ()) for name in SEGMENTATION]
+STEPS += [pytest.param(QUICK, words(method, TOY_STREETS), id=method) for method in TRAINED]
 
 
-@pytest.mark.parametrize(('name', 'style'), TRAINED)
+@pytest.mark.parametrize(('name', 'style'), STEPS)
 def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = narrow(load_config(parser('').parse_args([name, *style])))
@@ -81,8 +82,8 @@ def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypat
     assert all(p.isfinite().all() for p in model.parameters())
 
     method = style[1] if style else method_of(name)
-    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
-    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
+    wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}, None: set()}.get(method, {method})
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == wanted
     assert any(key.startswith('style.') for key in losses) == (method in ('irw', 'snr'))
 
 

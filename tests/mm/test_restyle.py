@@ -15,7 +15,7 @@ from torch import nn
 
 from timm_stylenorm import style_layers
 from timm_stylenorm.layers import BatchInstanceNorm2d
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS
 from timm_stylenorm.runner.configs import config_root
 from timm_stylenorm.runner.restyle import COMPANIONS, put_style
 from timm_stylenorm.runner.styled import StyledModel
@@ -135,7 +135,7 @@ def test_a_method_that_needs_a_recipe_gets_it():
 
 
 def test_every_companion_is_given_by_the_config_or_told_by_the_model():
-    named = {companion for method in METHODS.values() for companion in method.companions}
+    named = {companion for method in ROWS.values() for companion in method.companions}
     assert named == {*COMPANIONS, 'classes', 'domains'}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.layers import BatchInstanceNorm2d
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS
 from timm_stylenorm.surgery.describe import describe_style
 from timm_stylenorm.surgery.losses import set_classes
 
@@ -56,7 +56,7 @@ def test_layers_with_which_a_model_was_written_are_told_too():
     assert describe_style(model) == 'style: batchinstancenorm2d as 1; +12 parameters; losses: none'
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', ROWS)
 def test_parameters_of_every_method_are_counted(method):
     model = timm_stylenorm.add_style(plain(), method)
     assert f'; {size(model) - size(plain()):+,} parameters;' in describe_style(model)

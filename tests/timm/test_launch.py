@@ -89,7 +89,8 @@ def test_without_options_a_script_does_what_it_does_alone(run, folder, tmp_path,
 def test_styles_and_recipes_reach_model_and_task(ours, names, run, caplog):
     losses = run(ours, TRAIN)
     assert {name for step in losses for name in step} == names
-    assert len(re.findall(rf'style: .*{ours[1]}', caplog.text)) == 1
+    layers = 'dual_bn' if ours is PIXEL else ours[1]
+    assert len(re.findall(rf'style: .*{layers}', caplog.text)) == 1
     if len(names) > 1:
         assert losses[0]['loss'] == pytest.approx(sum(v for k, v in losses[0].items() if k != 'loss'), abs=1e-3)
 

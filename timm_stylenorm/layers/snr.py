@@ -103,25 +103,29 @@ class SNR(StyleLayer):
             return ('none until it knows the classes',)
         start = f'{self.loss_weight * 2 * math.log(2):.4f}'
         causality = f'dual causality, {start} a layer until its new head tells classes apart'
-        return (causality, 'cross entropy') if self.head is not None else ()
+        return (causality, 'cross entropy') if self.has_loss() else ()
+
+    def has_loss(self) -> bool:
+        return self.head is not None
 
     def restyle(self, x: Tensor) -> Tensor:
         gate, tensors = self._gate(x)
         rule: Any = partial(_snr_rule, gate=gate, eps=self.eps)
         if not self.training or self.head is None:
-            return style_affine(x, rule, self.weight, self.bias, *tensors)  # type: ignore[no-any-return]
+            return style_affine(x, rule, self.weight, self.bias, *tensors)
         rule = partial(_snr_rule_with_branches, gate=gate, eps=self.eps, dense=self.dense)
         y, *branches = style_affine(x, rule, self.weight, self.bias, *tensors)
         maps = (restyle(x, *branches[:2]), y, restyle(x, *branches[2:])) if self.dense else branches
         logits = [self._logits(self.head, f) for f in maps]
         self.logits = logits[1]
         self.aux = self.loss_weight * dual_causality_loss(*logits)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _gate(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
         """How the rule gets the gate, and the tensors for that: of plain convolutions theirs, else the gate itself."""
         if is_plain(self.fc1, nn.Conv2d) and is_plain(self.fc2, nn.Conv2d):
-            return _gate_rule, (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # type: ignore[return-value]
+            first, second = self.fc1, self.fc2
+            return _gate_rule, tuple(getattr(conv, name) for conv in (first, second) for name in ('weight', 'bias'))
         mean, _ = instance_moments(x)
         hidden = called(self.fc1, (mean - self.bias)[..., None, None]).relu()
         return _given, (called(self.fc2, hidden).flatten(1).sigmoid(),)
@@ -131,11 +135,12 @@ class SNR(StyleLayer):
         if f.dim() == 2:
             return called(head, f)
         if not is_plain(head, nn.Linear):
-            return head(f.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
-        weight: Any = head.weight
+            return head(f.movedim(1, -1)).movedim(-1, 1)
+        linear: Any = head
+        weight = linear.weight
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[f.dim()]
         weight = weight.reshape(*weight.shape, *(1,) * (f.dim() - 2)).to(f.dtype)
-        return convolve(f, weight, head.bias.to(f.dtype))  # type: ignore[operator, arg-type]
+        return convolve(f, weight, linear.bias.to(f.dtype))
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, reduction={self.reduction}, eps={self.eps}'

@@ -41,8 +41,8 @@ def warn_without_recipe(model: nn.Module) -> None:
         print_log(text, 'current', logging.WARNING)
 
 
-def bare_model(model: nn.Module) -> nn.Module:
+def bare_model(model: Any) -> nn.Module:
     """The model itself, out of the wrappers for several processes and for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
+        model = model.module
     return model

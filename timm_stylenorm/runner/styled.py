@@ -164,7 +164,7 @@ def styled_class(kind: type) -> type:
         made = type(f'StyleNorm{kind.__name__}', (StyledModel, kind), content)
         made.__qualname__ = name  # by which pickle finds it, see `__getattr__`
         globals()[name] = made
-    return globals()[name]  # type: ignore[no-any-return]
+    return globals()[name]
 
 
 _PREFIX = 'StyleNorm_'
@@ -214,4 +214,4 @@ def style_norm(
         if found is None:
             raise KeyError(f'StyleNorm: {kind!r} is no model of scope {registry.scope!r}')
         built = styled_class(found)(**cfg, style=style, recipe=recipe, where=where)
-    return built  # type: ignore[no-any-return]
+    return built

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..layers import StyleLayer
-from ..methods import METHODS
 from .add import style_layers
+from .attachment import replaces_norm
 
 SHOWN = 6  # so many sites are named
 
@@ -26,20 +26,20 @@ def describe_style(model: nn.Module) -> str:
         methods.setdefault(method, []).append((site, layer))
     if not methods:
         return ''
-    places = [f'{method} {_places(method, layers)}' for method, layers in methods.items()]
+    places = [f'{method} {_places(layers)}' for method, layers in methods.items()]
     added = sum(_added(layer) for layers in methods.values() for _, layer in layers)
     terms = {name: [t for _, layer in layers for t in layer.loss_terms()] for name, layers in methods.items()}
     losses = [f'{name} ({", ".join(dict.fromkeys(words))})' for name, words in terms.items() if words]
     return f'style: {"; ".join(places)}; {added:+,} parameters; losses: {", ".join(losses) or "none"}'
 
 
-def _places(method: str, layers: list[tuple[str, StyleLayer]]) -> str:
-    replacing = sum(layer.replaced for _, layer in layers)
-    sites = [site for site, layer in layers if not layer.replaced]
+def _places(layers: list[tuple[str, StyleLayer]]) -> str:
+    replacing = sum(replaces_norm(layer) for _, layer in layers)
+    sites = [site for site, layer in layers if not replaces_norm(layer)]
     words = []
     if sites:
         where = ', '.join(sites) if len(sites) <= SHOWN else f'{len(sites)} modules'
-        words.append(f'{"after" if method in METHODS else "as"} {where}')  # a model may have been written with layers
+        words.append(f'{"as" if layers[0][1].attachment is None else "after"} {where}')  # as: the model was written so
     if replacing:
         words.append(f'replaces {replacing} norm{"s" * (replacing > 1)}')
     return ', '.join(words)
@@ -47,4 +47,4 @@ def _places(method: str, layers: list[tuple[str, StyleLayer]]) -> str:
 
 def _added(layer: Any) -> int:
     own = sum(p.numel() for name, p in layer.named_parameters() if not name.startswith('act.'))
-    return own - (2 * layer.num_features if layer.replaced else 0)  # only norms with weights are replaced
+    return own - (2 * layer.num_features if replaces_norm(layer) else 0)  # only norms with weights are replaced

@@ -80,11 +80,11 @@ def probe(model: nn.Module, sites: Sequence[Site]) -> dict[tuple[str, str], Arri
     return None
 
 
-def _root(model: nn.Module) -> nn.Module:
+def _root(model: Any) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or hasattr(model, '_orig_mod'):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+        model = model.module if isinstance(model, wrappers) else model._orig_mod
     return model
 
 

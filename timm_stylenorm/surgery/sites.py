@@ -228,7 +228,7 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
         ) from None
     while is_sequence(module) and len(list(module.children())):
         child = list(module._modules)[-1]
-        path, module = f'{path}.{child}', module._modules[child]  # type: ignore[assignment]
+        path, module = f'{path}.{child}', module.get_submodule(child)
     if type(module).__name__ in SEVERAL_MAPS and is_sequence(getattr(module, 'blocks', None)):
         return _place(model, label, f'{path}.blocks', channels, tokens)
     if isinstance(module, NORMS):

@@ -16,6 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..host import FeatureGetterNet, FeatureHookNet, RegStage
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
+from .attachment import replaces_norm
 
 NORMS = (
     _BatchNorm,
@@ -97,7 +98,7 @@ def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     for name in ('stages', 'layers'):
         if not paths and isinstance(children.get(name), nn.ModuleList | nn.Sequential):
-            paths = [f'{name}.{i}' for i in range(len(children[name]))]  # type: ignore[arg-type]
+            paths = [f'{name}.{i}' for i in range(len(list(children[name].children())))]
     levels: dict[str, tuple[str, int | None]] = {}
     for i, path in enumerate(paths, 1):
         inner = [k for k, m in model.get_submodule(path).named_children() if isinstance(m, nn.ModuleList)]
@@ -133,12 +134,12 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
     """Norm layers of maps that keep batch statistics, and what has replaced them."""
     inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
     for name, module in model.named_modules():
-        if (isinstance(module, NormLayer) and module.replaced) or (is_batch_norm(module) and module not in inside):
+        if replaces_norm(module) or (is_batch_norm(module) and module not in inside):
             yield name, module
 
 
-def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
-    """The batch norms that are registered behind a module of the model."""
+def norms_after(model: nn.Module, module: nn.Module) -> list[Named]:
+    """The batch norms that are registered after a module of the model."""
     order = {m: i for i, m in enumerate(model.modules())}
     last = max(order[m] for m in module.modules())
     return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
