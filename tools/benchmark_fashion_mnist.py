@@ -2,7 +2,7 @@
 
     python tools/benchmark_fashion_mnist.py --methods baseline padain snr --seeds 0 1 2
 
-Trains the shipped config of each method (or the baseline's with `style=<method>` where there is none), tests it on
+Trains each method on the baseline's config (`adabn` and `isw` on their own), as bench/arguments.py says; tests it on
 clean and on restyled images, prints a Markdown table and writes OUT.json and OUT.png. A finished run leaves a file in
 --work-dir and is not repeated while its config stays the same, so the command can be interrupted, and methods and seeds
 can be added later; after a change of the code, delete that folder. A method may carry arguments: `padain:p=0.1`.
@@ -13,7 +13,6 @@ With --fine-tune all methods start from the trained baseline of their seed, and 
 """
 
 import argparse
-import ast
 import json
 import platform
 import re
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import mmengine
 import timm
 import torch
+from bench.arguments import FASHION_MNIST, place_of
 from bench.names import KNOWN, TRAINED
 from bench.runs import fingerprint, spread, whole, write_whole
 from mmengine.config import Config
@@ -37,8 +37,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from timm_stylenorm.errors import unknown
-from timm_stylenorm.methods import RECIPE_STYLES
+from timm_stylenorm.options import key_values
 from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner.restyle import put_style
 
 BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
 WHAT_COUNTS = (
@@ -92,19 +93,10 @@ def method_config(method: str) -> Config:
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
     if name in ('baseline', 'adabn'):
         return cfg
-    pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
-    place = 'recipe' if name in RECIPE_STYLES else 'style'
-    given = {**cfg.model.get(place, {}), **{key: _literal(value) for key, value in pairs.items()}}
-    cfg.model[place] = {**given, 'type': name}
+    place = place_of(name)
+    given = key_values([*FASHION_MNIST.get(name, []), *filter(None, arguments.split(','))])
+    put_style(cfg, **{place: {**cfg.model.get(place, {}), **given, 'type': name}})
     return cfg
-
-
-def _literal(text: str) -> object:
-    """'0.1' -> 0.1, 'frozen' -> 'frozen'."""
-    try:
-        return ast.literal_eval(text)
-    except ValueError:
-        return text
 
 
 def file_name(method: str, seed: int) -> str:

@@ -58,6 +58,10 @@ class StyleLayer(nn.Module):
     def set_classes(self, num_classes: int, dense: bool) -> None:
         """Called by hosts that know the classes, for layers that wait for them; 0 leaves the loss off."""
 
+    def loss_terms(self) -> tuple[str, ...]:
+        """What the layer adds to a training loss, in words; nothing by default."""
+        return ()
+
     def is_waiting(self) -> bool:
         """Whether the layer now does less than it should for lack of its companion."""
         return bool(self.waits_for)

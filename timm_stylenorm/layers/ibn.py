@@ -57,7 +57,7 @@ class IBN(NormLayer):
                 f'IBN: ratio {ratio} of {num_features} channels leaves {half} for instance norm and '
                 f'{num_features - half} for batch norm; both need one'
             )
-        self.ratio, self.eps, self.instance_first = ratio, eps, instance_first
+        self.num_features, self.ratio, self.eps, self.instance_first = num_features, ratio, eps, instance_first
         self.instance_channels = half
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)

@@ -6,6 +6,7 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -33,10 +34,12 @@ class SNR(StyleLayer):
     entropies averaged over images. `dense=True`: logits = head at every position (a 1x1 convolution), entropies
     averaged over images and positions; the authors' segmentation code trains without this loss.
     The logits of y stay in `logits` for the cross entropy, times `ce_weight`, that `style_losses` adds for the deepest
-    SNR of a model, as in the authors' file model_resnet.py. Without `num_classes` there is no head, hence no parameter
-    without a gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where
-    nobody does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with
-    and without one.
+    SNR of a model, as in the authors' file model_resnet.py. A new head holds all classes for equally likely: all
+    entropies are equal, and the dual causality loss of every layer is loss_weight * 2 ln 2, 0.0139, to begin with; it
+    moves once the head tells classes apart. Without `num_classes` there is no head, hence no parameter without a
+    gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where nobody
+    does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with and
+    without one.
 
     Args:
         num_features: C.
@@ -94,6 +97,13 @@ class SNR(StyleLayer):
         if num_classes:
             self.head = nn.Linear(len(self.weight), num_classes).to(self.weight)
             self._reset_head()
+
+    def loss_terms(self) -> tuple[str, ...]:
+        if self.waits_for:
+            return ('none until it knows the classes',)
+        start = f'{self.loss_weight * 2 * math.log(2):.4f}'
+        causality = f'dual causality, {start} a layer until its new head tells classes apart'
+        return (causality, 'cross entropy') if self.has_loss() else ()
 
     def has_loss(self) -> bool:
         return self.head is not None

@@ -55,6 +55,9 @@ class InstanceWhitening(NormLayer):
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
+    def loss_terms(self) -> tuple[str, ...]:
+        return ('whitening',) if self.loss_weight else ()
+
     def has_loss(self) -> bool:
         return self.loss_weight > 0
 
@@ -107,6 +110,9 @@ class SelectiveWhitening(InstanceWhitening):
         self.register_buffer('mask', torch.zeros(num_features, num_features, dtype=torch.bool))
         self.variance: Tensor | None = None  # sum over batches while it is estimated
         self.batches = 0
+
+    def loss_terms(self) -> tuple[str, ...]:
+        return tuple(f'{term}{"" if self.chosen else " once pairs are chosen"}' for term in super().loss_terms())
 
     def is_waiting(self) -> bool:
         return not self.chosen and super().is_waiting()

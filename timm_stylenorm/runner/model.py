@@ -8,6 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..recipes.apply import recipe_of
+from ..surgery.describe import describe_style
 
 
 class StyleLossMixin:
@@ -23,6 +24,13 @@ class StyleLossMixin:
         if style:
             total = log['loss'] = total + sum(style)
         return total, log
+
+
+def log_style(model: nn.Module) -> None:
+    """One line in the log of the Runner on what styles a model; none for a model without style layers."""
+    text = describe_style(model)
+    if text:
+        print_log(text, 'current')
 
 
 def warn_without_recipe(model: nn.Module) -> None:

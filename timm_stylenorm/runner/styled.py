@@ -20,7 +20,7 @@ from ..surgery.add import add_style
 from ..surgery.frozen import let_style_train
 from ..surgery.losses import set_classes, style_losses
 from .host import image_format
-from .model import StyleLossMixin, warn_without_recipe
+from .model import StyleLossMixin, log_style, warn_without_recipe
 
 
 def plain(style: Any) -> Any:
@@ -67,6 +67,7 @@ class StyledModel(StyleLossMixin):
             shown = image_format(model.data_preprocessor)
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
             self.recipe.prepare(model, part, self._turned(shown.mean), self._turned(shown.std))
+        log_style(model)
         part.train(part.training)  # it freezes stages of the base, with what was just added
         let_style_train(part, part.training)
 
