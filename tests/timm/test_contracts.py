@@ -284,21 +284,36 @@ def test_compiles_without_a_graph_break(style):
     torch.testing.assert_close(compiled.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a'))
-def test_exports_in_eval(style):
-    model, x = build(style).eval(), images()
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+BATCH = ({0: torch.export.Dim('n')},)
 
 
-@pytest.mark.parametrize('style', always('snr-with-loss'))
-def test_exports_to_onnx_in_eval(style, tmp_path):
+@pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a', 'selfnorm'))
+def test_exports_in_eval_for_any_batch(style):
+    model = build(style).eval()
+    exported = torch.export.export(model, (images(3),), dynamic_shapes=BATCH).module()
+    for n in (1, 2, 5):
+        x = images(n)
+        torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('style', 'dynamo'),
+    [
+        pytest.param(*case.values, dynamo, id=f'{case.id}-{dynamo}', marks=case.marks)
+        for dynamo, named in ((True, ('snr-with-loss',)), (False, ('ibn_a',)))
+        for case in always(*named)
+    ],
+)
+def test_exports_to_onnx_in_eval_for_any_batch(style, dynamo, tmp_path):
     ort = pytest.importorskip('onnxruntime')
-    model, x = build(style).eval(), images()
-    path = tmp_path / 'model.onnx'
-    torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False)
-    (y,) = ort.InferenceSession(str(path)).run(None, {'x': x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-3, atol=1e-4)
+    model, path = build(style).eval(), str(tmp_path / 'model.onnx')
+    axes = {'dynamic_shapes': BATCH} if dynamo else {'dynamic_axes': {'x': {0: 'n'}}, 'input_names': ['x']}
+    torch.onnx.export(model, (images(3),), path, dynamo=dynamo, verbose=False, **axes)
+    session = ort.InferenceSession(path)
+    for n in (1, 2, 5):
+        x = images(n)
+        (y,) = session.run(None, {'x': x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('shape', [(1, 7, 5, 5), (3, 7, 1, 1), (2, 1, 4, 4), (3, 7, 6, 1)])
