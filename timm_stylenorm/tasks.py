@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .layers import AdvBN
-from .recipes import Part, Recipe, build_recipe
+from .recipes import LossTerm, Recipe, build_recipe
 from .recipes.apply import part_losses, recipe_of
 from .recipes.base import Channels
 from .recipes.replay import Replay
@@ -67,7 +67,7 @@ class RecipeModule(nn.Module):
             return self.module(input)
         outputs: list[Tensor] = []
 
-        def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
+        def forward_loss(images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Tensor]:
             output = self.module(images)
             if not outputs:
                 outputs.append(output[parts[0].rows])

@@ -16,7 +16,7 @@ from torch import nn
 import timm_stylenorm
 from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.methods import ROWS as METHODS
-from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.recipes import LossTerm, build_recipe
 from timm_stylenorm.recipes.apply import recipe_of as needed_recipe
 from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.hooks import styled_modules
@@ -118,7 +118,7 @@ def train_step_gradients(model, x, seed=1, with_recipe=True):
         losses = recipe.losses(model, x, torch.arange(len(x)) % 4, forward_loss)
         assert len(losses) > 1
     else:
-        losses = forward_loss(x, [Part(None)])
+        losses = forward_loss(x, [LossTerm(None)])
     sum(losses.values()).backward()
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 

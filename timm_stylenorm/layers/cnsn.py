@@ -64,12 +64,12 @@ class CrossNorm(RandomStyleLayer):
         self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
 
     @classmethod
-    def together(cls, layers: Sequence[CrossNorm]) -> None:
+    def configure_group(cls, layers: Sequence[CrossNorm]) -> None:
         for layer in layers:
             layer.p *= min(layer.active / len(layers), 1) if layer.active else 1
 
     def restyle(self, x: Tensor) -> Tensor:
-        if not self.fires(x):
+        if not self.should_apply(x):
             return x
         if self.crop != 'neither' and x.dim() != 4:
             raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')

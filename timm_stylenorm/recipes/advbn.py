@@ -17,12 +17,12 @@ from ..errors import unknown
 from ..layers import AdvBN
 from ..surgery.add import add_style, style_layers
 from ..surgery.companions import provide
-from ..surgery.context import evaluating
+from ..surgery.context import eval_mode
 from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
 from ..surgery.structure import batch_norms, norms_after
-from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
+from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
 LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
@@ -100,22 +100,22 @@ class AdvBNRecipe(Recipe):
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:
-            return forward_loss(images, [Part(target)])
+            return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)
         replay = _replay(model)
         self._hold(replay)
         with replay.recording():
-            clean = forward_loss(images, [Part(target)])
+            clean = forward_loss(images, [LossTerm(target)])
 
         def loss(features: Tensor) -> Tensor:
             with replay.playing(features):
-                return total(forward_loss(images, [Part(target)]))
+                return total(forward_loss(images, [LossTerm(target)]))
 
         with routed(model, 'adversarial'):
-            with evaluating(model):
+            with eval_mode(model):
                 noise = ascend(replay.layer, replay.features, loss)
             with replay.playing(replay.layer.perturb(replay.features, *noise)):
-                adversarial = forward_loss(images, [Part(target, name='adv')])
+                adversarial = forward_loss(images, [LossTerm(target, name='adv')])
         same = clean.keys() & adversarial.keys()
         if same:
             raise ValueError(f"recipe advbn: both passes gave {sorted(same)}; name losses by their part's `label`")
