@@ -1,4 +1,4 @@
-"""AdvBN: train what lies above a cut on features whose channel statistics are disturbed in the worst direction.
+"""AdvBN: train what follows a cut on features whose channel statistics are disturbed in the worst direction.
 
 Shu, Wu, Goldblum, Goldstein, 'Encoding Robustness to Image Style via Adversarial Feature Perturbations', NeurIPS 2021,
 arXiv:2009.08965.
@@ -31,7 +31,7 @@ LOWER = ('frozen', 'statistics', 'trainable')
 
 class AdvBNRecipe(Recipe):
     """Clean loss and adversarial loss: the noise of the `AdvBN` layer climbs the loss for some steps, and the network
-    above the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
+    after the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
 
     The part of the model before the cut runs once for each batch. The ascent starts from ones, in evaluation mode and
     through the auxiliary batch norms, and computes no gradient of a parameter; its steps are
@@ -41,7 +41,7 @@ class AdvBNRecipe(Recipe):
     As the authors' code: no random start, statistics over the batch of one process, unit weights of both losses.
 
     Args:
-        cut: Site of the layer; by default where the model has one already, or behind stage 1.
+        cut: Site of the layer; by default where the model has one already, or after stage 1.
         steps, step, eps, clamp: See `AdvBN`; by default what the layer has.
         lower: The part before the cut is 'frozen', but for the layers of other style methods there, trains with frozen
             batch norm 'statistics', or is 'trainable'.

@@ -52,7 +52,7 @@ class Replay:
                 )
             if recorded[0]._version != versions[0]:
                 raise RuntimeError(
-                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut behind that'
+                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut after that'
                 )
             self._outputs[self.cut], self.features = recorded[:1], recorded[1]
         finally:
