@@ -144,7 +144,7 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
             _follow(layer, site.module)
         elif not replaces:
             layer.train(model.training)
-        record = Attachment(name, site.label, site.where, recipe=method.recipe, unchecked=unchecked)
+        record = Attachment(name, site.label, site.name, site.where, recipe=method.recipe, unchecked=unchecked)
         record.frozen = request.frozen or method.norms_after is not None  # the layer of a cut rests with what is before
         layer.attachment = record
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
