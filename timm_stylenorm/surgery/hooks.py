@@ -165,7 +165,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         ValueError: Naming the module.
     """
     for name, module in model.named_modules():
-        style = attachments_of(module) if _is_styled(module) else None
+        style: Any = attachments_of(module) if _is_styled(module) else None
         around, _, inner = f'.{name}'.rpartition('.')
         if style is None or inner.startswith('_') or inner == 'module':  # of FSDP, DDP, compilers, checkpointing
             continue
