@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import pickle
@@ -20,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import unknown
 
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
@@ -91,12 +91,24 @@ def existing(path: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: There is no such file; names those that are near.
+        IsADirectoryError: It is a folder; names the checkpoints in it.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        names = sorted(p for p in path.parent.iterdir() if p.suffix in _READABLE) if path.parent.is_dir() else []
-        raise FileNotFoundError(unknown('checkpoint', str(path), map(str, names)))
-    return path
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder, and a checkpoint is a file{_beside(path, 'in it')}")
+    raise FileNotFoundError(f"there is no checkpoint '{path}'{_beside(path.parent, 'in its folder', path.name)}")
+
+
+def _beside(folder: Path, where: str, near: str = '') -> str:
+    """`; in its folder: a.pth, b.pth`, at most ten of the checkpoints in a folder, the nearest first."""
+    if not folder.is_dir():
+        return f"; there is no folder '{folder}', either"
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in _READABLE and p.is_file())
+    close = difflib.get_close_matches(near, names, n=5)
+    shown = [*close, *(name for name in names if name not in close)]
+    return f'; {where}: {", ".join(shown[:10])}{", ..." if len(shown) > 10 else ""}' if shown else ''
 
 
 @dataclass(frozen=True)

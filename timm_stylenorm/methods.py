@@ -171,5 +171,5 @@ def get_method(name: str) -> Method:
         ValueError: No such method; names the nearest.
     """
     if name not in METHODS:
-        raise ValueError(unknown('style method', name, METHODS))
+        raise ValueError(unknown('style method', name, METHODS, 'stylenorm methods'))
     return METHODS[name]

@@ -2,10 +2,8 @@
 
 import argparse
 
-from cli import check_data, load_config, parser
-from mmengine.runner import Runner
-
-from timm_stylenorm.runner.optim import enable_amp
+from cli import SEED, check_data, load_config, parser
+from mistakes import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -14,13 +12,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--resume', action='store_true', help='go on from the newest checkpoint of the work dir, if any')
     own.add_argument('--resume-from', metavar='PATH', help='go on from this checkpoint')
     own.add_argument('--amp', action='store_true', help='mixed precision: fp16 on a GPU, bfloat16 on a CPU')
-    own.add_argument('--seed', type=int, help='for exact repetition and resume')
+    own.add_argument('--seed', type=SEED, help='for exact repetition and resume')
     return own.parse_args(argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
+    from mmengine.runner import Runner
+
+    from timm_stylenorm.runner.optim import enable_amp
+
     cfg = load_config(args)
     check_data(cfg.get('train_dataloader'), args.config)
     check_data(cfg.get('val_dataloader'), args.config)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import unknown
+from ..errors import no_site
 from ..host import FeatureGraphNet
 from .structure import (
     NORMS,
@@ -109,6 +109,11 @@ def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in past] or names
 
 
+def site_names(model: nn.Module) -> list[str]:
+    """The names of sites that may mean something in a model, without those of its modules."""
+    return [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in _PARTS)]
+
+
 def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
     if name in _KINDS:
         return _KINDS[name](model, name)
@@ -128,8 +133,7 @@ def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
     modules = dict(model.named_modules())
     paths = [name] if name in modules else fnmatch.filter(modules, name)
     if not paths or name == '':
-        known = [*_KINDS, *levels, *(f'{k}.{p}' for k in blocks_of(model) for p in _PARTS), 'a module name or glob']
-        raise ValueError(unknown(f'site of {type(model).__name__}:', name, known))
+        raise ValueError(no_site(type(model).__name__, name, site_names(model)))
     return [_place(model, path, path, None, tokens) for path in paths]
 
 

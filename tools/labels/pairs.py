@@ -166,11 +166,7 @@ def _report(root: Path, results: list[tuple[str, str, str]]) -> tuple[list[str],
 
 def convert(pairs: Pairs, root: Path, workers: int, overwrite: bool = False, skip_bad: bool = False) -> int:
     """Convert all pairs below a root; 0 when every one is good, or the bad ones are left out on request."""
-    try:
-        names = pairs.names(root)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    names = pairs.names(root)
     work = partial(_attempt, pairs, root, overwrite)
     good, bad = _report(root, list(run_parallel(work, names, workers, f'{pairs.title} labels')))
     if not good:

@@ -1,0 +1,105 @@
+"""How a tool ends: a user's mistake as `error: ...` with exit status 2 and no traceback, a bug with its traceback.
+
+A mistake is
+
+    a ValueError, TypeError, LookupError, FloatingPointError or OSError that a `raise` of this project states,
+    what the system says of a file or a download: absent, a folder, not permitted, disk full, no network,
+    what mmengine says of a config: a type that is in no registry, an argument that a type does not take.
+
+Every other error is a bug, such as a KeyError or a ValueError that Python or a library raises in our code.
+"""
+
+import errno
+import functools
+import linecache
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.error import URLError
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = {'timm_stylenorm', 'mmseg_stylenorm'}
+STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)
+FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+BUILDER = 'mmengine/registry/build_functions.py'
+WRONG_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'|missing \d+ required")
+
+
+class UserError(SystemExit):
+    """Ends the process with status 2; the message is on the terminal by then."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def command(main: Callable[..., Any]) -> Callable[..., Any]:
+    """For the `main` of a tool: a mistake ends it as this module says."""
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> Any:
+        try:
+            return main(argv)
+        except STATED as error:
+            cause = behind_builder(error)
+            if not is_mistake(cause):
+                raise
+            print(f'error: {text_of(cause)}', file=sys.stderr)
+            raise UserError(text_of(cause)) from cause
+
+    return run
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether the user, and not the project, has something to correct; see the head of this module."""
+    if isinstance(error, OSError) and (
+        error.filename is not None
+        or error.errno in FULL_OR_READ_ONLY
+        or isinstance(error, FileNotFoundError | PermissionError | ConnectionError | TimeoutError | URLError)
+    ):
+        return True
+    return isinstance(error, STATED) and (is_stated(error) or is_wrong_argument(error))
+
+
+def is_stated(error: BaseException) -> bool:
+    """Whether a line of ours, or of mmengine's builder of configs, that starts with `raise` has raised it."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    file = frame.f_code.co_filename
+    if HERE not in Path(file).resolve().parents and not (PACKAGES & {*Path(file).parts} or _is_builder(frame)):
+        return False
+    return linecache.getline(file, line).lstrip().startswith('raise ')
+
+
+def is_wrong_argument(error: BaseException) -> bool:
+    """Whether a class that is built from a config lacks an argument, or got one of the config that it does not take."""
+    found = WRONG_ARGUMENT.search(str(error)) if isinstance(error, TypeError) else None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builders = [frame for frame in frames if _is_builder(frame)]
+    if found is None or not builders:
+        return False
+    return found[1] in builders[-1].f_locals.get('args', ()) if found[1] else frames[-1] is builders[-1]
+
+
+def behind_builder(error: BaseException) -> BaseException:
+    """The error itself; of one that mmengine's builder raised for another, with a longer text, that other one."""
+    while error.__context__ is not None and _is_builder(list(traceback.walk_tb(error.__traceback__))[-1][0]):
+        error = error.__context__
+    return error
+
+
+def _is_builder(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.replace('\\', '/').endswith(BUILDER)
+
+
+def text_of(error: BaseException) -> str:
+    """The message; of an error of the system 'FILE: what is wrong'."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename is not None else error.strerror
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
