@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
 SUFFIXES = ('.safetensors', '.pth')  # of what is written

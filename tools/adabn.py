@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import COUNT, at_least, check_data, kind_of, load_config, parser
+from cli import COUNT, at_least, check_data, kind_of, load_config, parser, require
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
 
     out = target_file(args)
     cfg = load_config(args)
+    require(cfg, args.config, 'test_dataloader')
     check_data(cfg.get('test_dataloader'), args.config)
     results = {}
     if args.test:

@@ -132,6 +132,8 @@ def load_config(args: argparse.Namespace) -> 'Config':
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
     from timm_stylenorm.runner.host import apply_host_fixes
 
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise ValueError('--launcher pytorch is for processes that torchrun starts, as `bash tools/dist_train.sh` does')
     apply_host_fixes()
     if importlib.util.find_spec('mmseg'):
         import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
@@ -139,6 +141,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
     path = find_config(args.config)
     cfg = read_config(path)
     merge_options(cfg, args.cfg_options)
+    require(cfg, args.config, 'model')
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     hooks = list(cfg.get('custom_hooks') or [])
@@ -156,13 +159,21 @@ def read_config(path: str | Path) -> 'Config':
     Raises:
         ValueError: running it raises an error; names the file.
     """
-    from mmengine.config import Config, ConfigParsingError
+    from mmengine.config import Config
 
     of_python = (SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
+    of_mmengine = (AssertionError, ImportError, OSError, RuntimeError)
     try:
         return Config.fromfile(path)
-    except (*of_python, AssertionError, ImportError, OSError, ConfigParsingError) as error:
+    except (*of_python, *of_mmengine) as error:
         raise ValueError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
+
+
+def require(cfg: 'Config', config: str, *keys: str) -> None:
+    """A ValueError where a config lacks what a tool needs."""
+    lacks = [key for key in keys if cfg.get(key) is None]
+    if lacks:
+        raise ValueError(f'{config} has no {" and no ".join(lacks)}')
 
 
 def merge_options(cfg: 'Config', options: list[str]) -> None:

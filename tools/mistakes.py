@@ -4,7 +4,8 @@ A mistake is
 
     a ValueError, TypeError, LookupError, FloatingPointError or OSError that a `raise` of this project states,
     what the system says of a file or a download: absent, a folder, not permitted, disk full, no network,
-    what mmengine says of a config: a type that is in no registry, an argument that a type does not take.
+    what a class that mmengine builds from a config says, by `raise`, of its arguments; a type that is in no registry;
+    an argument that a type does not take.
 
 Every other error is a bug, such as a KeyError or a ValueError that Python or a library raises in our code.
 """
@@ -25,7 +26,10 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = {'timm_stylenorm', 'mmseg_stylenorm'}
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)
 FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-BUILDER = 'mmengine/registry/build_functions.py'
+BUILDERS = {
+    'mmengine/registry/build_functions.py': {'build_from_cfg'},
+    'mmengine/runner/runner.py': {'build_dataloader'},
+}
 WRONG_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'|missing \d+ required")
 
 
@@ -47,6 +51,8 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
     def run(argv: list[str] | None = None) -> Any:
         try:
             return main(argv)
+        except BrokenPipeError:
+            raise
         except STATED as error:
             cause = behind_builder(error)
             if not is_mistake(cause):
@@ -69,10 +75,12 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def is_stated(error: BaseException) -> bool:
-    """Whether a line of ours, or of mmengine's builder of configs, that starts with `raise` has raised it."""
-    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    """Whether a line that starts with `raise` has raised it: one of ours, or of what is built from a config."""
+    steps = list(traceback.walk_tb(error.__traceback__))
+    frame, line = steps[-1]
     file = frame.f_code.co_filename
-    if HERE not in Path(file).resolve().parents and not (PACKAGES & {*Path(file).parts} or _is_builder(frame)):
+    ours = HERE in Path(file).resolve().parents or PACKAGES & {*Path(file).parts}
+    if not (ours or any(_builds(frame) for frame, _ in steps)):
         return False
     return linecache.getline(file, line).lstrip().startswith('raise ')
 
@@ -81,7 +89,7 @@ def is_wrong_argument(error: BaseException) -> bool:
     """Whether a class that is built from a config lacks an argument, or got one of the config that it does not take."""
     found = WRONG_ARGUMENT.search(str(error)) if isinstance(error, TypeError) else None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    builders = [frame for frame in frames if _is_builder(frame)]
+    builders = [frame for frame in frames if _builds(frame)]
     if found is None or not builders:
         return False
     return found[1] in builders[-1].f_locals.get('args', ()) if found[1] else frames[-1] is builders[-1]
@@ -89,13 +97,14 @@ def is_wrong_argument(error: BaseException) -> bool:
 
 def behind_builder(error: BaseException) -> BaseException:
     """The error itself; of one that mmengine's builder raised for another, with a longer text, that other one."""
-    while error.__context__ is not None and _is_builder(list(traceback.walk_tb(error.__traceback__))[-1][0]):
+    while error.__context__ is not None and _builds(list(traceback.walk_tb(error.__traceback__))[-1][0]):
         error = error.__context__
     return error
 
 
-def _is_builder(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.replace('\\', '/').endswith(BUILDER)
+def _builds(frame: FrameType) -> bool:
+    file = '/'.join(Path(frame.f_code.co_filename).parts[-3:])
+    return frame.f_code.co_name in BUILDERS.get(file, ())
 
 
 def text_of(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import check_data, load_config, merge_options, parser, read_config
+from cli import check_data, load_config, merge_options, parser, read_config, require
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     cfg = load_config(args)
     if args.data:
         other = read_config(args.data if Path(args.data).is_file() else config_root() / args.data)
+        require(other, args.data, 'test_dataloader', 'test_evaluator')
         cfg.test_dataloader, cfg.test_evaluator = other.test_dataloader, other.test_evaluator
         merge_options(cfg, args.cfg_options)
+    require(cfg, args.config, 'test_dataloader', 'test_evaluator', 'test_cfg')
     check_data(cfg.get('test_dataloader'), args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if 'ReportHook' not in {hook['type'] for hook in cfg.custom_hooks}:

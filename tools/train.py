@@ -2,7 +2,7 @@
 
 import argparse
 
-from cli import SEED, check_data, load_config, parser
+from cli import SEED, check_data, load_config, parser, require
 from mistakes import command
 
 
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from timm_stylenorm.runner.optim import enable_amp
 
     cfg = load_config(args)
+    require(cfg, args.config, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_data(cfg.get('train_dataloader'), args.config)
     check_data(cfg.get('val_dataloader'), args.config)
     if args.amp:

@@ -38,7 +38,7 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         return name
     if Path(name).is_dir():
-        raise IsADirectoryError(f'{name!r} is a folder, and a config is a file; `stylenorm configs` lists those shipped')
+        raise IsADirectoryError(f'{name!r} is a folder, not a config; `stylenorm configs` lists those shipped')
     known = list_configs()
     wanted = name.removeprefix('configs/')
     wanted = wanted if wanted.endswith('.py') else f'{wanted}.py'
