@@ -92,13 +92,10 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 
 def write(content: dict[str, Any], out: Path) -> None:
     """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
-    import torch
-
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import save_whole
     from timm_stylenorm.runner.plain import to_plain
 
-    with whole(out) as part:
-        torch.save(to_plain(content), part)
+    save_whole(to_plain(content), out)
 
 
 @command

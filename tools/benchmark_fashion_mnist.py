@@ -158,14 +158,11 @@ def make_start(seed: int, args: argparse.Namespace, bar: tqdm) -> None:
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
         return
-    import torch
-
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import save_whole
 
     state = train('start', seed, cfg, bar).model.state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
-        torch.save({'state_dict': state}, part)
+    save_whole({'state_dict': state}, file)
 
 
 def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:

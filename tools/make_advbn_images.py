@@ -86,7 +86,7 @@ def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> Non
     import torch
     from figures.pictures import evenly, load_images
 
-    from timm_stylenorm.checkpoints import read_state_dict, whole
+    from timm_stylenorm.checkpoints import read_state_dict, save_whole
 
     torch.manual_seed(args.seed)
     file = args.out / DECODER
@@ -95,8 +95,7 @@ def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> Non
     if file.is_file():
         codec.decoder.load_state_dict(read_state_dict(file))
         return
-    with whole(file) as part:
-        torch.save(codec.decoder.state_dict(), part)
+    save_whole(codec.decoder.state_dict(), file)
 
 
 def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Classifier) -> dict[Path, int]:

@@ -56,8 +56,6 @@ def part_of(config: str) -> nn.Module:
 
     from timm_stylenorm.classification import StyleNormClassifier
 
-    if not cfg.get('model'):
-        raise ValueError(f'{config} has no model')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     where = cfg.model.get('where', 'backbone')
     for key in ('style', 'recipe', 'init_checkpoint', 'pretrained'):

@@ -22,12 +22,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from mmengine.runner import Runner
 
-    from timm_stylenorm.runner.optim import enable_amp
+    from timm_stylenorm.runner.optim import check_optimizer, enable_amp
 
     cfg = load_config(args)
     require(cfg, args.config, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_data(cfg.get('train_dataloader'), args.config)
     check_data(cfg.get('val_dataloader'), args.config)
+    check_optimizer(cfg)
     if args.amp:
         enable_amp(cfg)
     if args.seed is not None:

@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from timm_stylenorm.checkpoints import reading, whole
+from timm_stylenorm.checkpoints import reading, save_whole, whole
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
 
@@ -72,8 +72,7 @@ def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
             network.load_state_dict(vgg.from_vgg19(timm.create_model('vgg19', pretrained=True).state_dict()))
         batches = load(images, args, range(-SCALING_BATCHES, 0))
         vgg.normalise(network.to(args.device), (batch.to(args.device) for batch in batches))
-        with whole(file) as part:
-            torch.save(network.cpu().state_dict(), part)
+        save_whole(network.cpu().state_dict(), file)
     return vgg.load_encoder(file).to(args.device)
 
 
@@ -135,8 +134,7 @@ def train(args: Any, images: ImageDataset, encoder: nn.Sequential) -> nn.Sequent
             if not torch.isfinite(content + style):
                 raise FloatingPointError(f'the loss is not finite after {step} iterations; try a lower --lr')
             state = {'decoder': decoder.state_dict(), 'optimizer': optimizer.state_dict()}
-            with whole(args.out / 'training.pth') as part:
-                torch.save({'settings': settings, 'step': step, **state}, part)
+            save_whole({'settings': settings, 'step': step, **state}, args.out / 'training.pth')
     return decoder
 
 
@@ -178,6 +176,5 @@ def run(args: Any) -> Path:
         raise FileExistsError(f'{args.out} holds a decoder.pth that was not trained there; choose another --out')
     args.out.mkdir(parents=True, exist_ok=True)
     decoder = train(args, images, open_encoder(args, images))
-    with whole(args.out / 'decoder.pth') as part:
-        torch.save(decoder.cpu().state_dict(), part)
+    save_whole(decoder.cpu().state_dict(), args.out / 'decoder.pth')
     return draw(args, images)
