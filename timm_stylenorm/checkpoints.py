@@ -99,19 +99,14 @@ def existing(path: str | os.PathLike) -> Path:
     path = Path(path).expanduser()
     if path.is_file():
         return path
+    folder = path if path.is_dir() else path.parent
+    there = sorted(p.name for p in folder.iterdir() if p.suffix in _READABLE) if folder.is_dir() else []
+    shown = f' {folder} holds {", ".join(there[:10])}{", ..." if len(there) > 10 else ""}' if there else ''
     if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder, and a checkpoint is a file{_beside(path, 'in it')}")
-    raise FileNotFoundError(f"there is no checkpoint '{path}'{_beside(path.parent, 'in its folder', path.name)}")
-
-
-def _beside(folder: Path, where: str, near: str = '') -> str:
-    """`; in its folder: a.pth, b.pth`, at most ten of the checkpoints in a folder, the nearest first."""
-    if not folder.is_dir():
-        return f"; there is no folder '{folder}', either"
-    names = sorted(p.name for p in folder.iterdir() if p.suffix in _READABLE and p.is_file())
-    close = difflib.get_close_matches(near, names, n=5)
-    shown = [*close, *(name for name in names if name not in close)]
-    return f'; {where}: {", ".join(shown[:10])}{", ..." if len(shown) > 10 else ""}' if shown else ''
+        raise IsADirectoryError(f"'{path}' is a folder, not a checkpoint.{shown}")
+    near = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean '{folder / near[0]}'?" if near else '.'
+    raise FileNotFoundError(f"there is no checkpoint '{path}'{hint}{shown}")
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(description=description, epilog=f'For example {EXAMPLE}', formatter_class=raw)
     own.add_argument('config', help='path, or name below configs/')
     own.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    own.add_argument(
-        '--cfg-options', nargs='+', type=assignment, default=[], metavar='K=V', help='e.g. train_cfg.max_iters=100'
-    )
+    options = {'nargs': '+', 'action': 'extend', 'type': assignment, 'default': [], 'metavar': 'K=V'}
+    own.add_argument('--cfg-options', **options, help='e.g. train_cfg.max_iters=100')
     own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     own.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return own

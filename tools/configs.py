@@ -9,7 +9,7 @@ from mistakes import command
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__)
-    own.add_argument('text', nargs='?', default='', help="such as 'snr' or 'quickstart/'")
+    own.add_argument('text', nargs='?', default='', help="such as 'snr' or 'cityscapes'")
     return own.parse_args(argv)
 
 

@@ -45,12 +45,7 @@ def held(folder):
     return {path.name for path in folder.iterdir()} - {'work_dirs', 'new'}
 
 
-def row(line, message):
-    slow = line in wrong_invocations.SLOW
-    return pytest.param(line, message, id=line, marks=pytest.mark.slow if slow else ())
-
-
-@pytest.mark.parametrize(('line', 'message'), [row(*mistake) for mistake in wrong_invocations.ROWS])
+@pytest.mark.parametrize(('line', 'message'), wrong_invocations.ROWS, ids=[line for line, _ in wrong_invocations.ROWS])
 def test_a_mistake_is_told_and_ends_with_status_2(ends, workspace, line, message):
     before = held(workspace)
     status, said = ends(line)

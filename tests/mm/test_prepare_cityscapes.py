@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ends import status_of
 from PIL import Image
 
 pytest.importorskip('cityscapesscripts')
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *flags: str) -> int:
-    return prepare_cityscapes.main([str(root), '--workers', '1', *flags])
+    return status_of(prepare_cityscapes.main, [str(root), '--workers', '1', *flags])
 
 
 def test_polygons_become_train_ids(root):

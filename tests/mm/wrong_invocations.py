@@ -254,5 +254,3 @@ ROWS = [  # command line -> message
     ('prepare', 'needs one more word'),
     ('prepare gta', "did you mean 'prepare gta5'"),
 ]
-
-SLOW = set()  # lines that take more than a second
