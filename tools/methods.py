@@ -52,6 +52,13 @@ def arguments(method: Method) -> list[str]:
     return lines
 
 
+def options_of(recipe: str) -> dict[str, str]:
+    """Arguments of a recipe in an example: a styliser that needs no files."""
+    from timm_stylenorm.recipes import RECIPES
+
+    return {'styliser': 'fourier'} if 'styliser' in inspect.signature(RECIPES[recipe]).parameters else {}
+
+
 def examples(name: str, method: Method) -> dict[str, list[str]]:
     """Host -> lines of Python or of a shell."""
     key, value = next(iter(method.defaults.items()), ('sites', method.sites))
@@ -62,11 +69,17 @@ def examples(name: str, method: Method) -> dict[str, list[str]]:
             'mmsegmentation': [f"model = dict(type='StyleNormEncoderDecoder', style=dict(type={name!r}, {given}))"],
             'any module': [f'timm_stylenorm.add_style(model, {name!r}, {given})'],
         }
+    options = options_of(method.recipe)
+    words = ' '.join(f'{key}={value}' for key, value in options.items())
+    words = f'--recipe-kwargs {words} ' if words else ''
+    spec = ', '.join(f'{key}={value!r}' for key, value in {'type': method.recipe, **options}.items())
     return {
-        'timm': [f'python -m timm_stylenorm.launch train.py --model resnet50_{name} ARGS'],
-        'mmsegmentation': [f"model = dict(type='StyleNormEncoderDecoder', recipe=dict(type={method.recipe!r}))"],
+        'timm': [
+            f'python -m timm_stylenorm.launch --recipe {method.recipe} {words}train.py --model resnet50_{name} ARGS'
+        ],
+        'mmsegmentation': [f"model = dict(type='StyleNormEncoderDecoder', recipe=dict({spec}))"],
         'any module': [
-            f'recipe = timm_stylenorm.recipes.build_recipe({method.recipe!r})',
+            f'recipe = timm_stylenorm.recipes.build_recipe(dict({spec}))',
             'recipe.prepare(model)  # once; then recipe.losses(model, images, target, forward_loss) for each batch',
         ],
     }

@@ -4,6 +4,7 @@ A mistake is
 
     a ValueError, TypeError, LookupError, FloatingPointError or OSError that a `raise` of this project states,
     what the system says of a file or a download: absent, a folder, not permitted, disk full, no network,
+    a package that is not installed, of those that an extra of this project brings,
     what a class that mmengine builds from a config says, by `raise`, of its arguments; a type that is in no registry;
     an argument that a type does not take.
 
@@ -23,6 +24,13 @@ from typing import Any
 from urllib.error import URLError
 
 HERE = Path(__file__).resolve().parent
+EXTRAS = {  # package -> the extra of setup.py that brings it
+    **dict.fromkeys(('mmengine', 'mmcv', 'mmseg', 'matplotlib'), 'mmseg'),
+    'mmdet': 'mmdet',
+    'mmpretrain': 'mmpretrain',
+    'cityscapesscripts': 'cityscapes',
+    'imagecorruptions': 'corruptions',
+}
 PACKAGES = {'timm_stylenorm', 'mmseg_stylenorm'}
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)
 FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -53,14 +61,28 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(argv)
         except BrokenPipeError:
             raise
+        except ModuleNotFoundError as error:
+            package = (error.name or '').partition('.')[0]
+            if package not in EXTRAS:
+                raise
+            fail(f"{package} is not installed; pip install 'stylenorm[{EXTRAS[package]}]'", error)
         except STATED as error:
             cause = behind_builder(error)
             if not is_mistake(cause):
                 raise
-            print(f'error: {text_of(cause)}', file=sys.stderr)
-            raise UserError(text_of(cause)) from cause
+            fail(text_of(cause), cause)
 
     return run
+
+
+def fail(message: str, cause: BaseException) -> None:
+    """Prints the message and ends the process.
+
+    Raises:
+        UserError: always.
+    """
+    print(f'error: {message}', file=sys.stderr)
+    raise UserError(message) from cause
 
 
 def is_mistake(error: BaseException) -> bool:

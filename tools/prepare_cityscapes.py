@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
     args = parser.parse_args(argv)
     if importlib.util.find_spec('cityscapesscripts') is None:
-        raise ValueError('cityscapesscripts is missing; install it with `pip install cityscapesscripts`')
+        raise ModuleNotFoundError(name='cityscapesscripts')
     paths = annotations(args.data_root)
     results = run_parallel(partial(_attempt, args.overwrite), paths, args.workers, 'Cityscapes labels')
     errors = [error for error in results if error is not None]

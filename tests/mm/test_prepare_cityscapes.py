@@ -95,4 +95,4 @@ def test_a_folder_without_annotations_is_refused(tmp_path, capsys):
 def test_a_missing_cityscapesscripts_says_how_to_install_it(root, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'cityscapesscripts', None)
     assert run(root) == 2
-    assert 'pip install cityscapesscripts' in capsys.readouterr().err
+    assert "pip install 'stylenorm[cityscapes]'" in capsys.readouterr().err

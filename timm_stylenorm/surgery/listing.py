@@ -34,10 +34,7 @@ def list_sites(model: nn.Module) -> list[SiteRow]:
     """
     rows = []
     for name in site_names(model):
-        try:
-            sites = find_sites(model, name)
-        except ValueError:  # such as no norm in the stem
-            continue
+        sites = find_sites(model, name)
         rows.append(SiteRow(name, tuple(site.name for site in sites), tuple(site.channels for site in sites)))
     return rows
 

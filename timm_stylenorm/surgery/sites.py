@@ -96,8 +96,9 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
             found.setdefault(site.name, site)
     if not found:
         asked = [names] if isinstance(names, str) else list(names)
-        means = f'{", ".join(map(repr, asked))} means nothing in' if asked else 'no site was named for'
-        raise ValueError(f'{means} {type(model).__name__}')
+        if not asked:
+            raise ValueError(f'no site was named for {type(model).__name__}')
+        raise ValueError(no_site(type(model).__name__, asked[0], site_names(model)))
     return list(found.values())
 
 
@@ -110,8 +111,16 @@ def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def site_names(model: nn.Module) -> list[str]:
-    """The names of sites that may mean something in a model, without those of its modules."""
-    return [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in _PARTS)]
+    """The sites that a model has, without the names of its modules."""
+    names = [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in _PARTS)]
+    return [name for name in names if _has(model, name)]
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        return bool(_find(model, name))
+    except ValueError:  # such as no norm in the stem
+        return False
 
 
 def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
