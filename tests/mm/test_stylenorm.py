@@ -44,6 +44,13 @@ def test_every_tool_is_a_command_and_no_other():
     assert sorted(tool.script for tool in stylenorm.COMMANDS.values()) == SCRIPTS
 
 
+def test_the_pages_name_only_commands_that_exist():
+    pages = [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *ROOT.glob('docs/*.md')]
+    named = {words for page in pages for words in re.findall(r'`stylenorm ((?!-)[\w-]+(?: [\w-]+)?)', page.read_text())}
+    assert named
+    assert all(stylenorm.find(words.split()) for words in named), named
+
+
 @pytest.mark.parametrize('words', [['--help'], []], ids=['help', 'nothing'])
 def test_the_help_lists_all_commands(shown, words):
     text = shown(*words)
