@@ -38,23 +38,24 @@ SOURCES = {  # part of a data folder's name: how to get it
 }
 
 
-def at_least(kind: type, low: float) -> Callable[[str], float]:
+def at_least(kind: type, low: float, most: float = sys.float_info.max) -> Callable[[str], float]:
     """A number of the command line that is finite and not below `low`, as `type=` of an argument."""
-    return partial(_at_least, kind, low)
+    return partial(_number, kind, low, most)
 
 
-def _at_least(kind: type, low: float, text: str) -> float:
+def _number(kind: type, low: float, most: float, text: str) -> float:
     try:
         value = kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'expected a number, got {text!r}') from None
-    if not low <= value < float('inf'):
-        raise argparse.ArgumentTypeError(f'expected at least {low}, got {text}')
+    if not low <= value <= most:
+        limit = f'at most {most}' if value > most else f'at least {low}'
+        raise argparse.ArgumentTypeError(f'expected {limit}, got {text}')
     return value
 
 
 COUNT = at_least(int, 1)
-SEED = at_least(int, 0)
+SEED = at_least(int, 0, 2**32 - 1)  # what numpy takes
 
 
 def assignment(text: str) -> str:

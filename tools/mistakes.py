@@ -38,6 +38,11 @@ BUILDERS = {
     'mmengine/registry/build_functions.py': {'build_from_cfg'},
     'mmengine/runner/runner.py': {'build_dataloader'},
 }
+OF_WORKER = re.compile(  # torch's text for an error in a process that loads data; its last frame
+    r'Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*'
+    r'\n  File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?:    [^\n]*\n)*[\w.]+: (?P<message>.*)',
+    re.S,
+)
 WRONG_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'|missing \d+ required")
 
 
@@ -62,10 +67,9 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
         except BrokenPipeError:
             raise
         except ModuleNotFoundError as error:
-            package = (error.name or '').partition('.')[0]
-            if package not in EXTRAS:
+            if error.name not in EXTRAS:
                 raise
-            fail(f"{package} is not installed; pip install 'stylenorm[{EXTRAS[package]}]'", error)
+            fail(f"{error.name} is not installed; pip install 'stylenorm[{EXTRAS[error.name]}]'", error)
         except STATED as error:
             cause = behind_builder(error)
             if not is_mistake(cause):
@@ -100,7 +104,8 @@ def is_stated(error: BaseException) -> bool:
     """Whether a line that starts with `raise` has raised it: one of ours, or of what is built from a config."""
     steps = list(traceback.walk_tb(error.__traceback__))
     frame, line = steps[-1]
-    file = frame.f_code.co_filename
+    worker = OF_WORKER.match(str(error))
+    file, line = (worker['file'], int(worker['line'])) if worker else (frame.f_code.co_filename, line)
     ours = HERE in Path(file).resolve().parents or PACKAGES & {*Path(file).parts}
     if not (ours or any(_builds(frame) for frame, _ in steps)):
         return False
@@ -131,6 +136,9 @@ def _builds(frame: FrameType) -> bool:
 
 def text_of(error: BaseException) -> str:
     """The message; of an error of the system 'FILE: what is wrong'."""
+    worker = OF_WORKER.match(str(error))
+    if worker:
+        return worker['message']
     if isinstance(error, OSError) and error.strerror:
         return f'{error.filename}: {error.strerror}' if error.filename is not None else error.strerror
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -8,11 +8,14 @@ import sys
 
 import mistakes
 import pytest
+import torch
 
 pytest.importorskip('mmengine')
 import stylenorm
 import wrong_invocations
 from mmengine.registry import MODELS
+
+from timm_stylenorm.methods import get_method
 
 
 @pytest.fixture(scope='module')
@@ -106,8 +109,6 @@ def broken_assertion():
 
 
 def broken_library():
-    import torch
-
     torch.zeros(2) + torch.zeros(3)
 
 
@@ -130,14 +131,57 @@ class Sized:
         self.size = size
 
 
+def broken_import():
+    import absent_package  # noqa: F401
+
+
+def broken_part_of_a_host():
+    import mmengine.absent  # noqa: F401
+
+
 BUGS = [broken_lookup, broken_number, broken_call, broken_assertion, broken_library, broken_build]
+BUGS += [broken_import, broken_part_of_a_host]
+ERRORS = (LookupError, ValueError, TypeError, AssertionError, RuntimeError, ImportError)
 
 
 @pytest.mark.parametrize('bug', BUGS, ids=lambda bug: bug.__name__)
 def test_a_bug_keeps_its_traceback(bug):
     main = mistakes.command(lambda argv: bug())
-    with pytest.raises((LookupError, ValueError, TypeError, AssertionError, RuntimeError)):
+    with pytest.raises(ERRORS):
         main([])
+
+
+class Loaded(torch.utils.data.Dataset):
+    """Fails as its argument says."""
+
+    def __init__(self, fail):
+        self.fail = fail
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.fail()
+
+
+def test_a_mistake_that_a_worker_meets_is_told_as_any_other_and_so_is_a_bug(capsys):
+    def main_of(fail):
+        return mistakes.command(lambda argv: next(iter(torch.utils.data.DataLoader(Loaded(fail), num_workers=1))))
+
+    with pytest.raises(SystemExit, match="unknown style method 'padian'"):
+        main_of(lambda: get_method('padian'))([])
+    assert capsys.readouterr().err.startswith("error: unknown style method 'padian'; did you mean")
+    with pytest.raises(ValueError, match='Original Traceback'):
+        main_of(broken_number)([])
+
+
+def test_a_host_that_is_not_installed_is_told_with_what_brings_it(capsys):
+    def absent(argv):
+        raise ModuleNotFoundError("No module named 'mmseg'", name='mmseg')
+
+    with pytest.raises(SystemExit):
+        mistakes.command(absent)([])
+    assert capsys.readouterr().err == "error: mmseg is not installed; pip install 'stylenorm[mmseg]'\n"
 
 
 def test_an_argument_that_a_class_of_a_config_does_not_take_is_a_mistake():

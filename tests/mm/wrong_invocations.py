@@ -129,6 +129,7 @@ OPTIONS = {  # of --cfg-options -> message
     'optim_wrapper.optimizer.lr=-1': 'learning rate',
     'train_dataloader.batch_size=0': 'batch_size',
     'train_dataloader.dataset.type=Absent': 'Absent is not in the',
+    'train_dataloader.dataset.root=empty': "no 't10k-images-idx3-ubyte'.* in 'empty'",
     'train_dataloader.dataset.root=nowhere': "reads its data from 'nowhere', which does not exist",
 }
 ROWS = [  # command line -> message
@@ -144,6 +145,7 @@ ROWS = [  # command line -> message
     ('train no_train.py', 'no_train.py has no train_dataloader'),
     ('train hook.py', 'AbsentHook is not in the'),
     ('train tiny.py --seed -1', 'at least 0'),
+    ('train tiny.py --seed 5000000000', 'at most 4294967295'),
     ('train tiny.py --launcher pytorch', 'torchrun'),
     ('train tiny.py --resume-from nope.pth', 'there is no checkpoint'),
     ('train tiny.py --resume-from weights.pth', 'cannot resume from'),
