@@ -31,9 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own = picture_parser(__doc__)
     own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
     own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
-    own.add_argument(
-        '--labels', type=at_least(int, 0), nargs='+', help="classes of all images (default: the model's prediction)"
-    )
+    own.add_argument('--labels', type=at_least(int, 0), nargs='+', help='classes of the images (default: predicted)')
     own.add_argument('--show', type=COUNT, default=4, help='so many images, evenly chosen')
     own.add_argument('--limit', type=COUNT, default=16, help='use at most so many images of the folder, as one batch')
     own.add_argument('--out', type=Path, default=Path('style.png'))
