@@ -58,12 +58,13 @@ def target_file(args: argparse.Namespace) -> Path:
 def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
     """A Runner of its own for each purpose; mmengine's loggers are global by name."""
     from mmengine.config import Config
-    from mmengine.runner import Runner
+
+    from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = Config(cfg.to_dict())
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.experiment_name = f'{what}_{time.time_ns()}'
-    return Runner.from_cfg(cfg)
+    return QuietRunner.from_cfg(cfg)
 
 
 def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python tools/benchmark_fashion_mnist.py --methods baseline padain snr --seeds 0 1 2
 
-Trains the shipped config of each method (or the baseline's with `style=<method>` where there is none), tests it on
+Trains each method on the baseline's config (`adabn` and `isw` on their own), as bench/arguments.py says; tests it on
 clean and on restyled images, prints a Markdown table and writes OUT.json and OUT.png. A finished run leaves a file in
 --work-dir and is not repeated while its config stays the same, so the command can be interrupted, and methods and seeds
 can be added later; after a change of the code, delete that folder. A method may carry arguments: `padain:p=0.1`.
@@ -15,7 +15,6 @@ With --fine-tune all methods start from the trained baseline of their seed, and 
 from __future__ import annotations
 
 import argparse
-import ast
 import platform
 import re
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from bench.arguments import FASHION_MNIST, place_of
 from bench.runs import fingerprint, read_json, spread, write_whole
 from cli import COUNT, SEED, check_data, check_methods
 from mistakes import command
@@ -61,9 +61,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/fashion_mnist/summary'), help='OUT.json, OUT.png')
     args = parser.parse_args(argv)
     if args.methods is None:
-        from timm_stylenorm import list_methods
+        from bench.names import TRAINED
 
-        args.methods = ['baseline', *list_methods()]
+        args.methods = ['baseline', *TRAINED]
     check_methods(parser, [method.partition(':')[0] for method in args.methods])
     return args
 
@@ -72,8 +72,9 @@ def method_config(method: str) -> Config:
     """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
     from mmengine.config import Config
 
-    from timm_stylenorm.methods import METHODS
+    from timm_stylenorm.options import key_values
     from timm_stylenorm.runner.configs import config_root
+    from timm_stylenorm.runner.restyle import put_style
 
     name, _, arguments = method.partition(':')
     folder = config_root() / 'classification'
@@ -81,23 +82,10 @@ def method_config(method: str) -> Config:
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
     if name in ('baseline', 'adabn'):
         return cfg
-    words = [word for word in arguments.split(',') if word]
-    for word in words:
-        if '=' not in word:
-            raise ValueError(f'{method!r}: expected {name}:KEY=VALUE,KEY=VALUE, got {word!r}')
-    pairs = dict(word.split('=', 1) for word in words)
-    place = 'recipe' if METHODS[name].recipe else 'style'
-    given = {**cfg.model.get(place, {}), **{key: _literal(value) for key, value in pairs.items()}}
-    cfg.model[place] = {**given, 'type': name}
+    place = place_of(name)
+    given = key_values([*FASHION_MNIST.get(name, []), *filter(None, arguments.split(','))])
+    put_style(cfg, **{place: {**cfg.model.get(place, {}), **given, 'type': name}})
     return cfg
-
-
-def _literal(text: str) -> object:
-    """'0.1' -> 0.1, 'frozen' -> 'frozen'."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def file_name(method: str, seed: int) -> str:

@@ -78,9 +78,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/methods'))
     args = parser.parse_args(argv)
     if args.methods is None:
-        from timm_stylenorm import list_methods
+        from bench.names import KNOWN
 
-        args.methods = ['baseline', 'adabn', *list_methods()]
+        args.methods = list(KNOWN)
     check_methods(parser, args.methods)
     return args
 

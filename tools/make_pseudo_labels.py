@@ -135,11 +135,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
     import torch
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import init_default_scope
-    from mmengine.runner import Runner
     from mmengine.utils import ProgressBar
     from torch.utils.data import DataLoader
 
     from timm_stylenorm.checkpoints import existing
+    from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
     init_default_scope('mmseg')
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     refuse_others(out, every, settings, args.force)
     files = both[kind]
     if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
-        runner = Runner.from_cfg(cfg)
+        runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
         runner.model.eval()
         claim(out, every, settings)

@@ -70,8 +70,7 @@ def examples(name: str, method: Method) -> dict[str, list[str]]:
             'any module': [f'timm_stylenorm.add_style(model, {name!r}, {given})'],
         }
     options = options_of(method.recipe)
-    words = ' '.join(f'{key}={value}' for key, value in options.items())
-    words = f'--recipe-kwargs {words} ' if words else ''
+    words = ''.join(f'{key}={value} ' for key, value in options.items())
     spec = ', '.join(f'{key}={value!r}' for key, value in {'type': method.recipe, **options}.items())
     return {
         'timm': [
@@ -108,9 +107,9 @@ def explanation(name: str) -> str:
 
 def table() -> str:
     """One line for each method."""
-    from timm_stylenorm.methods import METHODS
+    from timm_stylenorm.methods import ROWS
 
-    rows = [f'{name:12}{method.summary}' for name, method in METHODS.items()]
+    rows = [f'{name:12}{method.summary}' for name, method in ROWS.items()]
     return '\n'.join([*rows, '', '`stylenorm methods NAME` explains one.'])
 
 

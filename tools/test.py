@@ -3,6 +3,7 @@
 Where the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
 domains.json, domains.png and confusion.png. --out has the folders of the images in it, for each domain.
 --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
+What was trained with --style is tested with it, or by the config in its work dir.
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ def save_predictions(cfg: Config, folder: str) -> None:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
-    from mmengine.runner import Runner
-
     from timm_stylenorm.runner.configs import config_root
+    from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
     if args.data:
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             raise ValueError(f'--tta needs {" and ".join(lacks)}, which {args.config} does not have')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
-    return Runner.from_cfg(cfg).test()
+    return QuietRunner.from_cfg(cfg).test()
 
 
 if __name__ == '__main__':

@@ -20,9 +20,10 @@ from mmseg.registry import MODELS
 import mmseg_stylenorm  # noqa: F401 (registers the segmentors)
 import timm_stylenorm
 from timm_stylenorm.layers.companions import COMPANIONS
-from timm_stylenorm.methods import METHODS
-from timm_stylenorm.runner.configs import list_configs
+from timm_stylenorm.methods import ROWS
+from timm_stylenorm.runner.configs import config_root, list_configs
 
+QUICK = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 ROOT = Path(__file__).parents[2]
 HELPERS = {'__init__', 'cli', 'mistakes', 'stylenorm'}
 SCRIPTS = sorted(path.stem for path in ROOT.glob('tools/*.py') if path.stem not in HELPERS)
@@ -93,12 +94,12 @@ def test_the_status_of_a_tool_is_that_of_the_command(tmp_path, shown, monkeypatc
 
 def test_all_methods_are_listed(shown):
     lines = shown('methods').splitlines()
-    assert lines[: len(METHODS)] == [f'{name:12}{method.summary}' for name, method in METHODS.items()]
+    assert lines[: len(ROWS)] == [f'{name:12}{method.summary}' for name, method in ROWS.items()]
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', ROWS)
 def test_a_method_is_explained_with_all_that_its_row_has(name, shown):
-    text, method = shown('methods', name), METHODS[name]
+    text, method = shown('methods', name), ROWS[name]
     flat = ' '.join(text.split())
     assert all(part in flat for part in (method.summary, method.paper, ', '.join(method.sites)))
     docs = methods.argument_docs(method.layer)
@@ -110,20 +111,22 @@ def test_a_method_is_explained_with_all_that_its_row_has(name, shown):
     assert f'recipe: {method.recipe or "none"}' in text
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', ROWS)
 def test_the_examples_of_a_method_run(name):
-    examples = methods.examples(name, METHODS[name])
+    examples = methods.examples(name, ROWS[name])
     space = {'timm': timm, 'timm_stylenorm': timm_stylenorm, 'model': timm.create_model('resnet18', num_classes=4)}
     exec('import timm_stylenorm.recipes\n' + '\n'.join(examples['any module']), space)
-    assert {label.partition('.')[0] for label, _ in timm_stylenorm.style_layers(space['model'])} == {name}
-    if METHODS[name].recipe is None:
+    labels = {label.partition('.')[0] for label, _ in timm_stylenorm.style_layers(space['model'])}
+    if ROWS[name].recipe is None:
+        assert labels == {name}
         exec(examples['timm'][0].replace('resnet50', 'resnet18'), space)
     else:
-        assert f'--recipe {METHODS[name].recipe} ' in examples['timm'][0]
+        assert labels
+        assert f'--recipe {ROWS[name].recipe} ' in examples['timm'][0]
     init_default_scope('mmseg')
     exec(examples['mmsegmentation'][0], space)
     assert MODELS.get(space['model'].pop('type'))
-    assert list(space['model']) == ['recipe' if METHODS[name].recipe else 'style']
+    assert list(space['model']) == ['recipe' if ROWS[name].recipe else 'style']
 
 
 def test_configs_are_listed(shown):
@@ -140,9 +143,10 @@ def test_the_sites_of_a_model_are_listed_with_the_methods_that_fit(shown):
     assert 'layer2.0.conv2' in shown('sites', 'resnet18', '--modules')
 
 
-def test_the_sites_of_a_config_are_those_of_what_a_style_would_change(shown):
-    name = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+def test_the_sites_of_a_config_are_those_of_what_a_style_would_change(shown, tmp_path):
+    (tmp_path / 'styled.py').write_text(f"_base_ = '{config_root()}/{QUICK}'\nmodel = dict(style=dict(type='snr'))\n")
+    name = str(tmp_path / 'styled.py')
     text = shown('sites', name)
     assert '(ResNetV1c)' in text
     assert re.search(r'^  snr +fits$', text, re.M), 'without the style of the config'
-    assert type(sites.model_of('classification/resnet18_padain_1xb64-500_fashion-mnist.py')).__name__ == 'ResNet'
+    assert type(sites.model_of('classification/resnet18_1xb64-500_fashion-mnist.py')).__name__ == 'ResNet'

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip('mmengine')
 import cli
 import train
-from mmengine.runner import Runner
 
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
+from timm_stylenorm.runner.terminal import QuietRunner
 
 TOOLS = config_root().parent / 'tools'
 HELPERS = {'__init__.py', 'cli.py', 'mistakes.py'}
@@ -59,7 +59,7 @@ def test_what_resume_does_to_the_config(tmp_path, monkeypatch, line, expected):
     needed = 'model = train_dataloader = train_cfg = optim_wrapper = {}'
     (tmp_path / 'c.py').write_text(f"{needed}\nload_from = 'w.pth'\n")
     seen = []
-    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
+    monkeypatch.setattr(QuietRunner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
     with pytest.raises(pytest.fail.Exception):
         train.main([str(tmp_path / 'c.py'), *line])
     assert (bool(seen[0].get('resume')), seen[0].load_from) == expected

@@ -16,7 +16,7 @@ COMMANDS = [  # and what they print
     (['--help'], 'prepare toy-streets'),
     (['adapt', '--help'], 'usage: stylenorm adapt'),
     (['methods', 'snr'], "timm_stylenorm.add_style(model, 'snr', reduction=16)"),
-    (['configs', 'quickstart/deeplabv3plus_r18-small_snr'], 'quickstart/deeplabv3plus_r18-small_snr'),
+    (['configs', 'quickstart/deeplabv3plus_r18-small_fada'], 'quickstart/deeplabv3plus_r18-small_fada'),
     (['prepare', 'toy-streets', 'streets', '--train', '1', '--val', '1', '--size', '64x32'], 'streets: 4 images'),
 ]
 
@@ -62,7 +62,7 @@ def test_the_wheel_works_without_the_source_tree(source, tmp_path):
         "path = find_config('segmentation/deeplabv3plus_r50-d8_snr_4xb2-40k_gtav2cityscapes-512x1024.py')\n"
         'assert Config.fromfile(path).model.style\n'
         'from mmengine.hub import get_config\n'
-        "name = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'\n"
+        "name = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'\n"
         "print(timm_stylenorm.__file__, path, get_config(f'mmseg_stylenorm::{name}').filename)"
     )
     env = {**os.environ, 'PYTHONPATH': str(site)}

@@ -8,7 +8,7 @@ import torchvision
 from nets import small
 
 import timm_stylenorm
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS
 from timm_stylenorm.surgery.listing import fitting_methods
 from timm_stylenorm.surgery.sites import find_sites
 
@@ -16,15 +16,15 @@ ARCHS = {  # name -> some of its sites and the numbers of modules, and methods t
     'resnet18': ({'convs': 17, 'stem.pool': 1, 'blocks': 8, 'stage2.norm1': 2, 'stage4.sum': 1}, set()),
     'convnext_atto': (
         {'blocks': 5, 'stage4': 1, 'stem.norm': 1},
-        {'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'debiased'},
+        {'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'dual_bn', 'debiased'},
     ),
     'swin_tiny_patch4_window7_224': (
         {'blocks': 4, 'stage1': 1},
-        {'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'debiased'},
+        {'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'dual_bn', 'debiased'},
     ),
     'vit_tiny_patch16_224': (
         {'blocks': 4, 'stage4': 1},
-        {'padain', 'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'debiased'},
+        {'padain', 'ibn_a', 'ibn_b', 'bin', 'domainnorm', 'irw', 'isw', 'dual_bn', 'debiased'},
     ),
     'vgg16_bn': (
         {'convs': 13, 'batch_norms': 13, 'stage4': 1},
@@ -50,7 +50,7 @@ def test_a_method_fits_where_it_can_be_added(arch):
     model = small(arch)
     keys, tensors = list(model.state_dict()), [p.clone() for p in model.parameters()]
     fitting = fitting_methods(model)
-    assert list(fitting) == list(METHODS)
+    assert list(fitting) == list(ROWS)
     assert {name for name, reason in fitting.items() if reason} == ARCHS[arch][1]
     assert list(model.state_dict()) == keys
     assert all(p.equal(q) for p, q in zip(model.parameters(), tensors, strict=True))

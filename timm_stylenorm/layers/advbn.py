@@ -41,7 +41,6 @@ class AdvBN(StyleLayer):
         ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, another `clamp`.
     """
 
-    frozen = True  # nothing of it trains or acts by itself, so that it may rest with what lies before the cut
     steps: int
     step: float
     eps: float
@@ -95,7 +94,7 @@ class AdvBN(StyleLayer):
         """
         mean = x.mean([0, *range(2, x.dim())], dtype=torch.promote_types(x.dtype, torch.float32))
         scale, shift = noise_std, mean * (noise_mean - noise_std)
-        y = restyle(x, *(t.expand(len(x), -1) for t in (scale, shift)))
+        y = restyle(x, *(t.expand(x.shape[0], -1) for t in (scale, shift)))
         return F.relu(y) if self.clamps(x) else y
 
     def clamps(self, x: Tensor) -> bool:

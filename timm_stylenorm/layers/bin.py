@@ -60,14 +60,14 @@ class BatchInstanceNorm2d(MainFirst):
         gate = self.gate if self.enabled else torch.ones_like(self.gate)
         bn = self.bn
         if not is_read(bn):
-            y = restyle(bn(x), gate.expand(len(x), -1), gate.new_zeros(1).expand(*x.shape[:2]))
-            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)  # type: ignore[no-any-return]
+            y = restyle(bn(x), gate.expand(x.shape[0], -1), gate.new_zeros(1).expand(*x.shape[:2]))
+            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)
         parameters, moments = (*affine(bn, x), gate), statistics(bn)
         if moments:
-            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)  # type: ignore[no-any-return]
+            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)
         y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=bn.eps), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
-        return y  # type: ignore[no-any-return]
+        return y
 
 
 class BatchInstanceNorm1d(BatchInstanceNorm2d):
@@ -92,12 +92,13 @@ def _instance_rule(
 def _bin_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    batch = weight * gate * (b_var + eps).rsqrt()
-    instance = weight * (1 - gate) * (var + eps).rsqrt()
+    batch = weight * gate / (b_var + eps).sqrt()
+    instance = weight * (1 - gate) / (var + eps).sqrt()
     return batch + instance, bias - batch * b_mean - instance * mean
 
 
 def _bin_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
     moments = batch_moments(mean, var)
-    affine = _bin_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
+    weight, bias, gate = parameters
+    affine = _bin_rule(mean, var, weight, bias, gate, *moments, eps=eps)
     return *affine, *(m.detach() for m in moments)

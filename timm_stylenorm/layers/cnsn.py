@@ -143,19 +143,19 @@ class SelfNorm(StyleLayer):
         gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
-        moments = [() if len(x) > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
+        moments = [() if x.shape[0] > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
         batched = [len(m) == 0 for m in moments]  # dynamo takes no `not` of tuples
         tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
             _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
         )
         if not any(batched):
-            return style_affine(x, rule, *tensors)  # type: ignore[no-any-return]
+            return style_affine(x, rule, *tensors)
         y, *moved = style_affine(x, rule, *tensors)
         learning = [bn for (_, bn), batch in zip(gates, batched, strict=True) if batch]
         for bn, mean, var in zip(learning, moved[::2], moved[1::2], strict=True):
-            update_running(bn, mean, var, len(x))
-        return y  # type: ignore[no-any-return]
+            update_running(bn, mean, var, x.shape[0])
+        return y
 
     def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
         """The same, where the modules must be called."""
@@ -164,7 +164,7 @@ class SelfNorm(StyleLayer):
         values = []
         for fc, bn in gates:
             z = called(fc, small)
-            if len(z) == 1 and _running(bn):
+            if z.shape[0] == 1 and _running(bn):
                 z = F.batch_norm(z, bn.running_mean, bn.running_var, *affine(bn, z), eps=bn.eps)
             else:
                 z = called(bn, z)
@@ -177,8 +177,8 @@ _READ = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
 def _running(bn: Any) -> tuple[Tensor, ...]:
-    found = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
-    return () if any(t is None for t in found) else found  # type: ignore[return-value]
+    mean, var = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
+    return () if mean is None or var is None else (mean, var)
 
 
 def _selfnorm_rule(

@@ -146,4 +146,4 @@ def _choosing(load_or_resume: Callable) -> Callable:
 @functools.cache
 def install_resume() -> None:
     """Gives `Runner.load_or_resume` the meaning that the head of this module states; once per process."""
-    Runner.load_or_resume = _choosing(Runner.load_or_resume)  # type: ignore[method-assign]
+    Runner.load_or_resume = _choosing(Runner.load_or_resume)

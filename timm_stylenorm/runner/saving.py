@@ -142,8 +142,8 @@ def install_safe_saving() -> None:
     """Wraps what the head of this module lists; once per process."""
     saving = _saving_whole(host.save_checkpoint)
     for module in (host, mmengine.runner, runner_module):
-        module.save_checkpoint = saving  # type: ignore[attr-defined]
-    checkpoint_hook.open = _open  # type: ignore[attr-defined]
+        module.save_checkpoint = saving
+    checkpoint_hook.open = _open
     for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
         setattr(CheckpointHook, name, _removing_late(getattr(CheckpointHook, name)))
-    CheckpointHook.before_train = _removing_what_a_kill_left(CheckpointHook.before_train)  # type: ignore[method-assign]
+    CheckpointHook.before_train = _removing_what_a_kill_left(CheckpointHook.before_train)

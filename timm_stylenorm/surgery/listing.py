@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..methods import METHODS
+from ..methods import ROWS
 from .add import add_style
 from .sites import find_sites, site_names
 
@@ -41,7 +41,7 @@ def list_sites(model: nn.Module) -> list[SiteRow]:
 
 def fitting_methods(model: nn.Module) -> dict[str, str | None]:
     """Method -> None where it fits the model at its default sites, else why `add_style` refuses it."""
-    return {name: _refusal(_without_copying_tensors(model), name) for name in METHODS}
+    return {name: _refusal(_without_copying_tensors(model), name) for name in ROWS}
 
 
 def _refusal(model: nn.Module, method: str) -> str | None:
