@@ -31,7 +31,7 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
 }
-PACKAGES = {'timm_stylenorm', 'mmseg_stylenorm'}
+PACKAGES = ('timm_stylenorm', 'mmseg_stylenorm')
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)
 FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 BUILDERS = {
@@ -106,10 +106,15 @@ def is_stated(error: BaseException) -> bool:
     frame, line = steps[-1]
     worker = OF_WORKER.match(str(error))
     file, line = (worker['file'], int(worker['line'])) if worker else (frame.f_code.co_filename, line)
-    ours = HERE in Path(file).resolve().parents or PACKAGES & {*Path(file).parts}
-    if not (ours or any(_builds(frame) for frame, _ in steps)):
+    if not (_is_ours(file) or any(_builds(frame) for frame, _ in steps)):
         return False
     return linecache.getline(file, line).lstrip().startswith('raise ')
+
+
+def _is_ours(file: str) -> bool:
+    packages = [sys.modules[name].__file__ for name in PACKAGES if name in sys.modules]
+    folders = {HERE, *(Path(str(package)).resolve().parent for package in packages)}
+    return bool(folders & {*Path(file).resolve().parents})
 
 
 def is_wrong_argument(error: BaseException) -> bool:
