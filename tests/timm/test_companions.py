@@ -37,6 +37,7 @@ def told(model, train=True, steps=3):
         warnings.simplefilter('default')
         for _ in range(steps):
             model.train(train)(images())
+            timm_stylenorm.style_losses(model)
     return [str(w.message) for w in seen if w.category is UserWarning]
 
 
