@@ -96,9 +96,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
 
     from timm_stylenorm.runner.configs import find_config
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
-    from timm_stylenorm.runner.host import apply_host_fixes
 
-    apply_host_fixes()
     if importlib.util.find_spec('mmseg'):
         import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

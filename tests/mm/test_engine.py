@@ -1,4 +1,4 @@
-"""The glue to mmengine: host fixes, style losses, mixed precision on a CPU, and which checkpoints are refused."""
+"""The glue to mmengine: base configs, style losses, mixed precision on a CPU, and which checkpoints are refused."""
 
 import contextlib
 import os
@@ -12,7 +12,6 @@ from torch import nn
 
 pytest.importorskip('mmengine')
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -21,7 +20,7 @@ from mmengine.runner import checkpoint as theirs
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from timm_stylenorm import add_style
-from timm_stylenorm.runner import checkpoint, distributed, host, model, optim
+from timm_stylenorm.runner import checkpoint, distributed, model, optim
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
 from timm_stylenorm.runner.host import image_format
 
@@ -45,11 +44,6 @@ class Model(model.StyleLossMixin, BaseModel):
         return {'loss_ce': torch.tensor(2.0), 'acc': torch.tensor(50.0), 'style.snr.stage1': torch.tensor(0.5)}
 
 
-@pytest.fixture(autouse=True)
-def _fixes():
-    host.apply_host_fixes()
-
-
 def load(path):
     return CheckpointLoader.load_checkpoint(str(path), 'cpu')
 
@@ -58,10 +52,8 @@ def small(width=8):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 3))
 
 
-def test_host_fixes_are_idempotent_and_find_mmseg_configs(tmp_path):
+def test_configs_inherit_from_mmseg(tmp_path):
     pytest.importorskip('mmseg')
-    host.apply_host_fixes()
-    assert MODULE2PACKAGE['mmseg'] in ('mmseg', 'mmsegmentation')
     (tmp_path / 'c.py').write_text(f"_base_ = ['{SHIPPED}']\n")
     assert Config.fromfile(tmp_path / 'c.py').model.backbone.depth == 50
 

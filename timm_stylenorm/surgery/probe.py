@@ -19,7 +19,7 @@ import torch
 from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD, compiled_call_off
+from ..host import HOOKS_OF_FORWARD, compiled_call_off, within_compiled
 from .sites import Site
 from .structure import unwrapped
 
@@ -83,9 +83,11 @@ def probe(model: nn.Module, sites: Sequence[Site]) -> dict[tuple[str, str], Arri
 def _root(model: nn.Module) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, '_orig_mod'):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
-    return model
+    while True:
+        inner = model.module if isinstance(model, wrappers) else within_compiled(model)
+        if inner is None:
+            return model
+        model = inner
 
 
 def _channels(model: nn.Module) -> list[int]:

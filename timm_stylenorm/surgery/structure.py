@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..host import FeatureGetterNet, FeatureHookNet, RegStage
+from ..host import FeatureGetterNet, FeatureHookNet, RegStage, last_child
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 
@@ -122,8 +122,8 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
             if name in SHORTCUTS:
                 continue
             while is_sequence(child) and list(child.children()):
-                last = list(child._modules)[-1]
-                name, child = f'{name}.{last}', child.get_submodule(last)
+                last, child = last_child(child)
+                name = f'{name}.{last}'
             if isinstance(child, _ConvNd) and isinstance(norm, NORMS):
                 dot = f'{prefix}.' if prefix else ''
                 yield (dot + name, child), (dot + norm_name, norm)
