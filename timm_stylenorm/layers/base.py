@@ -152,4 +152,5 @@ class RandomStyleLayer(StyleLayer):
 
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:
     """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
-    return torch._sample_dirichlet(torch.full((n, 2), float(alpha), device=like.device))[:, 0]
+    shape = torch.full((n,), float(alpha), device=like.device)
+    return torch.distributions.Beta(shape, shape, validate_args=False).sample()
