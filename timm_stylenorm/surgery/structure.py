@@ -46,8 +46,7 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
     if getattr(layout, 'value', layout) in ('NHWC', 'NLC'):  # extractors have an enum
         return -1, 0
     if type(model).__name__ in _TOKENS and type(model).__module__.startswith('mmseg.'):
-        with_class = bool(getattr(model, 'with_cls_token', False)) and hasattr(model, 'cls_token')
-        return -1, int(with_class)
+        return -1, int(hasattr(model, 'cls_token') and getattr(model, 'with_cls_token', True))
     return 1, 0
 
 
