@@ -168,6 +168,34 @@ def test_other_width_is_refused_and_a_new_head_is_not():
     checkpoint.check_fit(finetuned, small().state_dict(), 'base.pth', complete=False)
 
 
+def four(*widths):
+    """Four weights, of which those with the width 2 are the same in all such models."""
+    return nn.ModuleDict({name: nn.Linear(2, width) for name, width in zip('abcd', widths, strict=False)})
+
+
+def test_half_of_the_weights_of_the_smaller_side_must_fit():
+    model = four(2, 2, 2, 2)
+    for enough in (four(2, 2, 3, 3), four(2), four(2, 3)):  # 2 of 4, 1 of 1, 1 of 2
+        checkpoint.check_fit(model, enough.state_dict(), 'enough.pth', complete=False)
+        checkpoint.check_fit(enough, model.state_dict(), 'enough.pth', complete=False)
+    few = four(2, 3, 3, 3)
+    for lacking in (few, four(2, 3, 3), nn.ModuleDict({'e': nn.Linear(2, 2)})):  # 1 of 4, 1 of 3, 0 of 1
+        with pytest.raises(ValueError, match=r'few\.pth .* is of another architecture than ModuleDict'):
+            checkpoint.check_fit(model, lacking.state_dict(), 'few.pth', complete=False)
+    vectors = {name: value for name, value in model.state_dict().items() if value.ndim == 1}
+    with pytest.raises(ValueError, match='another architecture'):
+        checkpoint.check_fit(model, vectors, 'vectors.pth', complete=False)
+
+
+def test_a_test_needs_every_tensor_and_passes_over_others():
+    model = four(2, 2, 2, 2)
+    checkpoint.check_fit(four(2, 2, 2), model.state_dict(), 'more.pth', complete=True)
+    with pytest.raises(ValueError, match=r'missing.*d\.weight'):
+        checkpoint.check_fit(model, four(2, 2, 2).state_dict(), 'less.pth', complete=True)
+    with pytest.raises(ValueError, match=r'another shape.*d\.weight'):
+        checkpoint.check_fit(model, four(2, 2, 2, 3).state_dict(), 'wide.pth', complete=True)
+
+
 def test_plain_checkpoint_starts_a_styled_training_but_is_not_tested():
     styled = add_style(small(), 'snr', sites='0')
     plain = {'state_dict': small().state_dict()}

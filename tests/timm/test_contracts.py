@@ -82,6 +82,13 @@ def layers_of(model):
     return [layer for _, layer in timm_stylenorm.style_layers(model)]
 
 
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('method', METHODS)
+def test_what_is_added_is_in_the_mode_of_the_model(method, training):
+    model = timm_stylenorm.add_style(small('resnet18').train(training), method)
+    assert {module.training for layer in layers_of(model) for module in layer.modules()} == {training}
+
+
 def refused(action):
     """The message of the ValueError that an action raises, or None."""
     try:
