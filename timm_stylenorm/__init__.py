@@ -2,9 +2,9 @@
 
 from .dual_bn import convert_dual_bn, split_dual_bn
 from .methods import list_methods
-from .models import register_variants
+from .models import register_method, register_variants
 from .surgery.add import add_style, remove_style, set_domains, style_disabled, style_layers, style_parameters
-from .surgery.losses import style_losses
+from .surgery.losses import style_losses, summed_losses
 
 __version__ = '0.1.0'
 
@@ -12,6 +12,7 @@ __all__ = [
     'add_style',
     'convert_dual_bn',
     'list_methods',
+    'register_method',
     'register_variants',
     'remove_style',
     'set_domains',
@@ -20,4 +21,5 @@ __all__ = [
     'style_layers',
     'style_losses',
     'style_parameters',
+    'summed_losses',
 ]

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import __version__
-from .methods import METHODS
+from .methods import ROWS
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmsegmentation', 'numpy')
 
@@ -16,7 +16,7 @@ PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmsegmentation'
 def method_table() -> str:
     """The table of methods in Markdown."""
     rows = ['| method | what it does | sites | arguments and defaults | paper |', '|---|---|---|---|---|']
-    for name, method in METHODS.items():
+    for name, method in ROWS.items():
         sites = ', '.join(f'`{site}`' for site in method.sites)
         defaults = ', '.join(f'`{k}={v!r}`' for k, v in method.defaults.items())
         rows.append(f'| `{name}` | {method.summary} | {sites} | {defaults} | {method.paper} |')

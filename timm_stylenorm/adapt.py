@@ -5,7 +5,7 @@ Li, Wang, Shi, Liu, Hou, 'Revisiting Batch Normalization for Practical Domain Ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -23,11 +23,37 @@ Statistics = list[dict[str, Tensor]]
 _OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
 
 
+_IMAGES = ('inputs', 'pixel_values', 'images', 'image', 'img')  # of mmengine, transformers, and others
+
+
 def _images(batch: Any) -> Any:
-    """The images of a batch as loaders give it: a tensor, (images, labels), or a dict with `inputs`."""
-    if isinstance(batch, dict):
-        return batch['inputs']
+    """The images of a batch as loaders give it: a tensor or a list of them, (images, labels), or a dict.
+
+    Raises:
+        ValueError: A dict under whose keys no images are known.
+    """
+    if isinstance(batch, Mapping):
+        name = next((name for name in _IMAGES if name in batch), None)
+        if name is None:
+            raise ValueError(
+                f'adabn: a batch has the keys {sorted(map(str, batch))}, none of which is {", ".join(_IMAGES)}; give '
+                'tensors (N, C, H, W), or rename its images'
+            )
+        return batch[name]
     return batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def _count(batch: Any) -> int:
+    """The number of images in a batch of any form: the rows of the first tensor in it."""
+    if isinstance(batch, Tensor):
+        return len(batch)
+    if isinstance(batch, Mapping):
+        batch = [batch[name] for name in _IMAGES if name in batch] or list(batch.values())
+    if not isinstance(batch, list | tuple):
+        return 0
+    if batch and isinstance(batch[0], Tensor) and batch[0].dim() == 3:
+        return len(batch)  # single images
+    return next((count for count in map(_count, batch) if count), 0)
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
@@ -67,18 +93,21 @@ def adabn(
 
     Args:
         model: Its parameters do not change, nor do the modes of its modules.
-        batches: Target images: tensors (N, C, H, W), tuples that begin with one, or dicts with `inputs`.
+        batches: Target images: tensors (N, C, H, W), tuples that begin with one, or dicts with `inputs`,
+            `pixel_values`, `images`, `image` or `img`. Batches without an image are passed over.
         momentum: None forgets the old statistics; each image counts the same. A number in (0, 1] keeps the old ones
             and moves them by this share at each batch.
         max_batches: Stop after so many.
-        forward: Called with each batch instead of `model(images)`, for models with another signature.
+        forward: Called with each batch instead of `model(images)`, for models with another signature; the batch may be
+            anything then whose first tensor has a row for each image.
         sync: Pool over the processes of torch.distributed, each of which gives its share of the images.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: The model has no batch norm with running statistics, there is no batch, or a momentum out of range.
+        ValueError: The model has no batch norm with running statistics, there is no image, images of a batch are not
+            found, or a momentum out of range.
     """
     norms = batch_norms(model)
     if not norms:
@@ -91,12 +120,15 @@ def adabn(
     try:
         with _only_norms_train(model, norms, momentum):
             for batch in islice(batches, max_batches):
-                images = _images(batch)
+                count = _count(batch)
+                if not count:
+                    continue
                 for pool in pools:
                     pool.begin()
+                images = batch if forward else _images(batch)
                 _ = forward(batch) if forward else model(images.to(device) if isinstance(images, Tensor) else images)
                 for pool in pools:
-                    pool.end(len(images))
+                    pool.end(count)
         _write(pools, before, sync and dist.is_initialized())
     except BaseException:
         set_statistics(model, before)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from .errors import unknown
 from .layers import DualBatchNorm2d
 from .layers.dualbn import ROUTES, Halves
-from .surgery.add import add_style, remove_style
-from .surgery.companions import provide
+from .surgery.add import add_style
 from .surgery.context import changed
+from .surgery.hooks import replace
 
 
 def convert_dual_bn(model: nn.Module) -> nn.Module:
@@ -24,17 +24,16 @@ def convert_dual_bn(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: No batch norm, a frozen one, or one that a style method has replaced; the model is unchanged.
     """
-    add_style(model, 'debiased')
-    provide(model, 'recipe')  # `routed` is all they need
-    return model
+    return add_style(model, 'dual_bn')
 
 
 def split_dual_bn(model: nn.Module) -> nn.Module:
-    """The plain model, in place: batch norms with the main weights and statistics, whose state dict is the plain one.
+    """Batch norms with the main weights and statistics in the place of dual ones, in place; other layers stay.
 
-    The auxiliary ones are lost, and so are all other style layers: it is `remove_style`.
+    The auxiliary ones are lost.
     """
-    return remove_style(model)
+    replace(model, {m: m.to_norm() for m in model.modules() if isinstance(m, DualBatchNorm2d)})
+    return model
 
 
 @contextmanager

@@ -35,9 +35,11 @@ __all__ = [
     'has_load_pre_hook',
     'inner_optimizer',
     'last_child',
+    'name_within',
     'raise_recompile_limit',
     'remove_forward_hook',
     'script_patches',
+    'unwrapped',
     'within_compiled',
 ]
 
@@ -46,6 +48,20 @@ HOOKS_OF_FORWARD = (
     '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
     '_forward_pre_hooks_with_kwargs',
 )  # fmt: skip
+
+
+def unwrapped(model: Any) -> Any:
+    """The model within timm's feature extractors that leave it whole."""
+    name = name_within(model)
+    return model.get_submodule(name) if name else model
+
+
+def name_within(model: Any) -> str:
+    """The name of that model; '' where there is none."""
+    for kind, name in ((FeatureGetterNet, 'model'), (FeatureHookNet, 'body')):
+        if isinstance(model, kind) and name in dict(model.named_children()):
+            return name
+    return ''
 
 
 def compiled_call_off(attributes: dict[str, Any]) -> None:
@@ -109,7 +125,7 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
         own_names.append(own)
     cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
     _model_default_cfgs[name] = cfg_of_all
-    return cfg_of_all  # type: ignore[no-any-return]
+    return cfg_of_all
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:

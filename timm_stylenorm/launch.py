@@ -1,11 +1,11 @@
 """Run timm's own train.py or validate.py, unmodified, with style methods and recipes.
 
-    python -m timm_stylenorm.launch [--style NAME] [--style-kwargs KEY=VALUE ...]
-                                    [--recipe NAME] [--recipe-kwargs KEY=VALUE ...] SCRIPT ARGS...
+    python -m timm_stylenorm.launch [--style NAME [KEY=VALUE ...]]... [--recipe NAME [KEY=VALUE ...]] SCRIPT ARGS...
 
-    python -m timm_stylenorm.launch --style padain --style-kwargs p=0.05 train.py --data-dir images --model resnet50
+    python -m timm_stylenorm.launch --style padain p=0.05 train.py --data-dir images --model resnet50
+    python -m timm_stylenorm.launch --style ibn_a --style mixstyle alpha=0.3 train.py --data-dir images --model resnet50
     python -m timm_stylenorm.launch train.py --data-dir images --model resnet50_snr
-    python -m timm_stylenorm.launch --recipe advbn --recipe-kwargs steps=3 train.py --data-dir images --model resnet50
+    python -m timm_stylenorm.launch --recipe advbn steps=3 train.py --data-dir images --model resnet50
     torchrun --nproc_per_node 2 -m timm_stylenorm.launch --recipe advbn train.py --data-dir images --model resnet50
 
 SCRIPT is a file of a clone of timm, of the version that is installed; everything behind it is its own. It runs as
@@ -16,13 +16,11 @@ timm's tasks add style losses and run recipes. validate.py takes the same option
 from __future__ import annotations
 
 import argparse
-import ast
 import functools
 import inspect
 import logging
 import runpy
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -39,31 +37,17 @@ from torch import nn
 from .checkpoints import Fit
 from .gates import separate_gates
 from .host import remove_forward_hook, script_patches
-from .methods import get_method
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
+from .options import key_values, read_recipe, read_style
 from .patches import Patch, patched
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
-from .surgery.add import add_style, style_layers
+from .surgery.add import Style, add_style, style_layers
+from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
 
 _logger = logging.getLogger(__name__)
-
-
-class _KeyValues(argparse.Action):
-    """`p=0.05 sites=stage1` -> {'p': 0.05, 'sites': 'stage1'}, values as Python literals where they are some."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        pairs = [value.partition('=') for value in values]
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **{k: _literal(v) for k, _, v in pairs}})
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -74,7 +58,7 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return argv[:i], argv[i + (argv[i : i + 1] == ['--']) :]
 
 
-def _parse(argv: Sequence[str]) -> tuple[dict[str, Any] | None, Recipe | None, dict[str, Any], Sequence[str]]:
+def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, Any], Sequence[str]]:
     """The style, the recipe, its normalisation, and the script with its arguments; exits where something is wrong."""
     ours, script = _split(argv)
     parser = argparse.ArgumentParser(
@@ -84,12 +68,17 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, Any] | None, Recipe | None, d
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('--style', metavar='NAME', help='a style method for every model that the script builds')
-    parser.add_argument('--recipe', metavar='NAME', help='how to train; a model like resnet50_advbn tells by itself')
-    for name, what in (('style', 'the method, and sites'), ('recipe', 'the recipe, and mean and std of the images')):
-        parser.add_argument(
-            f'--{name}-kwargs', nargs='+', action=_KeyValues, default={}, metavar='KEY=VALUE', help=f'of {what}'
-        )
+    parser.add_argument(
+        '--style', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
+        help='a style method for every model that the script builds, its arguments and `sites`; may be repeated',
+    )  # fmt: skip
+    parser.add_argument(
+        '--recipe', nargs='+', metavar=('NAME', 'KEY=VALUE'),
+        help='how to train, and `mean` and `std` of the images; a model like resnet50_advbn tells by itself',
+    )  # fmt: skip
+    for name in ('style', 'recipe'):
+        text = f'the same as behind --{name} NAME'
+        parser.add_argument(f'--{name}-kwargs', nargs='+', default=[], metavar='KEY=VALUE', help=text)
     args = parser.parse_args(ours)
     try:
         style, recipe, images = _check(args)
@@ -102,19 +91,22 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, Any] | None, Recipe | None, d
     return style, recipe, images, script
 
 
-def _check(args: argparse.Namespace) -> tuple[dict[str, Any] | None, Recipe | None, dict[str, Any]]:
-    for name in ('style', 'recipe'):
-        if getattr(args, f'{name}_kwargs') and not getattr(args, name):
-            raise ValueError(f'--{name}-kwargs without --{name}')
-    if args.style:
-        get_method(args.style).check_kwargs(args.style, args.style_kwargs)
-    images = {k: args.recipe_kwargs.pop(k) for k in ('mean', 'std') if k in args.recipe_kwargs}
-    style = {**args.style_kwargs, 'type': args.style} if args.style else None
-    return style, build_recipe({**args.recipe_kwargs, 'type': args.recipe}) if args.recipe else None, images
+def _check(args: argparse.Namespace) -> tuple[Any, Recipe | None, dict[str, Any]]:
+    for name, given in (('style', len(args.style)), ('recipe', int(bool(args.recipe)))):
+        if getattr(args, f'{name}_kwargs') and given != 1:
+            raise ValueError(f'--{name}-kwargs with{"out" if not given else " more than one"} --{name}')
+    images: dict[str, Any] = {}
+    recipe = None
+    if args.recipe:
+        words = [*args.recipe[1:], *args.recipe_kwargs]
+        images = key_values(word for word in words if word.startswith(('mean=', 'std=')))
+        recipe = read_recipe([args.recipe[0], *(word for word in words if not word.startswith(('mean=', 'std=')))])
+    style = read_style([[*words, *args.style_kwargs] for words in args.style])
+    return style, build_recipe(recipe) if recipe else None, images
 
 
 def _styling(
-    create: Callable[..., nn.Module], style: Mapping[str, Any] | None, recipe: Recipe | None, images: Mapping[str, Any]
+    create: Callable[..., nn.Module], style: Style | None, recipe: Recipe | None, images: Mapping[str, Any]
 ) -> Callable[..., nn.Module]:
     """timm's `create_model` with a style and a recipe's layers, which must be there before optimizers and EMA."""
 
@@ -122,11 +114,14 @@ def _styling(
     def create_model(*args: Any, **kwargs: Any) -> nn.Module:
         given = inspect.signature(create).bind(*args, **kwargs)
         path = given.arguments.pop('checkpoint_path', None)
-        named = None if style is None else _styled_name(given.arguments['model_name'], style['type'])
+        named = None
+        if isinstance(style, Mapping):
+            named = _styled_name(given.arguments['model_name'], style['type'])
         if named is not None:
             given.arguments['model_name'] = named
-            given.arguments['kwargs'] = {**given.arguments.get('kwargs', {}), 'style': dict(style or {})}
+            given.arguments['kwargs'] = {**given.arguments.get('kwargs', {}), 'style': style}
         model = create(*given.args, **given.kwargs)
+        told = describe_style(model)  # timm's names tell it themselves
         if style is not None and named is None:
             add_style(model, style)
         if recipe is not None:
@@ -134,10 +129,11 @@ def _styling(
         admit_plain(model)
         if path:
             _load(model, path)
-        added = Counter(label.partition('.')[0] for label, _ in style_layers(model))
-        if added:
+        text = describe_style(model)
+        if text:
             model.register_forward_hook(_tell_missing_task)
-            _logger.info(f'style layers: {", ".join(f"{n} of {name}" for name, n in added.items())}')
+        if text != told:
+            _logger.info(text)
         return model
 
     return create_model
@@ -201,7 +197,7 @@ def _separating(create: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def styled_timm(
-    style: Mapping[str, Any] | None = None, recipe: Recipe | None = None, images: Mapping[str, Any] | None = None
+    style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Within, `timm.create_model` and the tasks of `timm.task` are ours, for whoever imports them now.
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from . import layers
 from .errors import unknown
+from .layers.companions import COMPANIONS
 
 _OF_ADD_STYLE = ('type', 'sites', 'channel_dim', 'prefix_tokens', 'frozen')
+
+
+class Placement(Enum):
+    """What a layer may do at a site."""
+
+    INSERT = 'follow a module'
+    REPLACE = 'take the place of a norm layer'
+    EITHER = 'follow a module or take the place of a norm layer'
 
 
 @dataclass(frozen=True)
@@ -22,19 +32,23 @@ class Method:
         sites: Default sites, see `sites.find_sites`.
         summary: One line for the method table.
         paper: Authors, venue and arXiv number.
-        above: Takes the place of the batch norms behind the layer; None where these stay.
-        recipe: The training procedure without which the layer does nothing, see `recipes`; None where it needs none.
+        placement: What the layer may do there.
         companions: What else the layer may need beside it: keys of `layers.companions.COMPANIONS`. Hosts provide it,
             or the layer warns in training, with the cure.
+        recipe: Of a row of `RECIPE_STYLES`: the training procedure without which the layer does nothing, see `recipes`.
+        layers_of: Of such a row: the method whose layers they are.
+        norms_after: Of such a row: the method whose layers replace the batch norms that follow the layer.
     """
 
     layer: type[layers.StyleLayer]
     sites: tuple[str, ...]
     summary: str
     paper: str
-    above: type[layers.NormLayer] | None = None
-    recipe: str | None = None
+    placement: Placement = Placement.INSERT
     companions: tuple[str, ...] = ()
+    recipe: str | None = None
+    layers_of: str | None = None
+    norms_after: str | None = None
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -106,18 +120,21 @@ METHODS: dict[str, Method] = {
         sites=('stage1.norm1', 'stage2.norm1', 'stage3.norm1'),
         summary='instance norm for half of the channels of the first norm layer of every block',
         paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+        placement=Placement.REPLACE,
     ),
     'ibn_b': Method(
         layers.InstanceNorm,
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm in the stem, and of the residual sum at the end of two stages',
         paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+        placement=Placement.EITHER,
     ),
     'bin': Method(
         layers.BatchInstanceNorm2d,
         sites=('batch_norms',),
         summary='a learnt gate for each channel between batch norm and instance norm',
         paper='Nam and Kim, NeurIPS 2018, arXiv:1805.07925',
+        placement=Placement.REPLACE,
         companions=('gates',),
     ),
     'domainnorm': Method(
@@ -125,38 +142,94 @@ METHODS: dict[str, Method] = {
         sites=('batch_norms',),
         summary='instance norm, then L2 norm over the channels at each position',
         paper='Zhang et al., ECCV 2020, arXiv:1911.13287',
+        placement=Placement.REPLACE,
     ),
     'irw': Method(
         layers.InstanceWhitening,
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on the covariances between channels beyond a margin',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+        placement=Placement.EITHER,
     ),
     'isw': Method(
         layers.SelectiveWhitening,
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on those covariances that react to photometric changes',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+        placement=Placement.EITHER,
         companions=('pairs',),
     ),
+    'dual_bn': Method(
+        layers.DualBatchNorm2d,
+        sites=('batch_norms',),
+        summary='statistics and weights of their own for adversarial or stylised images, which `dual_bn.routed` names',
+        paper='Xie et al., CVPR 2020, arXiv:1911.09665',
+        placement=Placement.REPLACE,
+    ),
+}
+
+# What recipes put into a model
+RECIPE_STYLES: dict[str, Method] = {
     'advbn': Method(
         layers.AdvBN,
         sites=('stage1',),
-        summary='the channel statistics of the batch that raise the loss most, and dual batch norms above them',
+        summary='the channel statistics of the batch that raise the loss most, and dual batch norms after them',
         paper='Shu et al., NeurIPS 2021, arXiv:2009.08965',
-        above=layers.DualBatchNorm2d,
-        recipe='advbn',
         companions=('recipe',),
+        recipe='advbn',
+        norms_after='dual_bn',
     ),
-    'debiased': Method(
-        layers.DualBatchNorm2d,
-        sites=('batch_norms',),
+    'debiased': replace(
+        METHODS['dual_bn'],
         summary='images of a batch in the style of other ones, with labels of both, through batch norms of their own',
         paper='Li et al., ICLR 2021, arXiv:2010.05981',
-        recipe='debiased',
         companions=('recipe',),
+        recipe='debiased',
+        layers_of='dual_bn',
     ),
 }
+
+
+ROWS: dict[str, Method] = {**METHODS, **RECIPE_STYLES}  # all that `add_style` takes
+
+Listener = Callable[[str, Method], None]
+_listeners: list[Listener] = []
+
+
+def for_every_method(listener: Listener) -> None:
+    """Call a function with name and row of every method, and of those that others add later."""
+    for name, row in METHODS.items():
+        listener(name, row)
+    _listeners.append(listener)
+
+
+def add_method(name: str, row: Method) -> None:
+    """A new row of the table; see `timm_stylenorm.register_method`.
+
+    Raises:
+        ValueError: A name that is taken or no identifier, an unknown companion, or a row of which sites, placement and
+            layer do not fit.
+    """
+    norm = isinstance(row.layer, type) and issubclass(row.layer, layers.NormLayer)
+    if not name.isidentifier():
+        raise ValueError(f'the name of a style method is an identifier, got {name!r}')
+    if name in ROWS:
+        raise ValueError(f'there is a style method {name!r} already: {ROWS[name].summary}')
+    if not (isinstance(row.layer, type) and issubclass(row.layer, layers.StyleLayer)):
+        raise ValueError(f'style method {name!r}: expected a subclass of StyleLayer, got {row.layer!r}')
+    if row.placement is not Placement.INSERT and not norm:
+        raise ValueError(
+            f'style method {name!r}: what takes the place of a norm layer is a NormLayer, which {row.layer.__name__} '
+            'is not'
+        )
+    if not row.sites or isinstance(row.sites, str):
+        raise ValueError(f'style method {name!r}: expected a tuple of sites, got {row.sites!r}')
+    for companion in row.companions:
+        if companion not in COMPANIONS:
+            raise ValueError(unknown('companion', companion, COMPANIONS))
+    METHODS[name] = ROWS[name] = row
+    for listener in _listeners:
+        listener(name, row)
 
 
 def list_methods() -> list[str]:
@@ -165,11 +238,11 @@ def list_methods() -> list[str]:
 
 
 def get_method(name: str) -> Method:
-    """A row of the table.
+    """A row of the table, or what a recipe puts into a model.
 
     Raises:
         ValueError: No such method; names the nearest.
     """
-    if name not in METHODS:
-        raise ValueError(unknown('style method', name, METHODS))
-    return METHODS[name]
+    if name not in ROWS:
+        raise ValueError(unknown('style method', name, ROWS))
+    return ROWS[name]

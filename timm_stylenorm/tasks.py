@@ -78,12 +78,14 @@ class RecipeModule(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """For timm's optimizers, see `DistillationTask`s of timm."""
-        names = self.module.no_weight_decay() if hasattr(self.module, 'no_weight_decay') else ()  # type: ignore
+        model: Any = self.module
+        names = model.no_weight_decay() if hasattr(model, 'no_weight_decay') else ()
         return {f'module.{name}' for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """For timm's layer-wise learning rates."""
-        groups = group_parameters(self.module, self.module.group_matcher(coarse=coarse), reverse=True)  # type: ignore
+        model: Any = self.module
+        groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
         return lambda name: groups[name.removeprefix('module.')]
 
 
@@ -155,7 +157,7 @@ class StyleTask(TrainingTask):
         cpu = all(p.device.type == 'cpu' for p in self._trained.parameters())
         return super().prepare_distributed(None if cpu else device_ids, **ddp_kwargs)
 
-    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: Any) -> Any:
         """See timm's; with a recipe, only what lies behind its cut, in place, and the log says what."""
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)

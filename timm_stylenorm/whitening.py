@@ -28,7 +28,7 @@ def photometric_view(images: Tensor) -> Tensor:
         images: RGB, (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1], before any normalisation.
     """
     if images.dim() == 3:
-        return _PHOTOMETRIC(images)  # type: ignore[no-any-return]
+        return _PHOTOMETRIC(images)
     return torch.stack([_PHOTOMETRIC(image) for image in images])
 
 

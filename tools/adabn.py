@@ -21,6 +21,7 @@ from timm_stylenorm.runner.adabn import adapt_model
 from timm_stylenorm.runner.checkpoint import load_local
 from timm_stylenorm.runner.loaders import domains, target_loader
 from timm_stylenorm.runner.plain import to_plain
+from timm_stylenorm.runner.terminal import QuietRunner
 
 # how a data set is told to use one domain
 ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}
@@ -61,7 +62,7 @@ def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
     cfg = Config(cfg.to_dict())
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.experiment_name = f'{what}_{time.time_ns()}'
-    return Runner.from_cfg(cfg)
+    return QuietRunner.from_cfg(cfg)
 
 
 def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:

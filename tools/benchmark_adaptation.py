@@ -29,10 +29,11 @@ TARGET = Path('data/toy_streets/cityscapes')
 
 
 class Row(NamedTuple):
-    """A training: the config's part of its name, and the row from whose weights it starts."""
+    """A training: the config's part of its name, the row from whose weights it starts, and the style on top."""
 
     config: str
     start: str | None = None
+    style: tuple[str, ...] = ()
 
 
 ROWS = {
@@ -41,7 +42,7 @@ ROWS = {
     'MaxSquare': Row('_maxsquare_1xb4-240', 'source only'),
     'weighted MaxSquare': Row('_iw-maxsquare_1xb4-240', 'source only'),
     'FADA': Row('_fada_1xb4-240', 'source only'),
-    'pAdaIN': Row('_padain_1xb8-240'),
+    'pAdaIN': Row('_1xb8-240', style=('--style', 'padain', 'p=0.05')),
     'pAdaIN + FADA': Row('_fada-padain_1xb4-240', 'pAdaIN'),
 }
 
@@ -88,7 +89,8 @@ def test(name: str, run: Path, adabn: bool) -> float:
     """mIoU on the target of the newest checkpoint of a training, in percent."""
     from mmengine.runner import Runner
 
-    cfg = load_config(parser('').parse_args([CONFIG.format(ROWS[name].config), '--work-dir', str(run / 'test')]))
+    line = [CONFIG.format(ROWS[name].config), *ROWS[name].style, '--work-dir', str(run / 'test')]
+    cfg = load_config(parser('').parse_args(line))
     cfg.custom_hooks += [{'type': 'AdaBNHook', 'on': ('test',)}] if adabn else []
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.test_evaluator.update(output_dir=None if adabn else str(run / 'predictions'), keep_results=True)
@@ -100,7 +102,8 @@ def test(name: str, run: Path, adabn: bool) -> float:
 def run_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains and tests one row with one seed, unless that was done before."""
     run, config, changed = folder(name, seed, args), CONFIG.format(ROWS[name].config), options(name, seed, args)
-    content = load_config(parser('').parse_args([config, '--cfg-options', *changed])).to_dict()
+    style = ROWS[name].style
+    content = load_config(parser('').parse_args([config, *style, '--cfg-options', *changed])).to_dict()
     asked = {'row': name, 'seed': seed, 'content': fingerprint({k: v for k, v in content.items() if k != 'work_dir'})}
     done, order = run / 'result.json', run / 'asked.json'
     if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
@@ -110,7 +113,7 @@ def run_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     run.mkdir(parents=True, exist_ok=True)
     write_whole(order, asked)
     begun, resume = time.time(), ['--resume'] if (run / 'last_checkpoint').is_file() else []
-    call('train.py', config, '--work-dir', str(run), '--seed', str(seed), *resume, '--cfg-options', *changed)
+    call('train.py', config, *style, '--work-dir', str(run), '--seed', str(seed), *resume, '--cfg-options', *changed)
     result = {**asked, 'seconds': round(time.time() - begun)}
     result |= {'plain': test(name, run, adabn=False), 'adabn': test(name, run, adabn=True)}
     write_whole(done, result)

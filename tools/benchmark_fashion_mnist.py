@@ -2,7 +2,7 @@
 
     python tools/benchmark_fashion_mnist.py --methods baseline padain snr --seeds 0 1 2
 
-Trains the shipped config of each method (or the baseline's with `style=<method>` where there is none), tests it on
+Trains each method on the baseline's config (`adabn` and `isw` on their own), as bench/arguments.py says; tests it on
 clean and on restyled images, prints a Markdown table and writes OUT.json and OUT.png. A finished run leaves a file in
 --work-dir and is not repeated while its config stays the same, so the command can be interrupted, and methods and seeds
 can be added later; after a change of the code, delete that folder. A method may carry arguments: `padain:p=0.1`.
@@ -13,7 +13,6 @@ With --fine-tune all methods start from the trained baseline of their seed, and 
 """
 
 import argparse
-import ast
 import json
 import platform
 import re
@@ -27,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 import mmengine
 import timm
 import torch
+from bench.arguments import FASHION_MNIST, place_of
+from bench.names import KNOWN, TRAINED
 from bench.runs import fingerprint, spread, whole, write_whole
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -35,10 +36,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from tqdm import tqdm
 
-import timm_stylenorm
 from timm_stylenorm.errors import unknown
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.options import key_values
 from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner.restyle import put_style
 
 BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
 WHAT_COUNTS = (
@@ -69,7 +70,7 @@ class ProgressHook(Hook):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=['baseline', *timm_stylenorm.list_methods()])
+    parser.add_argument('--methods', nargs='+', default=['baseline', *TRAINED])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--data', help='folder of the idx files; default: as in the config')
     parser.add_argument('--iters', type=int, help='training iterations; default: as in the config')
@@ -85,27 +86,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def method_config(method: str) -> Config:
     """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
     name, _, arguments = method.partition(':')
-    known = ['baseline', 'adabn', *timm_stylenorm.list_methods()]
-    if name not in known:
-        raise SystemExit(unknown('method', name, known))
+    if name not in KNOWN:
+        raise SystemExit(unknown('method', name, KNOWN))
     folder = config_root() / 'classification'
     own = folder / BASELINE.replace('resnet18', f'resnet18_{name}')
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
     if name in ('baseline', 'adabn'):
         return cfg
-    pairs = dict(pair.split('=', 1) for pair in arguments.split(',') if pair)
-    place = 'recipe' if METHODS[name].recipe else 'style'
-    given = {**cfg.model.get(place, {}), **{key: _literal(value) for key, value in pairs.items()}}
-    cfg.model[place] = {**given, 'type': name}
+    place = place_of(name)
+    given = key_values([*FASHION_MNIST.get(name, []), *filter(None, arguments.split(','))])
+    put_style(cfg, **{place: {**cfg.model.get(place, {}), **given, 'type': name}})
     return cfg
-
-
-def _literal(text: str) -> object:
-    """'0.1' -> 0.1, 'frozen' -> 'frozen'."""
-    try:
-        return ast.literal_eval(text)
-    except ValueError:
-        return text
 
 
 def file_name(method: str, seed: int) -> str:

@@ -20,10 +20,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from bench.names import KNOWN
 from bench.runs import spread, write_whole
 from tqdm import tqdm
-
-from timm_stylenorm import list_methods
 
 TOOLS = Path(__file__).resolve().parent
 COLUMNS = {  # benchmark -> what is known, what is new
@@ -69,9 +68,8 @@ class Job:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    known = ['baseline', 'adabn', *list_methods()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=known, choices=known)
+    parser.add_argument('--methods', nargs='+', default=KNOWN, choices=KNOWN)
     parser.add_argument('--benchmarks', nargs='+', default=list(COLUMNS), choices=COLUMNS)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-EXAMPLE = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+EXAMPLE = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it
     'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER --soft',
     'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
@@ -42,9 +42,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     from mmengine.config import DictAction
 
     raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
-    own = argparse.ArgumentParser(description=description, epilog=f'For example {EXAMPLE}', formatter_class=raw)
+    own = argparse.ArgumentParser(
+        description=description, epilog=f'For example {EXAMPLE} --style snr', formatter_class=raw
+    )
     own.add_argument('config', help='path, or name below configs/')
-    own.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    own.add_argument('--work-dir', help='of logs and checkpoints (default: work_dirs/CONFIG or work_dirs/CONFIG_STYLE)')
+    own.add_argument(
+        '--style', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
+        help='after the config: a style method for its model, arguments of it and `sites`; may be repeated',
+    )  # fmt: skip
+    own.add_argument('--recipe', nargs='+', metavar=('NAME', 'KEY=VALUE'), help='a training recipe for the model')
     own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')
     own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     own.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -94,17 +101,23 @@ def load_config(args: argparse.Namespace) -> 'Config':
     """Reads the config and makes it fit this machine."""
     from mmengine.config import Config
 
+    from timm_stylenorm.options import read_recipe, read_style, slug
     from timm_stylenorm.runner.configs import find_config
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
+    from timm_stylenorm.runner.restyle import put_style
+    from timm_stylenorm.runner.terminal import each_line_once
 
+    style, recipe = read_style(args.style), read_recipe(args.recipe)
     if importlib.util.find_spec('mmseg'):
-        import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
+        with each_line_once():
+            import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(args.cfg_options or {})
+    put_style(cfg, style, recipe)
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
+    cfg.work_dir = args.work_dir or _work_dir(cfg, path, slug(style, recipe))
     hooks = list(cfg.get('custom_hooks') or [])
     hooks += [
         {'type': name} for name in ('RNGStateHook', 'CheckpointGuardHook') if name not in {h['type'] for h in hooks}
@@ -112,6 +125,12 @@ def load_config(args: argparse.Namespace) -> 'Config':
     cfg.custom_hooks = hooks
     prepare_cpu_distributed(cfg, args.launcher)
     return cfg
+
+
+def _work_dir(cfg: 'Config', path: str, name: str) -> str:
+    """That of the config with the name of the style behind it, so that no two styles share one."""
+    folder: str = cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
+    return folder if not name or folder.endswith(f'_{name}') else f'{folder.rstrip("/")}_{name}'
 
 
 def check_data(loader: dict | None, config: str) -> None:

@@ -3,9 +3,9 @@
     python tools/demo.py [--seeds 0 1 2] [--methods baseline padain snr] [--iters 240] [--out work_dirs/demo]
 
 Draws the data, trains every method with the same seeds, measures mIoU on the held-out part of the game domain (seen)
-and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. A method
-without a quickstart config runs with its defaults. Finished runs are skipped and interrupted ones resume, while their
-config stays the same. The data stand in for GTA5 and Cityscapes; they say nothing about those.
+and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. Methods
+have their defaults, but for what bench/arguments.py says. Finished runs are skipped and interrupted ones resume, while
+their config stays the same. The data stand in for GTA5 and Cityscapes; they say nothing about those.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from typing import Any
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
 
+from bench.arguments import TOY_STREETS, words
+from bench.names import KNOWN
 from bench.runs import fingerprint, spread, write_whole
 from cli import load_config, parser
 from figures.demo import draw
 
-from timm_stylenorm import list_methods
 from timm_stylenorm.runner.configs import list_configs
 
 TOOLS = Path(__file__).resolve().parent
@@ -37,7 +38,7 @@ PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentati
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=['baseline', 'adabn', *list_methods()])
+    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=KNOWN)
     own.add_argument('--seeds', nargs='+', type=int, default=[0])
     own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
     own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))
@@ -51,16 +52,19 @@ def config_of(method: str) -> str:
     return own if own in list_configs() else CONFIG.format('')
 
 
-def options(method: str, args: argparse.Namespace) -> list[str]:
-    """What the command line changes in the config of a method, as --cfg-options."""
+def style(method: str) -> list[str]:
+    """What adds the method to that config, unless it has a config of its own."""
+    return words(method, TOY_STREETS) if config_of(method) == CONFIG.format('') else []
+
+
+def options(args: argparse.Namespace) -> list[str]:
+    """What the command line changes in every config, as --cfg-options."""
     changed = [
         f'train_dataloader.dataset.data_root={args.data}/gta5',
         f'val_dataloader.dataset.data_root={args.data}/cityscapes',
         f'test_dataloader.dataset.data_root={args.data}/cityscapes',
         f'seen_dataset.data_root={args.data}/gta5',
     ]
-    if method != 'baseline' and config_of(method) == config_of('baseline'):
-        changed += ['model.type=StyleNormEncoderDecoder', f'model.style.type={method}']
     if args.iters:
         warmup = min(20, 1 + args.iters // 4)
         changed += [f'train_cfg.max_iters={args.iters}', f'train_cfg.val_interval={args.iters}']
@@ -71,7 +75,7 @@ def options(method: str, args: argparse.Namespace) -> list[str]:
 
 def load(method: str, run: Path, args: argparse.Namespace) -> Any:
     """The config of a method as the demo runs it."""
-    line = [config_of(method), '--work-dir', str(run), '--cfg-options', *options(method, args)]
+    line = [config_of(method), *style(method), '--work-dir', str(run), '--cfg-options', *options(args)]
     return load_config(parser('').parse_args(line))
 
 
@@ -104,7 +108,7 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     """Trains and measures one method with one seed, unless that was done before."""
     run = args.out / f'{method}-seed{seed}'
     said = {key: value for key, value in load(method, run, args).to_dict().items() if key != 'work_dir'}
-    asked = {'method': method, 'seed': seed, 'options': options(method, args)}
+    asked = {'method': method, 'seed': seed, 'options': [*style(method), *options(args)]}
     asked |= {'config': config_of(method), 'content': fingerprint(said)}
     done, order = run / 'result.json', run / 'asked.json'
     if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
@@ -115,8 +119,8 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     run.mkdir(parents=True, exist_ok=True)
     write_whole(order, asked)
     begun = time.time()
-    extra = ['--seed', str(seed), '--resume', '--cfg-options', *asked['options']]
-    call('train.py', config_of(method), '--work-dir', str(run), *extra)
+    extra = ['--seed', str(seed), '--resume', '--cfg-options', *options(args)]
+    call('train.py', config_of(method), *style(method), '--work-dir', str(run), *extra)
     trained = time.time() - begun
     result = {**asked, **evaluate(method, run, args), 'seconds': trained}
     write_whole(done, result)

@@ -21,12 +21,12 @@ from cli import kind_of, load_config, parser
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from mmseg.registry import DATASETS
 from torch.utils.data import DataLoader
 
 from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
+from timm_stylenorm.runner.terminal import QuietRunner
 
 MANIFEST = 'pseudo_labels.json'
 SUFFIXES = {'soft': '_soft.npz', 'hard': '_pseudo.png'}
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_others(out, every, settings, args.force)
     files = both[kind]
     if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
-        runner = Runner.from_cfg(cfg)
+        runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
         runner.model.eval()
         claim(out, every, settings)

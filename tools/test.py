@@ -3,6 +3,7 @@
 Where the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
 domains.json, domains.png and confusion.png. --out has the folders of the images in it, for each domain.
 --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
+What was trained with --style is tested with it, or by the config in its work dir.
 """
 
 import argparse
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from cli import check_data, load_config, parser
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner.terminal import QuietRunner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             raise ValueError(f'--tta needs {" and ".join(lacks)}, which {args.config} does not have')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
-    return Runner.from_cfg(cfg).test()
+    return QuietRunner.from_cfg(cfg).test()
 
 
 if __name__ == '__main__':

@@ -1,11 +1,14 @@
-"""Trains any config, segmentation or classification: python tools/train.py CONFIG [--resume] [--amp]."""
+"""Trains a segmentor or a classifier: python tools/train.py CONFIG [--style NAME KEY=VALUE ...] [--resume].
+
+The work dir then has the whole config, with the style in it: python tools/test.py WORK_DIR/CONFIG.py CHECKPOINT.
+"""
 
 import argparse
 
 from cli import check_data, load_config, parser
-from mmengine.runner import Runner
 
 from timm_stylenorm.runner.optim import enable_amp
+from timm_stylenorm.runner.terminal import QuietRunner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.load_from = cfg.resume_from = args.resume_from
     elif args.resume:
         cfg.pop('resume_from', None)
-    Runner.from_cfg(cfg).train()
+    QuietRunner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

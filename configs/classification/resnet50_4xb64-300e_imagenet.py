@@ -1,7 +1,7 @@
 # ImageNet, ResNet-50: the recipe of the pAdaIN authors (Nuriel et al., CVPR 2021, arXiv:2010.05785; their
 # classification/imagenet.py and training_scripts.sh): SGD 0.9, lr 0.1, batch 256, wd 1e-4, 300 epochs, lr x0.1 every
 # 75, random resized crop 224 and flip; tested on the centre 224x224 of images whose shorter side is 256.
-# data_root holds train/<class>/*.JPEG and val/<class>/*.JPEG.
+# pAdaIN is `--style padain`. data_root holds train/<class>/*.JPEG and val/<class>/*.JPEG.
 _base_ = '../_base_/classification_runtime.py'
 data_root = 'data/imagenet'
 model = dict(type='StyleNormClassifier', model='resnet50', num_classes=1000)

@@ -1,5 +1,7 @@
 # DeepLabV2 trained on GTA5 alone, as in the code of SNR (microsoft/SNR): one image a step, mirrored, 80,000 steps of a
-# schedule of 200,000, batch norms that train. That code also blurs images.
+# schedule of 200,000, batch norms that train. That code also blurs images. SNR is `--style snr num_classes=0`, without
+# the dual causality loss, which the authors' training for segmentation lacks. There its layers are in no optimizer,
+# too; here they train.
 _base_ = [
     '../_base_/models/deeplabv2_r101-d8.py',
     '../_base_/datasets/gtav2cityscapes_1280x720.py',

@@ -3,7 +3,8 @@
 # an auxiliary loss of 0.4; whole images, at one scale, of every domain in one test. The heads are mmseg's. Differs: all
 # of GTA5 is trained on unless --cfg-options train_dataloader.dataset.ann_file=FILE names the official split; the jitter
 # is the nearest that mmseg has; neither Gaussian blur nor class-uniform sampling. docs/datasets.md says how the data
-# are prepared.
+# are prepared. Methods are added by `--style NAME` (ImageNet weights are plain ones, where the authors of IBN-Net have
+# their own) and `--recipe advbn`; SNR as in its authors' training for segmentation is `--style snr num_classes=0`.
 _base_ = [
     'mmseg::_base_/models/deeplabv3plus_r50-d8.py',
     'mmseg::_base_/schedules/schedule_40k.py',

@@ -1,5 +1,9 @@
 # mmseg's DeepLabV3+ for Cityscapes, trained on GTA5 instead: the source-only baseline of domain generalisation.
 # python tools/prepare_gta5.py data/gta5 && python tools/prepare_cityscapes.py data/cityscapes
+# Methods are added by `--style NAME [KEY=VALUE ...]` and `--recipe NAME [KEY=VALUE ...]`, or in a config of one's own:
+# those with padain, snr and advbn beside this one show how. Debiased training, which is for classifiers, works on the
+# amplitudes of low frequencies (Yang & Soatto, CVPR 2020, arXiv:2004.05498):
+# --recipe debiased "styliser={'type':'fourier','beta':0.01}"
 _base_ = [
     'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     '../_base_/stylenorm_runtime.py',

@@ -111,7 +111,7 @@ class DomainIoUMetric(BaseMetric):
                 raise ValueError(unknown('subset of classes', name, SUBSETS))
         self.report_dir, self.output_dir, self.ignore_index = report_dir, output_dir, ignore_index
 
-    @BaseMetric.dataset_meta.setter  # type: ignore[attr-defined]
+    @BaseMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
         """Takes the data set's meta information, and checks the names of domains against it before the test begins."""
         self._dataset_meta = meta

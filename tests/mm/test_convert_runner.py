@@ -13,7 +13,7 @@ from nets import THIN
 import timm_stylenorm
 import timm_stylenorm.classification
 from timm_stylenorm.convert import convert
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
 
 OTHERS = {'padain': 'resnet26d', 'snr': 'convnext_atto', 'mixstyle': 'mobilenetv3_small_100', 'selfnorm': 'regnetx_002'}
 AUTHORS = ('bin', 'debiased', 'ibn_a', 'snr')  # whose keys the converter knows

@@ -7,10 +7,11 @@ import pytest
 pytest.importorskip('mmseg')
 import demo
 import train
+from bench.names import TRAINED
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-from timm_stylenorm import list_methods, style_layers
+from timm_stylenorm import style_layers
 
 
 def results(seeds):
@@ -75,13 +76,13 @@ def test_a_result_is_written_whole_or_not_at_all(arguments, tmp_path, monkeypatc
     assert json.loads((tmp_path / 'result.json').read_text()) == {'seen': 40.0}
 
 
-@pytest.mark.parametrize('method', list_methods())
+@pytest.mark.parametrize('method', TRAINED)
 def test_every_method_has_a_demo(method, arguments, tmp_path):
     init_default_scope('mmseg')
     args = demo.parse_args(['--methods', method])
     cfg = demo.load(method, tmp_path, args)
-    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
-    assert {label.split('.')[0] for label, _ in style_layers(MODELS.build(cfg.model))} == {method} | heads
+    wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}}.get(method, {method})
+    assert {label.split('.')[0] for label, _ in style_layers(MODELS.build(cfg.model))} == wanted
     demo.run_method(method, 0, arguments)
     [command] = arguments.trained
     assert train.parse_args(command[1:]).config == demo.config_of(method)

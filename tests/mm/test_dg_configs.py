@@ -9,12 +9,15 @@ import torch
 pytest.importorskip('mmseg')
 import adabn as adabn_tool
 import test as test_tool
+from bench.arguments import TOY_STREETS, words
+from bench.names import TRAINED
+from cli import load_config, parser
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 from mmseg.registry import DATASETS, MODELS
-from test_configs import DATA, SEGMENTATION, method_of, narrow_model, write_streets
+from test_configs import EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
 from test_datasets_streets import make
 from torch.utils.data import DataLoader
 
@@ -24,11 +27,10 @@ from timm_stylenorm.runner.configs import config_root
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 BACKBONES = {'r50-d16': 16, 'r101-d8': 8}  # output strides
-METHODS = ['', 'ibn_a', 'isw', 'snr', 'padain', 'mixstyle', 'dsu', 'advbn']
 DG = [
-    f'segmentation/deeplabv3plus_{backbone}_{method}{"_" * bool(method)}4xb4-40k_gtav2domains-768x768.py'
+    f'segmentation/deeplabv3plus_{backbone}_{method}4xb4-40k_gtav2domains-768x768.py'
     for backbone in BACKBONES
-    for method in METHODS
+    for method in ('', 'isw_')
 ]
 SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
 STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
@@ -58,15 +60,15 @@ def build(cfg):
     return MODELS.build(cfg.model).train()
 
 
-# a method's config of the quick start is tested by default; a larger one differs from its baseline by the style alone
-LARGE = [name for name in SEGMENTATION if name.startswith('segmentation/') and name not in DATA]
-TRAINED = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in SEGMENTATION]
+# the examples differ from their baseline by the style alone, as the small baseline with each method on top
+STEPS = [pytest.param(name, [], marks=pytest.mark.slow if name in EXAMPLES else ()) for name in SEGMENTATION]
+STEPS += [pytest.param(QUICK, words(method, TOY_STREETS), id=method) for method in TRAINED]
 
 
-@pytest.mark.parametrize('name', TRAINED)
-def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
+@pytest.mark.parametrize(('name', 'style'), STEPS)
+def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypatch):
     monkeypatch.chdir(data)
-    cfg = narrow(Config.fromfile(config_root() / name))
+    cfg = narrow(load_config(parser('').parse_args([name, *style])))
     model = build(cfg)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -79,12 +81,10 @@ def test_config_trains_a_step_on_data_in_its_layout(name, data, monkeypatch):
     wrapper.step()
     assert all(p.isfinite().all() for p in model.parameters())
 
-    method = method_of(name)
-    heads = {'debiased'} if method == 'advbn' else set()  # dual batch norms of heads have the name of convert_dual_bn
-    assert {label.split('.')[0] for label, _ in style_layers(model)} == ({method} | heads if method else set())
-    # four configs turn SNR's off, as the authors' training for segmentation does
-    has_loss = method == 'irw' or (method == 'snr' and cfg.model.style.get('num_classes') != 0)
-    assert any(key.startswith('style.') for key in losses) == has_loss
+    method = style[1] if style else method_of(name)
+    wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}, None: set()}.get(method, {method})
+    assert {label.split('.')[0] for label, _ in style_layers(model)} == wanted
+    assert any(key.startswith('style.') for key in losses) == (method in ('irw', 'snr'))
 
 
 @pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
@@ -97,7 +97,7 @@ def test_config_builds_at_full_width(name):
     assert max(p.shape[0] for p in model.backbone.parameters()) == 2048
 
 
-@pytest.mark.parametrize(('name', 'stride'), zip(DG[:: len(METHODS)], BACKBONES.values(), strict=True))
+@pytest.mark.parametrize(('name', 'stride'), zip(DG[::2], BACKBONES.values(), strict=True))
 def test_output_stride_is_that_of_the_protocol(name, stride):
     backbone = build(narrow(Config.fromfile(config_root() / name))).eval().backbone
     assert backbone(torch.zeros(1, 3, 64, 64))[-1].shape[-1] == 64 // stride

@@ -20,7 +20,7 @@ from mmseg_stylenorm.segmentors import StyleNormEncoderDecoder
 from timm_stylenorm.runner.configs import config_root, list_configs
 
 ROOT = Path(__file__).parents[2]
-SNR = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'
+ISW = 'quickstart/deeplabv3plus_r18-small_isw_1xb8-240_toy-streets.py'
 ONE_EACH = [next(name for name in list_configs() if name.startswith(kind)) for kind in ('classif', 'quick', 'segm')]
 
 
@@ -55,24 +55,24 @@ def test_a_config_that_does_not_exist_is_refused():
 
 
 def test_the_hub_builds_a_model():
-    assert isinstance(get_model(f'mmseg_stylenorm::{SNR}'), StyleNormEncoderDecoder)
+    assert isinstance(get_model(f'mmseg_stylenorm::{ISW}'), StyleNormEncoderDecoder)
 
 
 def test_mmengine_lists_our_models_by_name():
-    assert Path(SNR).stem in BaseInferencer.list_models('mmseg_stylenorm', '.*snr.*')
+    assert Path(ISW).stem in BaseInferencer.list_models('mmseg_stylenorm', '.*isw.*')
 
 
 @pytest.mark.parametrize('scope', ['mmseg', SCOPE])
 def test_a_config_inherits_from_ours_and_takes_over_parts_of_it(scope, tmp_path):
     (tmp_path / 'mine.py').write_text(f"""
-_base_ = ['mmseg_stylenorm::{SNR}', 'mmseg_stylenorm::_base_/datasets/cityscapes_c.py'][:1]
+_base_ = ['mmseg_stylenorm::{ISW}', 'mmseg_stylenorm::_base_/datasets/cityscapes_c.py'][:1]
 domains = dict(seen=_base_.seen_dataset, unseen=_base_.val_dataloader.dataset)
 test_dataloader = dict(
     dataset=dict(_delete_=True, type='DomainConcatDataset', domains=domains, pipeline=_base_.test_pipeline)
 )
 """)
     cfg = Config.fromfile(tmp_path / 'mine.py')
-    assert cfg.model.style.type == 'snr'
+    assert cfg.model.style.type == 'isw'
     for part in cfg.test_dataloader.dataset.domains.values():
         part.lazy_init = True
     with DefaultScope.overwrite_default_scope(scope):

@@ -14,15 +14,14 @@ import mmseg_stylenorm  # noqa: F401 (registers)
 from timm_stylenorm import style_layers
 from timm_stylenorm.functional import mixstyle
 from timm_stylenorm.layers import MixStyle
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import METHODS, Placement
 
 SWIN = {'type': 'SwinTransformer', 'embed_dims': 8, 'depths': (2, 1, 1, 1), 'num_heads': (1, 2, 2, 2)}
 SWIN |= {'window_size': 4, 'drop_path_rate': 0.0, 'out_indices': (3,)}
 MIT = {'type': 'MixVisionTransformer', 'embed_dims': 8, 'num_layers': (2, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
 BACKBONES = {'Swin': SWIN, 'MiT': MIT}
 ENDS = {'Swin': ('stages.0.blocks.1', 'stages.1.blocks.0'), 'MiT': ('layers.0.1.1', 'layers.1.1.0')}
-ROWS = {name: row for name, row in METHODS.items() if row.recipe is None}
-ADDED = [name for name, row in ROWS.items() if row.layer.attaches and not hasattr(row.layer, 'from_norm')]
+ADDED = [name for name, row in METHODS.items() if row.placement is Placement.INSERT]
 DEFAULT = ('padain', 'mixstyle', 'snr')  # one that permutes, one that mixes, one with a loss
 
 

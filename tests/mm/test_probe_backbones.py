@@ -158,3 +158,31 @@ def test_a_module_of_several_maps_is_refused_or_its_last_block_found(name, site,
 def test_blocks_of_mscan_pass_maps_and_their_channels_are_seen():
     model = timm_stylenorm.add_style(build('MSCAN'), 'selfnorm', sites=('block1.0', 'block2.0'))
     assert [len(layer.g_bn.weight) for _, layer in timm_stylenorm.style_layers(model)] == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ('name', 'stages'),
+    [
+        ('CGNet', ['norm_prelu_1.1', 'norm_prelu_2.1']),
+        ('DDRNet', ['stem.5', 'context_branch_layers.0.1']),
+        ('ERFNet', ['encoder.6', 'encoder.15']),
+        ('FastSCNN', ['learning_to_downsample', 'global_feature_extractor']),
+        ('MSCAN', ['block1.1', 'block2.0']),
+        ('MobileNetV2', ['layer2.1', 'layer3.2']),
+        ('MobileNetV3', ['layer1', 'layer12']),  # dilated: the rest has the stride of stage 2
+        ('PIDNet', ['stem.5', 'i_branch_layers.0.2']),
+        ('STDCNet', ['stages.1', 'stages.2.1']),
+        ('TIMMBackbone', ['timm_model.layer1.1', 'timm_model.layer2.1']),
+        ('UNet', ['encoder.2.1', 'encoder.3.1']),
+    ],
+)
+def test_stages_without_a_common_name_are_where_maps_become_smaller(name, stages):
+    model = build(name)
+    assert [site.name for site in find_sites(model, ['stage1', 'stage2'])] == stages
+
+
+@pytest.mark.parametrize('method', ['mixstyle', 'dsu', 'ibn_b', 'snr'])
+@pytest.mark.parametrize('name', ['BiSeNetV2', 'HRNet'])
+def test_a_method_is_not_cut_down_to_the_few_places_that_a_model_has(name, method):
+    with pytest.raises(ValueError, match='stage'):
+        timm_stylenorm.add_style(build(name), method)

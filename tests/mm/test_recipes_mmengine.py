@@ -1,6 +1,7 @@
 """Recipes in the classifier of mmengine's Runner: losses, checkpoints, mixed precision, accumulation, EMA, resume."""
 
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -168,7 +169,11 @@ def test_mistakes_in_a_recipe_are_told_when_the_model_is_built(recipe, error, ne
 
 def test_layers_that_wait_for_a_recipe_warn_of_its_absence(monkeypatch):
     said = []
-    monkeypatch.setattr('timm_stylenorm.runner.model.print_log', lambda text, *args: said.append(text))
+
+    def hear(text, logger, level=logging.INFO):
+        said.extend([text] if level == logging.WARNING else [])
+
+    monkeypatch.setattr('timm_stylenorm.runner.model.print_log', hear)
     classifier(ADVBN, style='advbn'), classifier(style='snr')
     assert said == []
     classifier(style='advbn'), classifier(model='resnet18_advbn')

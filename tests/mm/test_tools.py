@@ -56,7 +56,7 @@ def test_resume_does_not_swallow_the_config():
 def test_what_resume_does_to_the_config(tmp_path, monkeypatch, line, expected):
     (tmp_path / 'c.py').write_text("model = {}\nload_from = 'w.pth'\n")
     seen = []
-    monkeypatch.setattr(train.Runner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
+    monkeypatch.setattr(train.QuietRunner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
     with pytest.raises(pytest.fail.Exception):
         train.main([str(tmp_path / 'c.py'), *line])
     assert (bool(seen[0].get('resume')), seen[0].load_from) == expected

@@ -28,7 +28,7 @@ def test_the_wheel_works_without_the_source_tree(tmp_path):
         "path = find_config('segmentation/deeplabv3plus_r50-d8_snr_4xb2-40k_gtav2cityscapes-512x1024.py')\n"
         'assert Config.fromfile(path).model.style\n'
         'from mmengine.hub import get_config\n'
-        "name = 'quickstart/deeplabv3plus_r18-small_snr_1xb8-240_toy-streets.py'\n"
+        "name = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'\n"
         "print(timm_stylenorm.__file__, path, get_config(f'mmseg_stylenorm::{name}').filename)"
     )
     env = {**os.environ, 'PYTHONPATH': str(site)}

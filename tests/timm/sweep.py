@@ -6,13 +6,15 @@ import itertools
 import torch
 
 import timm_stylenorm
+from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.layers import InstanceNorm
 from timm_stylenorm.layers.base import RandomStyleLayer
 from timm_stylenorm.methods import METHODS
+from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.frozen import let_style_train
 from timm_stylenorm.surgery.structure import levels_of
 
-SWEPT = [name for name, row in METHODS.items() if row.recipe is None]  # a recipe has a forward of its own
+SWEPT = list(METHODS)
 TRAIN_ONLY = [name for name in SWEPT if issubclass(METHODS[name].layer, RandomStyleLayer)]
 SIZES = ((192, 160), (224, 224), (256, 256), (240, 240), (288, 288), (299, 299), (336, 336), (384, 384), (448, 448))
 
@@ -48,7 +50,7 @@ def outcome(plain, images, reference, method):
         assert [name for name, _ in model.named_modules()] == names
         assert list(model.state_dict()) == keys
         return 'refused', False, str(error)
-    unproven = any('style_unchecked' in vars(m) for m in model.modules())
+    unproven = any(layer.attachment.unchecked for _, layer in timm_stylenorm.style_layers(model))
     size = tuple(images.shape[2:])
     if method in TRAIN_ONLY:
         model.eval()
@@ -67,7 +69,10 @@ def outcome(plain, images, reference, method):
     ]
     model.train()
     try:
-        output = model(images)
+        output = _tensors(model(images))
+        if method == 'dual_bn':
+            with routed(model, 'adversarial'):
+                output += _tensors(model(images))
     except ValueError as error:
         if not unproven:
             raise
@@ -106,21 +111,21 @@ def used(model, key, seen):
 
 def check_map(layer, x, size, levels):
     """What arrives is the batch's maps: images first, positions in the proportions of the images."""
-    assert len(x) == 3, f'{layer.label}: batch axis {tuple(x.shape)}'
+    assert len(x) == 3, f'{layer.attachment}: batch axis {tuple(x.shape)}'
     parameter = next((p for p in layer.parameters(recurse=False) if p.dim() == 1), None)
     channels = x.shape[layer.channel_dim]
-    assert parameter is None or len(parameter) == channels, f'{layer.label}: channels of {tuple(x.shape)}'
-    site = layer.label.partition('.')[2]
+    assert parameter is None or len(parameter) == channels, f'{layer.attachment}: channels of {tuple(x.shape)}'
+    site = str(layer.attachment).partition('.')[2]
     expected = levels.get(site.partition('.')[0] if site.endswith('.sum') else site)
-    assert expected in (None, channels), f'{layer.label}: feature_info says {expected}, arrives {tuple(x.shape)}'
+    assert expected in (None, channels), f'{layer.attachment}: feature_info says {expected}, arrives {tuple(x.shape)}'
     ratio = size[1] / size[0]
     if x.dim() == 4:
         h, w = [n for axis, n in enumerate(x.shape) if axis not in (0, layer.channel_dim % 4)]
-        assert abs(w - h * ratio) <= 4, f'{layer.label}: no map {tuple(x.shape)}'
+        assert abs(w - h * ratio) <= 4, f'{layer.attachment}: no map {tuple(x.shape)}'
     else:
         count = x.shape[3 - layer.channel_dim % 3] - layer.prefix_tokens
         grids = [(h, count // h) for h in range(1, count + 1) if count % h == 0]
-        assert any(abs(w - h * ratio) <= 1 for h, w in grids), f'{layer.label}: no map of tokens {tuple(x.shape)}'
+        assert any(abs(w - h * ratio) <= 1 for h, w in grids), f'{layer.attachment}: no map of tokens {tuple(x.shape)}'
 
 
 def _strides(model):
@@ -131,13 +136,13 @@ def _strides(model):
 
 
 def check_stride(layer, x, size, strides):
-    """A stage's map is smaller than the images by what `feature_info` says; padding makes it a position larger."""
-    stride = strides.get(layer.label.partition('.')[2].removesuffix('.sum'))
+    """A stage's map is smaller than the images by what `feature_info` says, but for what padding gives or takes."""
+    stride = strides.get(str(layer.attachment).partition('.')[2].removesuffix('.sum'))
     if stride is not None:
         h, w = (n / stride for n in size)
         count = x[0].numel() / x.shape[layer.channel_dim] - layer.prefix_tokens
-        lowest, highest = (max(h - 1, 1) * max(w - 1, 1), (h + 1) * (w + 1))
-        assert lowest <= count <= highest, f'{layer.label}: {tuple(x.shape)} at stride {stride} of {size}'
+        lowest, highest = max(h - 4, 1) * max(w - 4, 1), (h + 1) * (w + 1)
+        assert lowest <= count <= highest, f'{layer.attachment}: {tuple(x.shape)} at stride {stride} of {size}'
 
 
 def check_axes(layer, x):
@@ -155,7 +160,7 @@ def check_axes(layer, x):
 
 def check_positions(layer, x):
     """Permuting the positions of what arrives permutes what leaves."""
-    if x[0, :1].numel() == 1 or layer.replaced:
+    if x[0, :1].numel() == 1 or replaces_norm(layer):
         return
     layer, x = copy.deepcopy(layer).double(), torch.randn_like(x, dtype=torch.double)
 

@@ -77,6 +77,44 @@ def test_batch_instance_norm_adapts_too():
     torch.testing.assert_close(model[0].running_mean, images.mean((0, 2, 3)))
 
 
+class Mapped(nn.Module):
+    """A model whose batches are its keyword arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, pixels, ids=None):
+        return self.net(pixels)
+
+
+FORMS = {
+    'pair': lambda x: (x, torch.zeros(len(x))),
+    **{key: lambda x, key=key: {'labels': torch.zeros(len(x)), key: x} for key in ('inputs', 'pixel_values', 'image')},
+    'list': lambda x: list(x),
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_batches_have_the_forms_of_many_loaders(form):
+    x, model, twin = batches(3), net(), net()
+    twin.load_state_dict(model.state_dict())
+    adabn(model, x)
+    forward = (lambda batch: twin(torch.stack(batch))) if form == 'list' else None
+    adabn(twin, [x[0][:0], *map(FORMS[form], x[:2]), FORMS[form](x[2][:0]), FORMS[form](x[2])], forward=forward)
+    torch.testing.assert_close(get_statistics(twin), get_statistics(model))
+
+
+def test_with_a_forward_of_its_own_a_batch_may_be_anything():
+    x, model = batches(3), Mapped()
+    twin = net()
+    twin.load_state_dict(model.net.state_dict())
+    adabn(model, [{'ids': ['a'] * len(y), 'pixels': y} for y in x], forward=lambda batch: model(**batch))
+    torch.testing.assert_close(get_statistics(model), get_statistics(adabn(twin, x)))
+    with pytest.raises(ValueError, match=r"keys \['ids', 'pixels'\], none of which is inputs, pixel_values"):
+        adabn(model, [{'ids': [], 'pixels': y} for y in x])
+
+
 def test_a_norm_that_is_called_twice_counts_both_calls():
     norm = nn.BatchNorm2d(3)
     model = nn.Sequential(norm, nn.Identity(), norm)

@@ -9,7 +9,7 @@ from nets import small
 import timm_stylenorm
 from timm_stylenorm.gates import separate_gates
 from timm_stylenorm.layers.companions import COMPANIONS
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.recipes import build_recipe
 from timm_stylenorm.surgery.losses import set_classes
 from timm_stylenorm.whitening import select_pairs

@@ -5,7 +5,8 @@ import torch
 from nets import small
 
 import timm_stylenorm
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
+from timm_stylenorm.surgery.attachment import replaces_norm
 
 MODELS = ('resnet18', 'densenet121', 'vit_tiny_patch16_224')
 PAIRS = [
@@ -48,7 +49,7 @@ def test_each_method_sees_what_it_sees_alone(arch, pair):
     for method in pair:
         timm_stylenorm.add_style(model, method)
     assert shapes(model) == both, 'one after the other'
-    if not any(layer.replaced for _, layer in timm_stylenorm.style_layers(model)):
+    if not any(replaces_norm(layer) for _, layer in timm_stylenorm.style_layers(model)):
         keys = list(plain(arch).state_dict())
         assert list(timm_stylenorm.remove_style(model).state_dict()) == keys
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

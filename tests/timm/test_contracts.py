@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import re
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -13,9 +14,11 @@ from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
 import timm_stylenorm
-from timm_stylenorm.layers import NormLayer
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.dual_bn import routed
+from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.recipes.apply import recipe_of as needed_recipe
+from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.hooks import styled_modules
 
 # Every row, acting in every training forward, and once more with its loss where it has one. At few blocks, since
@@ -103,8 +106,8 @@ def images(n=2, size=64):
 
 def recipe_of(model):
     """The recipe without which the layers of a model do nothing, or None."""
-    names = {METHODS[label.partition('.')[0]].recipe for label, _ in timm_stylenorm.style_layers(model)} - {None}
-    return build_recipe({'type': (name := names.pop()), **RECIPE_OPTIONS[name]}) if names else None
+    name = needed_recipe(model)
+    return build_recipe({'type': name, **RECIPE_OPTIONS[name]}) if name else None
 
 
 def train_step_gradients(model, x, seed=1, with_recipe=True):
@@ -142,24 +145,25 @@ def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, ar
         assert re.search('site|norm', refusal)
         assert list(model.state_dict()) == keys, 'a failure leaves the model as it was'
         return
-    gradients = train_step_gradients(model, images())
+    with routed(model, [False, True]) if method == 'dual_bn' else nullcontext():
+        gradients = train_step_gradients(model, images())
     assert set(gradients) == {k for k, p in model.named_parameters() if p.requires_grad}
     assert all(g.isfinite().all() for g in gradients.values())
 
 
-def test_acts_in_training_unless_a_recipe_makes_it(style, method):
+def test_acts_in_training_unless_a_recipe_or_a_route_makes_it(style, method):
     base = small('resnet18', num_classes=4, zero_init_last=False)  # so that every branch counts
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style), images(4)
     for name, parameter in model.named_parameters():
         if name.endswith('.gate'):  # batch norm at the start of the training
             nn.init.constant_(parameter, 0.5)
-    assert torch.allclose(model.train()(x), base.train()(x)) == (METHODS[method].recipe is not None)
+    assert torch.allclose(model.train()(x), base.train()(x)) == (method in ('advbn', 'debiased', 'dual_bn'))
 
 
 def test_base_keys_never_change(style, method):
     base = small('resnet18', num_classes=4)
     model = build(style)
-    replaced = tuple(f'{k}.' for k, m in model.named_modules() if isinstance(m, NormLayer) and m.replaced)
+    replaced = tuple(f'{k}.' for k, m in model.named_modules() if replaces_norm(m))
     ours = {k for k in model.state_dict() if f'.style.{method}.' in k}
     theirs = {k for k in model.state_dict() if k.startswith(replaced)} if replaced else set()
     assert set(model.state_dict()) - ours - theirs <= set(base.state_dict())
@@ -341,7 +345,7 @@ def test_removal_gives_the_base_model_back_or_changes_nothing(method):
     base = small('resnet18', num_classes=4).eval()
     model, x = copy.deepcopy(base), images()
     timm_stylenorm.add_style(model, method)
-    if any(not hasattr(m, 'to_norm') for m in model.modules() if isinstance(m, NormLayer) and m.replaced):
+    if any(not hasattr(m, 'to_norm') for m in model.modules() if replaces_norm(m)):
         keys = list(model.state_dict())
         with pytest.raises(ValueError, match=f'{method}.* has not kept its statistics'):
             timm_stylenorm.remove_style(model)
@@ -360,13 +364,17 @@ def test_switched_off_is_the_identity_or_the_norm_it_replaced(style, method):
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style).train(), images(4)
     with timm_stylenorm.style_disabled(model) as same:
         assert same is model
+        ran = []
         for layer in layers_of(model):
-            if layer.replaced and not hasattr(layer, 'to_norm'):
+            layer.register_forward_hook(lambda layer, x, y: ran.append(layer))
+        model(x)
+        assert all(replaces_norm(layer) for layer in ran), 'an attached layer has run'
+        for layer in layers_of(model):
+            if layer.is_norm and not hasattr(layer, 'to_norm'):
                 continue
             y = layer(z := torch.randn(3, getattr(layer, 'num_features', 4), 5, 5))
-            expected = z if not layer.replaced else layer.to_norm()(z)
+            expected = z if not replaces_norm(layer) else layer.to_norm()(z)
             torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
-        model(x)
         assert timm_stylenorm.style_losses(model, torch.arange(4)) == {}
     assert all(layer.enabled for layer in layers_of(model))
 
@@ -374,7 +382,7 @@ def test_switched_off_is_the_identity_or_the_norm_it_replaced(style, method):
 def test_added_twice_is_refused(style, method):
     model = build(style)
     count = len(layers_of(model))
-    with pytest.raises(ValueError, match=f"'{method}' is already at"):
+    with pytest.raises(ValueError, match=f"'({method}|dual_bn)' is already at"):
         timm_stylenorm.add_style(model, method)
     assert len(layers_of(model)) == count
 

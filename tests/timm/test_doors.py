@@ -20,7 +20,7 @@ from doors import (
 )
 
 import timm_stylenorm
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
 
 
 def _cells(whole):

@@ -146,7 +146,7 @@ def test_synchronised_batch_norm_before_and_after_is_synchronised_in_both_branch
 def test_what_is_no_plain_batch_norm_is_refused_and_stays():
     model = small('resnet18_ibn_a')
     keys = list(model.state_dict())
-    with pytest.raises(ValueError, match="'ibn_a' and 'debiased' both replace the norm layer"):
+    with pytest.raises(ValueError, match="'ibn_a' and 'dual_bn' both replace the norm layer"):
         convert_dual_bn(model)
     assert list(model.state_dict()) == keys
     with pytest.raises(ValueError, match='has no batch norm'):

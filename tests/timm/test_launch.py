@@ -22,7 +22,7 @@ from timm_stylenorm.tasks import StyleTask
 
 TRAIN, VALIDATE = (str(Path(__file__).with_name(f'stand_in_{name}.py')) for name in ('train', 'validate'))
 CAUSALITY = ['--style', 'snr', '--style-kwargs', 'num_classes=3', 'reduction=4', "sites=('stage1', 'stage3')"]
-ADVBN = ['--recipe', 'advbn', '--recipe-kwargs', 'steps=2']
+ADVBN = ['--recipe', 'advbn', 'steps=2']
 PIXEL = ['--recipe', 'debiased', '--recipe-kwargs', 'styliser=pixel']
 
 
@@ -78,7 +78,8 @@ def test_without_options_a_script_does_what_it_does_alone(run, folder, tmp_path,
 @pytest.mark.parametrize(
     ('ours', 'names'),
     [
-        (['--style', 'padain', '--style-kwargs', 'p=1'], {'loss'}),
+        (['--style', 'padain', 'p=1'], {'loss'}),
+        (['--style', 'ibn_a', 'ratio=0.25', '--style', 'mixstyle'], {'loss'}),
         (CAUSALITY, {'loss', 'loss_cls', *(f'style.snr.{s}' for s in ('stage1', 'stage3', 'stage3.ce'))}),
         (ADVBN, {'loss', 'loss_cls', 'adv.loss_cls'}),
         (['--style', 'advbn', '--style-kwargs', 'steps=1'], {'loss', 'loss_cls', 'adv.loss_cls'}),
@@ -88,7 +89,8 @@ def test_without_options_a_script_does_what_it_does_alone(run, folder, tmp_path,
 def test_styles_and_recipes_reach_model_and_task(ours, names, run, caplog):
     losses = run(ours, TRAIN)
     assert {name for step in losses for name in step} == names
-    assert re.search(rf'style layers: .*{ours[1]}', caplog.text)
+    layers = 'dual_bn' if ours is PIXEL else ours[1]
+    assert len(re.findall(rf'style: .*{layers}', caplog.text)) == 1
     if len(names) > 1:
         assert losses[0]['loss'] == pytest.approx(sum(v for k, v in losses[0].items() if k != 'loss'), abs=1e-3)
 
@@ -201,6 +203,7 @@ def test_a_script_that_trains_without_tasks_is_told_what_it_misses(style, messag
             'no encoder',
         ),
         (['--style-kwargs', 'p=1', TRAIN], '--style-kwargs without --style'),
+        (['--style', 'ibn_a', '--style', 'padain', '--style-kwargs', 'p=1', TRAIN], 'with more than one --style'),
         (['--stile', 'padain', TRAIN], 'unrecognized arguments: --stile'),
         (['--style', 'padain', 'no/train.py'], "there is no script 'no/train.py'"),
         (['--style', 'padain'], 'name the script to run'),

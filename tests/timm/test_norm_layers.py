@@ -84,7 +84,7 @@ def test_switched_off_bin_alone_is_batch_norm(training):
     layer.load_state_dict(norm.state_dict(), strict=False)
     nn.init.constant_(layer.gate, 0.3)
     layer.enabled = False
-    assert not layer.replaced
+    assert layer.attachment is None
     x = torch.randn(3, 4, 5, 5)
     torch.testing.assert_close(layer(x), norm(x))
 

@@ -23,7 +23,7 @@ FLOORS = (
     {'surgery'},
     {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},
     {'convert', 'recipes'},
-    {'runner', 'tasks'},
+    {'options', 'runner', 'tasks'},
     {'__init__', '__main__', 'classification', 'hooks', 'launch'},
 )
 

@@ -10,7 +10,7 @@ import timm_stylenorm
 from timm_stylenorm.functional import covariance, whitening_loss
 from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.whitening import photometric_view, select_pairs
 
 

@@ -123,7 +123,7 @@ class TimmImages(LabelledImages):
 
     def __init__(self, dataset: Dataset, **common: Any) -> None:
         super().__init__(**common)
-        self.dataset = dataset
+        self.dataset: Any = dataset
         self.reader = getattr(dataset, 'reader', None)
         names: dict[str, int] = getattr(self.reader or dataset, 'class_to_idx', None) or {}
         self.classes = sorted(names, key=lambda name: names[name]) or None
@@ -141,7 +141,7 @@ class TimmImages(LabelledImages):
         return image.convert('RGB'), target
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
 
 class TimmStream(IterableDataset):
@@ -151,8 +151,8 @@ class TimmStream(IterableDataset):
     """
 
     def __init__(self, dataset: IterableDataset, transform: dict | Sequence[dict] | None, domain: str | None) -> None:
-        self.dataset, self.domain = dataset, domain
-        self.transform = build_transform(transform)
+        self.dataset: Any = dataset
+        self.domain, self.transform = domain, build_transform(transform)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -162,11 +162,11 @@ class TimmStream(IterableDataset):
             yield _sample(self.transform(image), target, self.domain)
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
         """Another order in each epoch; `StreamEpochHook` calls it."""
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        self.dataset.set_epoch(epoch)
 
 
 @HOOKS.register_module()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..recipes import Part, Recipe, build_recipe
 from ..recipes.apply import part_losses
-from ..runner.model import StyleLossMixin, warn_without_recipe
+from ..runner.model import StyleLossMixin, log_style, warn_without_recipe
 from ..surgery.add import add_style, set_domains
 from ..surgery.losses import set_classes
 from .checkpoint import load_checkpoint
@@ -78,6 +78,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             warn_without_recipe(net)
         else:
             procedure.prepare(net, mean=self.data_preprocessor.mean.flatten(), std=self.data_preprocessor.std.flatten())
+        log_style(net)
         if init_checkpoint:
             load_checkpoint(net, init_checkpoint)
         self.net, self.recipe = net, procedure

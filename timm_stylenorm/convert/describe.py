@@ -70,7 +70,7 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | N
 
 def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """A style dict for each method of which our keys tell; methods without tensors leave none."""
-    kinds = {'.gate': 'bin', '.aux_bn.weight': 'debiased'}
+    kinds = {'.gate': 'bin', '.aux_bn.weight': 'dual_bn'}
     found: list[Any] = [{'type': name} for end, name in kinds.items() if any(key.endswith(end) for key in state)]
     found += [_ibn_a(state)] if instance_parts(state) else []
     for name in dict.fromkeys(m[1] for key in state if (m := re.search(r'\.style\.(\w+)\.', key))):

@@ -41,7 +41,6 @@ class AdvBN(StyleLayer):
         ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, another `clamp`.
     """
 
-    frozen = True  # nothing of it trains or acts by itself, so that it may rest with what lies before the cut
     steps: int
     step: float
     eps: float

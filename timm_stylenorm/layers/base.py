@@ -19,32 +19,28 @@ class StyleLayer(nn.Module):
     Maps are (N, C, *spatial), or, with `channel_dim=-1`, (N, H, W, C) and tokens (N, L, C).
 
     Attributes:
-        label: Method and site of an attached layer ('snr.stage1'); None for a layer that stands alone.
+        attachment: What `surgery` notes of a layer in a model; its text is the method and the site ('snr.stage1'). None
+            for a layer that stands alone.
         channel_dim: Where the channels are: 1 or -1.
         prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
-        replaced: Whether the layer stands in the place of a norm layer.
-        frozen: Whether the layer follows its host where that is frozen; otherwise it trains and acts with the model.
-        place: Of an attached layer: 'after' its module, 'before' it, or 'after container', see `attach`.
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
+        sums: Losses of several forwards add up, and their logits stand one after the other; see `summed_losses`.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
         waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
         training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
             does not.
     """
 
-    attaches = True  # whether it may follow any module; see NormLayer
-
-    label: str | None = None
+    attachment: Any = None
     channel_dim: int = 1
     prefix_tokens: int = 0
     enabled: bool = True
-    replaced: bool = False
-    frozen: bool = False
-    place: str = 'after'
     aux: Tensor | None = None
+    sums: bool = False
     logits: Tensor | None = None
     waits_for: str = ''
+    is_norm = False  # see NormLayer
     training_only: tuple[str, ...] = ()
 
     def restyle(self, x: Tensor) -> Tensor:
@@ -56,11 +52,15 @@ class StyleLayer(nn.Module):
         """Called once with all layers that one style method adds to a model, where they have something to share."""
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the base model has not."""
+        """Parameters that the model has not without the layer."""
         yield from self.parameters()
 
     def set_classes(self, num_classes: int, dense: bool) -> None:
         """Called by hosts that know the classes, for layers that wait for them; 0 leaves the loss off."""
+
+    def loss_terms(self) -> tuple[str, ...]:
+        """What the layer adds to a training loss, in words; nothing by default."""
+        return ()
 
     def is_waiting(self) -> bool:
         """Whether the layer now does less than it should for lack of its companion."""
@@ -69,7 +69,7 @@ class StyleLayer(nn.Module):
     def warn_if_waiting(self) -> None:
         """A warning in training, which Python shows once for each method."""
         if self.training and torch.is_grad_enabled() and self.is_waiting():
-            name = (self.label or type(self).__name__).partition('.')[0]
+            name = self.attachment.asked if self.attachment else type(self).__name__
             warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', stacklevel=2)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -82,15 +82,43 @@ class StyleLayer(nn.Module):
                 state_dict.setdefault(prefix + name, own[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def has_loss(self) -> bool:
+        """Whether a training forward leaves a loss."""
+        return False
+
+    def drop_losses(self) -> None:
+        """Forget the losses of the last forward."""
         self.aux = self.logits = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        aux, logits = self.aux, self.logits
+        self.drop_losses()
+        y = self._restyled(x)
+        if aux is not None or logits is not None:
+            self._second_forward(aux, logits)
+        return y
+
+    def _second_forward(self, aux: Tensor | None, logits: Tensor | None) -> None:
+        """What the forward before this one has left, and nobody has taken."""
+        if self.sums:
+            self.aux = aux if self.aux is None or aux is None else aux + self.aux
+            self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
+        elif self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            warnings.warn(
+                f'{self.attachment or type(self).__name__}: nobody took the loss of the last forward, which this one '
+                'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
+                '`with timm_stylenorm.summed_losses(model)`',
+                stacklevel=2,
+            )
+
+    def _restyled(self, x: Tensor) -> Tensor:
         if self.waits_for and not torch.compiler.is_compiling():
             self.warn_if_waiting()
         if not isinstance(x, Tensor):
-            raise TypeError(f'{self.label or type(self).__name__}: expected one map, got {type(x).__name__}')
+            raise TypeError(f'{self.attachment or type(self).__name__}: expected one map, got {type(x).__name__}')
         if x.dim() < 3:
             raise ValueError(f'{type(self).__name__}: expected a map (N, C, *spatial), got shape {tuple(x.shape)}')
-        if not self.enabled and self.attaches and not self.replaced:
+        if not self.enabled and not self.is_norm:
             return x
         if self.channel_dim == 1:
             return self.restyle(x)
@@ -124,7 +152,7 @@ def called(module: nn.Module, small: Tensor) -> Tensor:
     """A module's result for a small tensor, in that tensor's dtype, outside autocast."""
     with backend.outside_autocast(small):
         dtype = next((p.dtype for p in module.parameters()), small.dtype)
-        return module(small.to(dtype)).to(small.dtype)  # type: ignore[no-any-return]
+        return module(small.to(dtype)).to(small.dtype)
 
 
 class RandomStyleLayer(StyleLayer):

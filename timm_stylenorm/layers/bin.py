@@ -61,13 +61,13 @@ class BatchInstanceNorm2d(MainFirst):
         bn = self.bn
         if not is_read(bn):
             y = restyle(bn(x), gate.expand(len(x), -1), gate.new_zeros(1).expand(*x.shape[:2]))
-            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)  # type: ignore[no-any-return]
+            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)
         parameters, moments = (*affine(bn, x), gate), statistics(bn)
         if moments:
-            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)  # type: ignore[no-any-return]
+            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)
         y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=bn.eps), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
-        return y  # type: ignore[no-any-return]
+        return y
 
 
 class BatchInstanceNorm1d(BatchInstanceNorm2d):
@@ -99,5 +99,6 @@ def _bin_rule(
 
 def _bin_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:
     moments = batch_moments(mean, var)
-    affine = _bin_rule(mean, var, *parameters, *moments, eps=eps)  # type: ignore[misc, arg-type, call-arg]
+    weight, bias, gate = parameters
+    affine = _bin_rule(mean, var, weight, bias, gate, *moments, eps=eps)
     return *affine, *(m.detach() for m in moments)

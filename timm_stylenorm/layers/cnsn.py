@@ -150,12 +150,12 @@ class SelfNorm(StyleLayer):
             _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
         )
         if not any(batched):
-            return style_affine(x, rule, *tensors)  # type: ignore[no-any-return]
+            return style_affine(x, rule, *tensors)
         y, *moved = style_affine(x, rule, *tensors)
         learning = [bn for (_, bn), batch in zip(gates, batched, strict=True) if batch]
         for bn, mean, var in zip(learning, moved[::2], moved[1::2], strict=True):
             update_running(bn, mean, var, len(x))
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
         """The same, where the modules must be called."""
@@ -177,8 +177,8 @@ _READ = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
 def _running(bn: Any) -> tuple[Tensor, ...]:
-    found = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
-    return () if any(t is None for t in found) else found  # type: ignore[return-value]
+    mean, var = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
+    return () if mean is None or var is None else (mean, var)
 
 
 def _selfnorm_rule(

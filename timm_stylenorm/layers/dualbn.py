@@ -98,10 +98,10 @@ class DualBatchNorm2d(OwnsBatchNorm):
         if x.dim() != 4:
             raise ValueError(f'{type(self).__name__}: expected a map (N, C, H, W), got shape {tuple(x.shape)}')
         if self.route == 'clean' or not self.enabled:
-            return self.bn(x)  # type: ignore[no-any-return]
-        if self.route == 'adversarial':
-            return self.aux_bn(x)  # type: ignore[no-any-return]
-        return self.route.apply(x, self.bn, self.aux_bn)  # type: ignore[union-attr]
+            return self.bn(x)
+        if isinstance(self.route, Halves):
+            return self.route.apply(x, self.bn, self.aux_bn)
+        return self.aux_bn(x)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), 'route': 'clean'}

@@ -57,7 +57,7 @@ class IBN(NormLayer):
                 f'IBN: ratio {ratio} of {num_features} channels leaves {half} for instance norm and '
                 f'{num_features - half} for batch norm; both need one'
             )
-        self.ratio, self.eps, self.instance_first = ratio, eps, instance_first
+        self.num_features, self.ratio, self.eps, self.instance_first = num_features, ratio, eps, instance_first
         self.instance_channels = half
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
@@ -67,7 +67,7 @@ class IBN(NormLayer):
         layer: Any = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
-        return layer  # type: ignore[no-any-return]
+        return layer
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.IN.parameters()
@@ -96,10 +96,10 @@ class IBN(NormLayer):
         options: dict[str, Any] = {'eps': self.eps, 'instance_first': self.instance_first}
         moments = statistics(bn)
         if moments:
-            return style_affine(x, partial(_ibn_rule, **options), *parameters, *moments)  # type: ignore[no-any-return]
+            return style_affine(x, partial(_ibn_rule, **options), *parameters, *moments)
         y, mean, var = style_affine(x, partial(_ibn_batch_rule, **options), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _parts(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         return _split(x, self.instance_channels, self.instance_first, dim)
@@ -135,5 +135,6 @@ def _ibn_batch_rule(
 ) -> tuple[Tensor, ...]:
     half = len(parameters[0])
     moments = batch_moments(*(_split(m, half, instance_first, 1)[1] for m in (mean, var)))
-    affine = _ibn_rule(mean, var, *parameters, *moments, eps=eps, instance_first=instance_first)  # type: ignore[misc, arg-type]
+    rule: Any = _ibn_rule
+    affine = rule(mean, var, *parameters, *moments, eps=eps, instance_first=instance_first)
     return *affine, *(m.detach() for m in moments)

@@ -20,16 +20,16 @@ from .base import StyleLayer, check
 class NormLayer(StyleLayer):
     """A style layer that can take the place of a batch norm layer, and load its state.
 
-    It never becomes the identity, in a model's plan or put there by `add_style`: a network cannot do without its norms.
-    With `enabled=False` `BatchInstanceNorm2d` is batch norm; the others go on, since nothing is left to go back to.
-    Only `InstanceNorm` that was attached to a module, not put into the place of a norm, is the identity then.
+    It never becomes the identity: a network cannot do without its norms. With `enabled=False` `BatchInstanceNorm2d` is
+    batch norm; the others go on, since nothing is left to go back to. Only one that is attached to a module, as the
+    instance norm of IBN-b behind a residual sum, does not run then.
 
     Attributes:
         drop: timm's fused dropout of the replaced layer, or None.
         act: timm's fused activation of the replaced layer, or None.
     """
 
-    attaches = False
+    is_norm = True
     drop: nn.Module | None
     act: nn.Module | None
 
@@ -58,7 +58,6 @@ class NormLayer(StyleLayer):
         layer.load_state_dict(norm.state_dict(), strict=False)
         layer.to(norm.weight.device, norm.weight.dtype)
         trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
-        layer.replaced = True
         added = {*layer.added_parameters()}
         for name, parameter in layer.named_parameters():
             parameter.requires_grad_(parameter in added or trained.get(name.rpartition('.')[2], True))
@@ -69,8 +68,8 @@ class NormLayer(StyleLayer):
         return layer.train(norm.training)
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
-        if not self.replaced:
-            yield from self.parameters()
+        """Parameters that a batch norm in its place has not."""
+        yield from ()
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The layer's entries for the state of a batch norm: without the statistics, where the layer keeps none."""
@@ -134,8 +133,6 @@ class InstanceNorm(NormLayer):
     Raises:
         ValueError: `num_features` or `eps` not positive.
     """
-
-    attaches = True
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()

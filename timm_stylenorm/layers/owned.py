@@ -47,7 +47,7 @@ class OwnsBatchNorm(NormLayer):
                 if hasattr(layer, name):
                     plain = layer.get_submodule(name)
                     setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group))
-        return layer  # type: ignore[no-any-return]
+        return layer
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f'bn.{k}': v for k, v in state.items() if getattr(self.bn, k, v) is not None}
@@ -56,7 +56,7 @@ class OwnsBatchNorm(NormLayer):
         """The batch norm, of the kind that was replaced; what else the layer had learnt is lost."""
         bn = self.bn
         if self.act is None:
-            return bn  # type: ignore[no-any-return]
+            return bn
         norm: Any = FrozenBatchNormAct2d(self.num_features, self.eps)  # it replaced timm's fused layer
         if not is_frozen(bn):
             norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
@@ -66,12 +66,12 @@ class OwnsBatchNorm(NormLayer):
         norm.drop, norm.act = self.drop, self.act
         if isinstance(bn, nn.SyncBatchNorm):
             norm = convert_sync_batchnorm(norm, bn.process_group)
-        return norm.train(bn.training)  # type: ignore[no-any-return]
+        return norm.train(bn.training)
 
     @property
     def eps(self) -> float:
         """That of `bn`."""
-        return innermost(self.bn).eps  # type: ignore[no-any-return]
+        return innermost(self.bn).eps
 
     @property
     def momentum(self) -> float | None:

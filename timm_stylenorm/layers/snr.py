@@ -6,6 +6,7 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -33,10 +34,12 @@ class SNR(StyleLayer):
     entropies averaged over images. `dense=True`: logits = head at every position (a 1x1 convolution), entropies
     averaged over images and positions; the authors' segmentation code trains without this loss.
     The logits of y stay in `logits` for the cross entropy, times `ce_weight`, that `style_losses` adds for the deepest
-    SNR of a model, as in the authors' file model_resnet.py. Without `num_classes` there is no head, hence no parameter
-    without a gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where
-    nobody does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with
-    and without one.
+    SNR of a model, as in the authors' file model_resnet.py. A new head holds all classes for equally likely: all
+    entropies are equal, and the dual causality loss of every layer is loss_weight * 2 ln 2, 0.0139, to begin with; it
+    moves once the head tells classes apart. Without `num_classes` there is no head, hence no parameter without a
+    gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where nobody
+    does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with and
+    without one.
 
     Args:
         num_features: C.
@@ -95,23 +98,34 @@ class SNR(StyleLayer):
             self.head = nn.Linear(len(self.weight), num_classes).to(self.weight)
             self._reset_head()
 
+    def loss_terms(self) -> tuple[str, ...]:
+        if self.waits_for:
+            return ('none until it knows the classes',)
+        start = f'{self.loss_weight * 2 * math.log(2):.4f}'
+        causality = f'dual causality, {start} a layer until its new head tells classes apart'
+        return (causality, 'cross entropy') if self.has_loss() else ()
+
+    def has_loss(self) -> bool:
+        return self.head is not None
+
     def restyle(self, x: Tensor) -> Tensor:
         gate, tensors = self._gate(x)
         rule: Any = partial(_snr_rule, gate=gate, eps=self.eps)
         if not self.training or self.head is None:
-            return style_affine(x, rule, self.weight, self.bias, *tensors)  # type: ignore[no-any-return]
+            return style_affine(x, rule, self.weight, self.bias, *tensors)
         rule = partial(_snr_rule_with_branches, gate=gate, eps=self.eps, dense=self.dense)
         y, *branches = style_affine(x, rule, self.weight, self.bias, *tensors)
         maps = (restyle(x, *branches[:2]), y, restyle(x, *branches[2:])) if self.dense else branches
         logits = [self._logits(self.head, f) for f in maps]
         self.logits = logits[1]
         self.aux = self.loss_weight * dual_causality_loss(*logits)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _gate(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
         """How the rule gets the gate, and the tensors for that: of plain convolutions theirs, else the gate itself."""
         if is_plain(self.fc1, nn.Conv2d) and is_plain(self.fc2, nn.Conv2d):
-            return _gate_rule, (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # type: ignore[return-value]
+            first, second = self.fc1, self.fc2
+            return _gate_rule, tuple(getattr(conv, name) for conv in (first, second) for name in ('weight', 'bias'))
         mean, _ = instance_moments(x)
         hidden = called(self.fc1, (mean - self.bias)[..., None, None]).relu()
         return _given, (called(self.fc2, hidden).flatten(1).sigmoid(),)
@@ -121,11 +135,12 @@ class SNR(StyleLayer):
         if f.dim() == 2:
             return called(head, f)
         if not is_plain(head, nn.Linear):
-            return head(f.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
-        weight: Any = head.weight
+            return head(f.movedim(1, -1)).movedim(-1, 1)
+        linear: Any = head
+        weight = linear.weight
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[f.dim()]
         weight = weight.reshape(*weight.shape, *(1,) * (f.dim() - 2)).to(f.dtype)
-        return convolve(f, weight, head.bias.to(f.dtype))  # type: ignore[operator, arg-type]
+        return convolve(f, weight, linear.bias.to(f.dtype))
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, reduction={self.reduction}, eps={self.eps}'

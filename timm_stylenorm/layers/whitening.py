@@ -38,7 +38,6 @@ class InstanceWhitening(NormLayer):
         ValueError: `num_features` or `eps` not positive, `loss_weight` or `relax` negative.
     """
 
-    attaches = True
     share = 1.0
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 64.0, eps: float = 1e-5) -> None:
@@ -55,6 +54,12 @@ class InstanceWhitening(NormLayer):
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
+
+    def loss_terms(self) -> tuple[str, ...]:
+        return ('whitening',) if self.loss_weight else ()
+
+    def has_loss(self) -> bool:
+        return self.loss_weight > 0
 
     def pairs(self, x: Tensor) -> Tensor | None:
         """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
@@ -106,8 +111,14 @@ class SelectiveWhitening(InstanceWhitening):
         self.variance: Tensor | None = None  # sum over batches while it is estimated
         self.batches = 0
 
+    def loss_terms(self) -> tuple[str, ...]:
+        return tuple(f'{term}{"" if self.chosen else " once pairs are chosen"}' for term in super().loss_terms())
+
     def is_waiting(self) -> bool:
         return not self.chosen and super().is_waiting()
+
+    def has_loss(self) -> bool:
+        return bool(self.chosen) and super().has_loss()
 
     def pairs(self, x: Tensor) -> Tensor | None:
         return self.mask.to(torch.promote_types(x.dtype, torch.float32)) if self.chosen else None

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..errors import unknown
 from ..host import architectures, copy_pretrained_cfgs
-from ..methods import METHODS, Method, get_method
+from ..layers import StyleLayer
+from ..methods import ROWS, Method, Placement, add_method, get_method
 from .pretrained import build
 
 __all__: list[str] = []  # every registered name
@@ -43,7 +44,7 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
 
     Args:
         pattern: An architecture of timm, or a glob over their names ('convnext_*').
-        methods: Names of methods; all of the table by default.
+        methods: Names of methods and recipes; all by default.
 
     Returns:
         The names that exist now for this pattern, new ones and old.
@@ -51,7 +52,7 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     Raises:
         ValueError: No architecture matches, or an unknown method.
     """
-    chosen = list(METHODS) if methods is None else list(methods)
+    chosen = list(ROWS) if methods is None else list(methods)
     for method in chosen:
         get_method(method)
     matches = [pattern] if pattern in architectures() else fnmatch.filter(architectures(), pattern)
@@ -68,19 +69,55 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     return names
 
 
+def register_method(
+    name: str,
+    layer: type[StyleLayer],
+    sites: Iterable[str],
+    placement: Placement = Placement.INSERT,
+    companions: Iterable[str] = (),
+    summary: str = '',
+    paper: str = '',
+) -> list[str]:
+    """Add a style method of your own: to `add_style`, `list_methods`, timm's names and mmseg's plugins.
+
+    Args:
+        name: An identifier, 'mystyle'.
+        layer: A subclass of `layers.StyleLayer` with `restyle(x)`, whose first argument is the number of channels; of
+            `layers.NormLayer` for what replaces batch norms.
+        sites: Default sites, see `list_sites`.
+        placement: Whether it follows modules (`Placement.INSERT`), or takes the place of norms.
+        companions: Keys of `layers.companions.COMPANIONS` for which the layer waits.
+        summary: One line for the table of methods.
+        paper: Authors, venue and arXiv number.
+
+    Returns:
+        The new names of timm: '<arch>_<name>' for the architectures that have the default sites.
+
+    Raises:
+        ValueError: A name that is taken or no identifier; layer, sites, placement or companions that do not fit.
+            Nothing is registered then.
+    """
+    add_method(name, Method(layer, _as_sites(sites), summary, paper, placement, tuple(companions)))
+    return _register_families([name])
+
+
+def _as_sites(sites: Iterable[str]) -> tuple[str, ...]:
+    return (sites,) if isinstance(sites, str) else tuple(sites)
+
+
 def _register(base: str, method: str, name: str) -> None:
     def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
         if not isinstance(style, Mapping | None):
             raise TypeError(f'{name}: style takes a dict of arguments of {method!r} and `sites`, got {style!r}')
         options = {'type': method, **(style or {})}
-        METHODS[method].check_kwargs(method, options)
+        get_method(method).check_kwargs(method, options)
         if options['type'] != method:
             raise ValueError(f'{name} is {method!r}; style=dict(type={options["type"]!r}) belongs to another model')
         return build(model_entrypoint(base), (base, name), options, pretrained, kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
-    entrypoint.__doc__ = f'{base} with {method}, {METHODS[method].paper}; `style` takes its arguments and `sites`.'
+    entrypoint.__doc__ = f'{base} with {method}, {get_method(method).paper}; `style` takes its arguments and `sites`.'
     names, globals()['__all__'] = __all__, []  # register_model searches this list, which would take quadratic time
     register_model(entrypoint)
     globals()['__all__'] = names
@@ -88,18 +125,22 @@ def _register(base: str, method: str, name: str) -> None:
     default_cfgs[name] = copy_pretrained_cfgs(base, name)
 
 
-def _methods_for(offers: tuple[str, ...]) -> list[str]:
-    """The methods whose default sites exist in a family."""
+def _fits(method: Method, offers: tuple[str, ...]) -> bool:
+    """Whether the default sites of a method exist in a family."""
     needs = {'norm1': {'blocks', 'batch_norms'}, 'norm': {'batch_norms'}, 'sum': {'sum'}}
-
-    def fits(method: Method) -> bool:
-        parts = [{site} & {'blocks', 'batch_norms'} | needs.get(site.partition('.')[2], set()) for site in method.sites]
-        return set().union(*parts) <= {*offers}
-
-    return [name for name, method in METHODS.items() if fits(method)]
+    parts = [{site} & {'blocks', 'batch_norms'} | needs.get(site.partition('.')[2], set()) for site in method.sites]
+    return set().union(*parts) <= {*offers}
 
 
-for _offers, _patterns in _FAMILIES.items():
-    for _pattern in _patterns:
-        if '*' in _pattern or '?' in _pattern or is_model(_pattern):  # a name that this timm does not have is left out
-            register_variants(_pattern, _methods_for(_offers))
+def _register_families(methods: Iterable[str]) -> list[str]:
+    """Names for the families that have the default sites; an architecture that this timm does not have is left out."""
+    names = []
+    for offers, patterns in _FAMILIES.items():
+        fitting = [name for name in methods if _fits(ROWS[name], offers)]
+        for pattern in patterns:
+            if fitting and ('*' in pattern or '?' in pattern or is_model(pattern)):
+                names += register_variants(pattern, fitting)
+    return names
+
+
+_register_families(list(ROWS))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checkpoints import Fit
 from ..host import has_load_pre_hook
 from ..layers import StyleLayer
+from ..surgery.attachment import replaces_norm
 
 _logger = logging.getLogger(__name__)
 _BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())
@@ -51,14 +52,14 @@ def is_whole_batch_norm(names: Collection[str]) -> bool:
 def is_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> bool:
     """Whether a file has nothing of attached layers, and batch norms where the model has other norms."""
     found = by_owner(layers, keys).items()
-    return all(layers[path].replaced and is_whole_batch_norm(names) for path, names in found)
+    return all(replaces_norm(layers[path]) and is_whole_batch_norm(names) for path, names in found)
 
 
 def half_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> Fit:
     """Where a file, which has a style at other places, has the batch norm of the base: what it lacks and has for it."""
     lacks, extra = [], []
     for path, names in by_owner(layers, keys).items():
-        if layers[path].replaced and is_whole_batch_norm(names):
+        if replaces_norm(layers[path]) and is_whole_batch_norm(names):
             own = layers[path].state_dict()
             lacks += [f'{path}.{name}' for name in own if name not in names]
             extra += [f'{path}.{name}' for name in sorted(names) if name not in own]
@@ -89,7 +90,7 @@ def _keep_style(
     kept = dict(_kept(layers, keys)) if keys else {}
     state.update({prefix + key: value for key, value in kept.items()})
     if kept:
-        methods = sorted({str(layers[path].label).partition('.')[0] for path in by_owner(layers, kept)})
+        methods = sorted({str(layers[path].attachment).partition('.')[0] for path in by_owner(layers, kept)})
         _logger.info(f'weights trained without {", ".join(methods)}, whose {len(kept)} tensors stay as they are')
 
 
@@ -100,7 +101,7 @@ def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, 
     for path, layer in layers.items():
         own = layer.state_dict()
         names: Iterable[str] = own
-        if layer.replaced and own:
+        if replaces_norm(layer) and own:
             given = {name: keys[f'{path}.{name}'] for name in found.get(path, ())}
             kind = type(layer), *own, None, *sorted(given)
             if given and kind not in tried:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..checkpoints import Fit, compare
 from ..surgery.add import add_style
 from ..surgery.companions import training_only_keys
+from ..surgery.describe import describe_style
 from ..surgery.structure import batch_norms
 from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
 
@@ -80,7 +81,8 @@ def build(
 
 
 def _finish(model: nn.Module, name: str, entries: Mapping[str, Any] | None = None) -> nn.Module:
-    """What timm saves beside the weights names the model, and tells where they came from."""
+    """What timm saves beside the weights names the model, and tells where they came from; the log tells the style."""
+    _logger.info(describe_style(model))
     for module in model.modules():
         for attribute in ('pretrained_cfg', 'default_cfg'):
             cfg = vars(module).get(attribute)

@@ -21,7 +21,7 @@ from ..surgery.context import evaluating
 from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
-from ..surgery.structure import batch_norms, norms_behind
+from ..surgery.structure import batch_norms, norms_after
 from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
@@ -78,15 +78,17 @@ class AdvBNRecipe(Recipe):
         encoder = model if encoder is None else encoder
         present = _layers(model)
         if present and self.cut is not None and not self._is_cut(encoder, module_of(model, present[0])):
-            raise ValueError(f'recipe advbn: cut={self.cut!r}, and the model has its layer at {present[0].label!r}')
+            raise ValueError(
+                f'recipe advbn: cut={self.cut!r}, and the model has its layer at {str(present[0].attachment)!r}'
+            )
         if present:
             present[0].change(**self.options)
         else:
             sites = {} if self.cut is None else {'sites': self.cut}
             add_style(encoder, {'type': 'advbn', **sites, **self.options})
         inside = set(encoder.modules())
-        above = {name for name, _ in norms_behind(model, _replay(model).cut)}
-        make_dual(model, [name for name, norm in batch_norms(model) if name in above or norm not in inside])
+        after = {name for name, _ in norms_after(model, _replay(model).cut)}
+        make_dual(model, [name for name, norm in batch_norms(model) if name in after or norm not in inside])
         provide(model, 'recipe')
         if self.lower == 'frozen':
             for module in _replay(model).lower:

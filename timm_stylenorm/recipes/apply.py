@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..methods import METHODS
 from ..surgery.add import style_layers
 from ..surgery.losses import style_losses
 from .base import Part
@@ -17,8 +16,8 @@ from .base import Part
 
 def recipe_of(model: nn.Module) -> str | None:
     """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
-    methods = [label.partition('.')[0] for label, layer in style_layers(model) if layer.label]
-    return next((METHODS[name].recipe for name in methods if METHODS[name].recipe), None)
+    records = (layer.attachment for _, layer in style_layers(model))
+    return next((record.recipe for record in records if record is not None and record.recipe), None)
 
 
 def part_losses(
@@ -36,7 +35,7 @@ def part_losses(
 def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
     """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
     if len(parts) == 1:
-        return parts[0].target  # type: ignore[no-any-return]
+        return parts[0].target
     mixed = torch.zeros_like(logits, dtype=torch.float32)
     for part in parts:
         target = part.target if part.target.is_floating_point() else F.one_hot(part.target, logits.shape[1])

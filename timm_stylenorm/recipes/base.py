@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import unknown
 from ..layers import DualBatchNorm2d
-from ..surgery.add import add_style
+from ..surgery.add import replace_norms
 
 T = TypeVar('T')
 Channels = Sequence[float] | Tensor
@@ -111,8 +111,8 @@ def make_dual(model: nn.Module, names: Iterable[str]) -> None:
     """Make the batch norms of these names dual, unless they are, in place."""
     norms = dict(model.named_modules())
     plain = [name for name in names if not isinstance(norms[name], DualBatchNorm2d)]
-    if plain:  # as globs, since a module's name may mean a site: 'stem.norm'
-        add_style(model, {'type': 'debiased', 'sites': [f'{name[:-1]}[{name[-1]}]' for name in plain]})
+    if plain:
+        replace_norms(model, 'dual_bn', plain)
 
 
 def refuse_checkpointing(model: nn.Module) -> None:

@@ -47,10 +47,12 @@ class Replay:
         try:
             yield
             if len(taps) != 2:
-                raise RuntimeError(f'{self.layer.label}: one forward passed the cut {len(taps) // 2} times, not once')
+                raise RuntimeError(
+                    f'{self.layer.attachment}: one forward passed the cut {len(taps) // 2} times, not once'
+                )
             if taps[0]._version != versions[0]:
                 raise RuntimeError(
-                    f'{self.layer.label}: what follows the cut changes its maps in place; cut behind that'
+                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut behind that'
                 )
             self._outputs[self.cut], self.features = taps[:1], taps[1]
         finally:
@@ -81,14 +83,14 @@ class Replay:
 def _forward(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     """The first calls of a module's forward give `outputs`, further calls compute."""
     own = vars(module).get('forward')
-    module.forward = _player(module.forward, outputs)  # type: ignore[method-assign]
+    module.forward = _player(module.forward, outputs)
     try:
         yield
     finally:
         if own is None:
             del module.forward
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
 
 def _player(forward: Callable[..., Any], outputs: list[Any]) -> Callable[..., Any]:

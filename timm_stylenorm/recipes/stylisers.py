@@ -88,7 +88,7 @@ class AdaINStyliser(Styliser):
                 f'AdaINStyliser: expected RGB or grey images of at least 9 x 9 pixels, got {channels} channels and '
                 f'{height} x {width}'
             )
-        return self.encoder.to(images.device)(images.expand(-1, 3, -1, -1))  # type: ignore[no-any-return]
+        return self.encoder.to(images.device)(images.expand(-1, 3, -1, -1))
 
     def decode(self, code: Tensor, content: Tensor) -> Tensor:
         image = self.decoder.to(code.device)(code)[..., : content.shape[2], : content.shape[3]].float()

@@ -87,7 +87,7 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str
     inner = f' with backbone {type(backbone).__name__}' if backbone is not None else ''
     raise ValueError(
         f'checkpoint {source} ({len(loaded)} tensors) is of another architecture than {type(model).__name__}{inner} '
-        f'({len(own)} tensors). {fit}. Use the config it was trained with.'
+        f'({len(own)} tensors). {fit}. Use the config it was trained with, which is in its work dir, or its --style.'
     )
 
 

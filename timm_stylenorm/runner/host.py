@@ -171,7 +171,7 @@ def image_format(preprocessor: Any) -> ImageFormat:
     """
     known = getattr(preprocessor, 'image_format', None)
     if known is not None:
-        return known()  # type: ignore[no-any-return]
+        return known()
     zero, byte = torch.zeros(3), torch.full((3,), 1 / 255)
     if type(preprocessor) is BaseDataPreprocessor:  # it only moves tensors to the device
         return ImageFormat(True, False, zero, byte)

@@ -28,25 +28,27 @@ class ISWHook(Hook):
     alone. It is part of the checkpoint, so a resumed run goes on with it.
 
     Args:
-        begin: Iteration before which the pairs are chosen; the authors choose after 5 of about 50 epochs.
+        begin: Iteration before which the pairs are chosen; by default after a tenth of the training, as the authors do,
+            after 5 of about 50 epochs.
         batches: Training batches to look at, in each process.
 
     Raises:
         ValueError: A negative `begin`, or no batch; in training, a model without ISW layers.
     """
 
-    def __init__(self, begin: int, batches: int = 50) -> None:
-        if begin < 0 or batches < 1:
+    def __init__(self, begin: int | None = None, batches: int = 50) -> None:
+        if (begin is not None and begin < 0) or batches < 1:
             raise ValueError(f'ISWHook: expected begin >= 0 and batches >= 1, got {begin} and {batches}')
         self.begin, self.batches, self.done = begin, batches, False
 
     def before_train(self, runner: Runner) -> None:
         """The layers are without a choice until `begin` on purpose."""
         provide(bare_model(runner.model), 'pairs')
+        self.begin = runner.max_iters // 10 if self.begin is None else self.begin
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
-        if runner.iter < self.begin or self.done:
+        if self.begin is None or runner.iter < self.begin or self.done:
             return
         self.done = True
         model = bare_model(runner.model)

@@ -8,6 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..recipes.apply import recipe_of
+from ..surgery.describe import describe_style
 
 
 class StyleLossMixin:
@@ -25,6 +26,13 @@ class StyleLossMixin:
         return total, log
 
 
+def log_style(model: nn.Module) -> None:
+    """One line in the log of the Runner on what styles a model; none for a model without style layers."""
+    text = describe_style(model)
+    if text:
+        print_log(text, 'current')
+
+
 def warn_without_recipe(model: nn.Module) -> None:
     """A warning for a model with layers of a recipe, in a host that has been given none."""
     recipe = recipe_of(model)
@@ -33,8 +41,8 @@ def warn_without_recipe(model: nn.Module) -> None:
         print_log(text, 'current', logging.WARNING)
 
 
-def bare_model(model: nn.Module) -> nn.Module:
+def bare_model(model: Any) -> nn.Module:
     """The model itself, out of the wrappers for several processes and for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
+        model = model.module
     return model

@@ -20,7 +20,7 @@ from ..surgery.add import add_style
 from ..surgery.frozen import let_style_train
 from ..surgery.losses import set_classes, style_losses
 from .host import image_format
-from .model import StyleLossMixin, warn_without_recipe
+from .model import StyleLossMixin, log_style, warn_without_recipe
 
 
 def plain(style: Any) -> Any:
@@ -67,6 +67,7 @@ class StyledModel(StyleLossMixin):
             shown = image_format(model.data_preprocessor)
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
             self.recipe.prepare(model, part, self._turned(shown.mean), self._turned(shown.std))
+        log_style(model)
         part.train(part.training)  # it freezes stages of the base, with what was just added
         let_style_train(part, part.training)
 
@@ -163,7 +164,7 @@ def styled_class(kind: type) -> type:
         made = type(f'StyleNorm{kind.__name__}', (StyledModel, kind), content)
         made.__qualname__ = name  # by which pickle finds it, see `__getattr__`
         globals()[name] = made
-    return globals()[name]  # type: ignore[no-any-return]
+    return globals()[name]
 
 
 _PREFIX = 'StyleNorm_'
@@ -213,4 +214,4 @@ def style_norm(
         if found is None:
             raise KeyError(f'StyleNorm: {kind!r} is no model of scope {registry.scope!r}')
         built = styled_class(found)(**cfg, style=style, recipe=recipe, where=where)
-    return built  # type: ignore[no-any-return]
+    return built

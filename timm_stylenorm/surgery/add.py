@@ -1,6 +1,6 @@
 """Attach style layers to a model or replace its norm layers by them, and take them off again.
 
-A layer becomes a child `style` (a ModuleDict keyed by method) of the module whose output it restyles, and one forward
+A layer becomes a child `style` (`Attachments`, by method) of the module whose output it restyles, and one forward
 hook, a plain function that looks the child up, calls it: the keys of the base model never change, and a copied model
 runs its own layers. A layer that replaces a norm layer takes its name.
 """
@@ -10,20 +10,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import NormLayer, StyleLayer
-from ..methods import get_method
+from ..methods import Method, Placement, get_method
+from .attachment import Attachment, Attachments, attachments_of_model, record_of, replaces_norm
 from .context import changed
-from .hooks import attach, detach_all, owner_of, replace, styled_modules
+from .hooks import attach, detach_all, owner_of, replace
 from .layouts import Unchecked, settle
 from .probe import Arrivals, probe
 from .sites import Site, find_sites, sites_within
-from .structure import is_batch_norm, norms_behind
+from .structure import is_batch_norm, norms_after
 
 Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
@@ -50,15 +51,26 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
             forward of the model raises this error instead.
         TypeError: An argument that the layer does not have.
     """
-    requests = [_request(model, spec) for spec in _as_specs(style, kwargs)]
+    return _add(model, [_request(model, spec) for spec in _as_specs(style, kwargs)])
+
+
+def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Module:
+    """Replace the batch norms of these names by layers of a method, in place; see `add_style`."""
+    sites = [Site(name, name, model.get_submodule(name), None, 'replace') for name in names]
+    return _add(model, [_Request(method, get_method(method), sites)])
+
+
+def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
     seen = probe(model, [site for request in requests for site in request.sites])
     plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
-    taken = {(owner, method): method for owner in map(owner_of, styled_modules(model)) for method in owner.style}
+    taken: dict[Any, str] = {
+        (owner, method): method for owner, style in attachments_of_model(model) for method in style
+    }
     for plan in plans:
         _check(plan, taken)
     for plan in plans:
         if plan.site.where != 'replace':
-            attach(plan.site, plan.method, plan.layer, plan.unchecked)
+            attach(plan.site, plan.method, plan.layer)
     replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
     return model
 
@@ -68,10 +80,11 @@ class _Request:
     """One method, and where it was asked for."""
 
     method: str
+    row: Method
     sites: list[Site]
-    layout: dict[str, Any]
-    kwargs: dict[str, Any]
-    frozen: bool
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,6 @@ class _Plan:
     site: Site
     method: str
     layer: StyleLayer
-    unchecked: Unchecked | None = None
 
 
 def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,59 +123,50 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
     names = sites_within(model, method.sites) if names is None else names
     sites = find_sites(model, names, tokens='channel_dim' in layout)
     declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
-    return _Request(name, declared, layout, kwargs, frozen)
+    return _Request(method.layers_of or name, method, declared, layout, kwargs, frozen)
 
 
 def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
     """All layers of one method, built but not put into the model."""
-    name, method = request.method, get_method(request.method)
+    name, method = request.method, request.row
     plans = []
     for site in request.sites:
         replaces = site.where == 'replace'
-        (_check_replacement if replaces else _check_addition)(name, method.layer, site)
+        (_check_replacement if replaces else _check_addition)(name, method, site)
         unchecked, arrivals = None, seen.get((site.name, site.where))
         if arrivals is not None:
             site = settle(site, arrivals, 'channel_dim' in request.layout, 'prefix_tokens' in request.layout)
         elif not replaces:
             layout = site.channels, site.channel_dim, site.prefix_tokens
             unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout))
-        layer = (_replacement if replaces else _addition)(model, name, site, request.kwargs)
+        layer = _replacement(method, site, request.kwargs) if replaces else _addition(model, name, request, site)
         if request.frozen:
             _follow(layer, site.module)
         elif not replaces:
             layer.train(model.training)
-        layer.label = f'{name}.{site.label}'
+        record = Attachment(name, site.label, site.where, recipe=method.recipe, unchecked=unchecked)
+        record.frozen = request.frozen or method.norms_after is not None  # the layer of a cut rests with what is before
+        layer.attachment = record
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
-        plans.append(_Plan(site, name, layer, unchecked))
+        layer.waits_for = 'recipe' if method.recipe else layer.waits_for
+        plans.append(_Plan(site, name, layer))
     method.layer.together([plan.layer for plan in plans])
-    if method.above is not None:
-        plans += _above(model, name, method.above, plans[0].site.module)
-    if method.recipe is not None:
-        for plan in plans:
-            plan.layer.waits_for = 'recipe'
+    if method.norms_after is not None:
+        after = norms_after(model, plans[0].site.module)
+        sites = [Site(path, path, norm, None, 'replace') for path, norm in after]
+        row = dataclasses.replace(get_method(method.norms_after), recipe=method.recipe)
+        plans += _plan(model, _Request(method.norms_after, row, sites), {})
     return plans
 
 
-def _above(model: nn.Module, name: str, layer: type[NormLayer], cut: nn.Module) -> list[_Plan]:
-    """The batch norms behind the module `cut`, replaced."""
-    plans = []
-    for path, norm in norms_behind(model, cut):
-        site = Site(path, path, norm, None, 'replace')
-        _check_replacement(name, layer, site)
-        replacement = layer.from_norm(norm)
-        replacement.label = f'{name}.{path}'
-        plans.append(_Plan(site, name, replacement))
-    return plans
-
-
-def _check_replacement(name: str, layer: type[StyleLayer], site: Site) -> None:
-    if not issubclass(layer, NormLayer):
+def _check_replacement(name: str, method: Method, site: Site) -> None:
+    if method.placement is Placement.INSERT:
         raise ValueError(
             f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
             "converters replace together with what is attached; use 'convs', stages, or names of blocks"
         )
     if isinstance(site.module, NormLayer):
-        other = (site.module.label or type(site.module).__name__).partition('.')[0]
+        other = str(record_of(site.module) or type(site.module).__name__).partition('.')[0]
         if other == name:
             raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
         raise ValueError(_both_replace(other, name, site))
@@ -173,23 +176,23 @@ def _check_replacement(name: str, layer: type[StyleLayer], site: Site) -> None:
         )
 
 
-def _replacement(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
-    return get_method(name).layer.from_norm(site.module, **kwargs)  # type: ignore[attr-defined, no-any-return]
+def _replacement(method: Method, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+    layer: Any = method.layer
+    return layer.from_norm(site.module, **kwargs)
 
 
-def _check_addition(name: str, layer: type[StyleLayer], site: Site) -> None:
-    if not layer.attaches:
+def _check_addition(name: str, method: Method, site: Site) -> None:
+    if method.placement is Placement.REPLACE:
         raise ValueError(
             f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
             "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
         )
 
 
-def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
-    method = get_method(name)
-    if site.channels is None and method.needs_channels:
+def _addition(model: nn.Module, name: str, request: _Request, site: Site) -> StyleLayer:
+    if site.channels is None and request.row.needs_channels:
         raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
-    layer = method.layer(site.channels, **kwargs)
+    layer = request.row.layer(site.channels, **request.kwargs)
     like = next(site.module.parameters(), next(model.parameters(), None))
     if like is not None:
         layer.to(like.device, like.dtype)
@@ -198,7 +201,6 @@ def _addition(model: nn.Module, name: str, site: Site, kwargs: Mapping[str, Any]
 
 def _follow(layer: StyleLayer, module: nn.Module) -> None:
     """Make a layer as frozen as the module at its place."""
-    layer.frozen = True
     layer.train(module.training)
     learning = [p.requires_grad for p in module.parameters()]
     if learning and not any(learning):
@@ -225,7 +227,7 @@ def _check(plan: _Plan, taken: dict[Any, str]) -> None:
         )
     taken[owner, plan.method] = plan.method
     own = getattr(owner, 'style', None)
-    if own is not None and not isinstance(own, str | nn.ModuleDict):  # for the string see `attach`
+    if own is not None and not isinstance(own, str | Attachments):  # for the string see `attach`
         raise ValueError(f'cannot attach to {plan.site.name!r}: it has an attribute `style` of its own')
 
 
@@ -237,14 +239,14 @@ def remove_style(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: A layer replaced a batch norm and has not kept its statistics. The model is unchanged then.
     """
-    replaced = [(k, m) for k, m in model.named_modules() if isinstance(m, NormLayer) and m.replaced]
+    replaced = [(k, m) for k, m in model.named_modules() if replaces_norm(m)]
     for name, layer in replaced:
         if not hasattr(layer, 'to_norm'):
             raise ValueError(
-                f'remove_style: {layer.label} replaced the batch norm {name!r} and has not kept its statistics; build '
-                'the plain model'
+                f'remove_style: {layer.attachment} replaced the batch norm {name!r} and has not kept its statistics; '
+                'build the plain model'
             )
-    replace(model, {layer: layer.to_norm() for _, layer in replaced})  # type: ignore[operator]
+    replace(model, {layer: layer.to_norm() for _, layer in replaced})
     detach_all(model)
     return model
 
@@ -264,7 +266,7 @@ def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
     """All style layers with their labels: 'snr.stage1'; for a layer that was not attached, its module name."""
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
-            yield module.label or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
+            yield str(module.attachment or '') or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
 
 
 def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> None:
@@ -278,9 +280,10 @@ def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> Non
     if domains is not None and not isinstance(domains, Tensor):
         known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
         domains = torch.tensor([known[label] for label in domains])
-    for _, layer in style_layers(model):
+    layers: Iterator[tuple[str, Any]] = style_layers(model)
+    for _, layer in layers:
         if hasattr(layer, 'domains'):
-            layer.domains = domains  # type: ignore[assignment]
+            layer.domains = domains
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

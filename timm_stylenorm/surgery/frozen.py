@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
 from ..layers import StyleLayer
+from .attachment import added_parameters
 
 
 def let_style_train(model: nn.Module, mode: bool = True) -> None:
@@ -23,11 +23,20 @@ def let_style_train(model: nn.Module, mode: bool = True) -> None:
         mode: Whether it trains.
     """
     for layer in model.modules():
-        if isinstance(layer, StyleLayer) and layer.label is not None and not layer.frozen:
-            if not layer.replaced and layer.training != mode:
+        if isinstance(layer, StyleLayer) and not _is_meant_to_rest(layer):
+            if not _follows_norms(layer) and layer.training != mode:
                 layer.train(mode)
-            for parameter in layer.added_parameters():
+            for parameter in added_parameters(layer):
                 parameter.requires_grad_(True)
+
+
+def _is_meant_to_rest(layer: StyleLayer) -> bool:
+    return layer.attachment is not None and layer.attachment.frozen
+
+
+def _follows_norms(layer: StyleLayer) -> bool:
+    """Whether it stands for a norm layer, and has the mode that hosts give to norms."""
+    return layer.is_norm and (layer.attachment is None or layer.attachment.position == 'replace')
 
 
 def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
@@ -39,13 +48,11 @@ def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
     Args:
         layers: The style layers of a model in training mode, and their labels.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return
     for label, layer in layers:
-        if layer.frozen:
+        if _is_meant_to_rest(layer):
             continue
-        added = [parameter.requires_grad for parameter in layer.added_parameters()]
-        if not layer.replaced and not layer.training:
+        added = [parameter.requires_grad for parameter in added_parameters(layer)]
+        if not _follows_norms(layer) and not layer.training:
             state = 'in evaluation'
         elif added and not any(added):
             state = 'frozen'

@@ -1,4 +1,7 @@
-"""How a layer hangs on a module, or stands in the place of one."""
+"""How a layer hangs on a module, or stands in the place of one.
+
+Hooks are plain functions that look the child `style` up, so that a copied model and a replica run their own layers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from torch import Tensor, nn
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
-from .layouts import Unchecked
+from .attachment import Attachments, record_of
+from .context import changed
 from .sites import Site
 
 
@@ -21,36 +25,48 @@ def owner_of(module: nn.Module) -> Any:
     return module
 
 
-def _run(module: nn.Module, place: str, x: Tensor) -> Tensor:
-    owner = owner_of(module)
-    for method, layer in owner.style.items():
-        if layer.place == place:
-            if 'style_unchecked' in vars(owner) and method in owner.style_unchecked:
-                owner.style_unchecked[method].check(x)
-                del owner.style_unchecked[method]
-            x = layer(x)
+def attachments_of(module: nn.Module) -> Attachments | None:
+    """The child `style` of the module that holds it."""
+    found = getattr(owner_of(module), 'style', None)
+    return found if isinstance(found, Attachments) else None
+
+
+def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False) -> Tensor:
+    style: Attachments = owner_of(module).style
+    layers: list[Any] = [] if style.muted else list(style.values())
+    for layer in layers:
+        record: Any = layer.attachment
+        if record.position == position and record.of_container == of_container:
+            unchecked = record.unchecked
+            if unchecked is not None:
+                unchecked.check(x)
+                record.unchecked = None
+            if layer.enabled:
+                x = layer(x)
+            else:
+                layer.drop_losses()
     return x
 
 
 def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook."""
-    return _run(module, 'after', output)
+    return _run(module, output, 'after')
 
 
 def _run_style_of_container(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook of a container."""
-    return _run(module, 'after container', output)
+    return _run(module, output, 'after', of_container=True)
 
 
 def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook."""
-    return _run(module, 'before', args[0])
+    return _run(module, args[0], 'before')
 
 
 def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook of an activation that its block calls several times."""
     module.style_calls += 1
-    return _run(module, 'before', args[0]) if module.style_calls == module.style_wanted else args[0]
+    return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
 def _begin_calls(block: Any, args: Any) -> None:
@@ -60,7 +76,7 @@ def _begin_calls(block: Any, args: Any) -> None:
 
 def _check_calls(block: Any, args: Any, output: Any) -> None:
     """The forward hook of that block."""
-    if block.relu.style_calls != block.relu.style_wanted:
+    if block.relu.style_calls != block.relu.style_wanted and not block.relu.style.muted:
         raise RuntimeError(
             f'{type(block).__name__} called its activation {block.relu.style_calls} times, not '
             f'{block.relu.style_wanted}: its residual sum could not be found'
@@ -68,45 +84,42 @@ def _check_calls(block: Any, args: Any, output: Any) -> None:
 
 
 _HOOKS = (_run_style, _run_style_of_container, _run_style_before, _run_style_at_the_last_call)
-_BLOCK_HOOKS = (_begin_calls, _check_calls)
 
 
-def attach(site: Site, method: str, layer: StyleLayer, unchecked: Unchecked | None = None) -> None:
+def attach(site: Site, method: str, layer: StyleLayer) -> None:
     """Make a layer the child `style.<method>` of a module, and let a hook call it.
 
     Args:
         site: The place.
         method: Name of the method.
-        layer: The layer.
-        unchecked: What the hook checks in the first forward; None where a probe has done it.
+        layer: The layer, with its record.
     """
-    owner = owner_of(site.module)
+    module: Any = site.module
+    owner = owner_of(module)
     if isinstance(vars(owner).get('style'), str):
         owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
     if not hasattr(owner, 'style'):
-        owner.style = nn.ModuleDict()
+        owner.style = Attachments()
     owner.style[method] = layer
-    if unchecked is not None:
-        vars(owner).setdefault('style_unchecked', {})[method] = unchecked
-    module, layer.place = site.module, site.where
     if site.where == 'after':
-        hook = _run_style
-        if owner is not module:  # the owner may be a place of its own
-            hook, layer.place = _run_style_of_container, 'after container'
-        _hook_once(module._forward_hooks, module.register_forward_hook, hook)
+        of_container = owner is not module  # the owner may be a place of its own
+        layer.attachment.of_container = of_container
+        hook: Callable[..., Any] = _run_style_of_container if of_container else _run_style
+        _hook_once(owner.style, module._forward_hooks, module.register_forward_hook, hook)
     elif site.block is None:
-        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
+        _hook_once(owner.style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
     else:
-        module.style_calls, module.style_wanted = 0, site.calls  # type: ignore[assignment]
-        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_at_the_last_call)
-        _hook_once(site.block._forward_pre_hooks, site.block.register_forward_pre_hook, _begin_calls)
-        _hook_once(site.block._forward_hooks, site.block.register_forward_hook, _check_calls)
+        module.style_calls, module.style_wanted = 0, site.calls
+        before, block = module._forward_pre_hooks, site.block
+        _hook_once(owner.style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
+        _hook_once(owner.style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
+        _hook_once(owner.style, block._forward_hooks, block.register_forward_hook, _check_calls)
 
 
-def _hook_once(present: Mapping[int, Any], register: Callable[..., Any], hook: Callable[..., Any]) -> None:
+def _hook_once(style: Attachments, present: Mapping[int, Any], register: Callable[..., Any], hook: Any) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
-        register(hook, prepend=True)
+        style.handles.append(register(hook, prepend=True))
 
 
 def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
@@ -120,13 +133,13 @@ def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
                 parent._modules[name] = layers[child]
 
 
-def _hook_dicts(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    return module._forward_hooks, module._forward_pre_hooks  # type: ignore[return-value]
-
-
 def styled_modules(model: nn.Module) -> list[nn.Module]:
     """The modules to which layers are attached."""
-    return [m for m in model.modules() if any(h in _HOOKS for hooks in _hook_dicts(m) for h in hooks.values())]
+    return [
+        module
+        for module in model.modules()
+        if any(hook in _HOOKS for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()])
+    ]
 
 
 def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
@@ -135,43 +148,35 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
     Raises:
         ValueError: The layer is not attached in this model.
     """
+    record = record_of(layer)
     for module in styled_modules(model):
-        contains = owner_of(module) is not module
-        if layer in owner_of(module).style.values() and (layer.place == 'after container') == contains:  # type: ignore
+        owner = owner_of(module)
+        if record is not None and layer in owner.style.values() and record.of_container == (owner is not module):
             return module
-    raise ValueError(f'{layer.label or type(layer).__name__} is not attached in this {type(model).__name__}')
+    raise ValueError(f'{record or type(layer).__name__} is not attached in this {type(model).__name__}')
 
 
 @contextmanager
-def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
+def muted(module: Any, layers: bool = True) -> Iterator[None]:
     """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
     itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
     """
-    kept = [(hooks, dict(hooks)) for hooks in _hook_dicts(module)]
-    hidden = _BLOCK_HOOKS + (_HOOKS[:-1] if layers else ())
-    try:
-        for hooks, before in kept:
-            for key, hook in before.items():
-                if hook in hidden:
-                    del hooks[key]
+    found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
+    if any(hook is _check_calls for hook in module._forward_hooks.values()):
+        found.append(attachments_of(module.relu))
+    with changed([style for style in found if style is not None], 'muted', True):
         yield
-    finally:
-        for hooks, before in kept:
-            hooks.clear()
-            hooks.update(before)
 
 
 def detach_all(model: nn.Module) -> None:
     """Take off what `attach` has put on."""
-    for module in styled_modules(model):
-        owner = owner_of(module)
-        owner._modules.pop('style', None)
-        vars(owner).pop('style_unchecked', None)
-        if 'plain_style' in vars(owner):
-            owner.style = vars(owner).pop('plain_style')
+    for module in list(model.modules()):
         for name in ('style_calls', 'style_wanted'):
             vars(module).pop(name, None)
-    for module in model.modules():
-        for hooks in _hook_dicts(module):
-            for key in [k for k, hook in hooks.items() if hook in _HOOKS + _BLOCK_HOOKS]:
-                del hooks[key]
+        style = module._modules.get('style')
+        if isinstance(style, Attachments):
+            for handle in style.handles:
+                handle.remove()
+            del module._modules['style']
+            if 'plain_style' in vars(module):
+                module.style = vars(module).pop('plain_style')

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.backend import widen
-from ..layers import StyleLayer
+from ..layers import AdvBN, StyleLayer
 from .add import style_layers
+from .context import changed
 from .frozen import warn_if_at_rest
 
 
@@ -25,13 +31,15 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
 
     Returns:
         Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
-        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'.
+        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'. A layer that has a
+        loss, and left none or one that trains nothing, is told of once in a warning.
     """
     layers = list(style_layers(model))
-    if model.training:
+    if model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         warn_if_at_rest(layers)
+        _warn_if_lost(layers)
     losses: dict[str, Tensor] = {}
-    deepest: dict[tuple[type, int], tuple[str, StyleLayer]] = {}
+    deepest: dict[tuple[type, int], tuple[str, Any]] = {}
     seen: Counter[str] = Counter()
     for label, layer in layers:
         seen[label] += 1
@@ -43,10 +51,60 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
             deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
     for label, layer in deepest.values():
         if target is not None:
-            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)  # type: ignore
+            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)
+    if losses:
+        _gather_shards(model)
     for _, layer in layers:
-        layer.aux = layer.logits = None
+        layer.drop_losses()
     return losses
+
+
+@contextmanager
+def summed_losses(model: nn.Module) -> Iterator[nn.Module]:
+    """Within, the losses of several forwards add up, as for two views: `with summed_losses(model): ...`.
+
+    `style_losses`, within or after it, takes the sums; its target has the labels of all forwards, one after the other.
+    """
+    with changed([layer for _, layer in style_layers(model)], 'sums', True):
+        yield model
+
+
+def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
+    """Tell of losses that a training forward should have left, and of those that train nothing."""
+    layers = list(layers)
+    if any(isinstance(layer, AdvBN) and layer.disturbed is not None for _, layer in layers):
+        return  # this pass began at a cut
+    for label, layer in layers:
+        if not (layer.has_loss() and layer.training and layer.enabled):
+            continue
+        if layer.aux is None and layer.logits is None:
+            warnings.warn(
+                f'{label.partition(".")[0]}: layers that have a loss left none. They have not run since style_losses '
+                'was called, or ran in the replicas of nn.DataParallel, which keep their losses: use '
+                'DistributedDataParallel',
+                stacklevel=3,
+            )
+        elif layer.aux is not None and not layer.aux.requires_grad:
+            warnings.warn(
+                f'{label.partition(".")[0]}: losses of layers train nothing, since they have no graph. Activation '
+                'checkpointing needs use_reentrant=False; what runs under torch.no_grad has no losses',
+                stacklevel=3,
+            )
+
+
+def _gather_shards(model: nn.Module) -> None:
+    """Put the weights back where FSDP2 (`fully_shard`) has resharded them after the forward.
+
+    It gathers them again for a backward pass that begins at what modules return, and these losses are no such output.
+    """
+    if not torch.distributed.is_available() or 'torch.distributed.fsdp' not in sys.modules:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        inside = (m for m in module.modules() if isinstance(m, StyleLayer))
+        if isinstance(module, FSDPModule) and any(layer.has_loss() for layer in inside):
+            module.unshard()
 
 
 def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:

@@ -13,15 +13,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD, compiled_call_off, within_compiled
-from .sites import Site
-from .structure import unwrapped
+from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
+
+if TYPE_CHECKING:
+    from .sites import Site
 
 Shape = tuple[int, ...]
 BATCHES = (5, 7)
@@ -29,6 +30,16 @@ BATCHES = (5, 7)
 _KEEPS_SHAPE = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
 _KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
 SIZES = (224, 256, 64, 299, 512)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module whose output is looked at."""
+
+    name: str
+    module: nn.Module
+    where: str = 'after'
+    block: None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Arrivals:
     counts: tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def probe(model: nn.Module, sites: Sequence[Site]) -> dict[tuple[str, str], Arrivals] | None:
+def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, str], Arrivals] | None:
     """What arrives at each site in evaluation, by its name and `where`; sites that do not run there are left out.
 
     None: no forward could be run. The model takes something else than images, looks at values, or raised an error of
@@ -80,7 +91,7 @@ def probe(model: nn.Module, sites: Sequence[Site]) -> dict[tuple[str, str], Arri
     return None
 
 
-def _root(model: nn.Module) -> nn.Module:
+def _root(model: Any) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
@@ -109,7 +120,7 @@ def _sizes(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def _run_twice(
-    model: nn.Module, sites: Sequence[Site], channels: int, size: tuple[int, int]
+    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: tuple[int, int]
 ) -> dict[tuple[str, str], Arrivals] | None:
     height, width = size
     first = BATCHES[0], channels, height, width
@@ -131,7 +142,7 @@ def _run_twice(
 _Seen = dict[tuple[str, str], tuple[tuple[Call, ...], tuple[int, ...]]]
 
 
-def _run(model: nn.Module, sites: Sequence[Site], shape: Shape) -> _Seen | None:
+def _run(model: nn.Module, sites: Sequence[Site | Place], shape: Shape) -> _Seen | None:
     """One forward; None where it raises an error."""
     recorders = {(site.name, site.where): _Recorder(site) for site in sites}
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -148,7 +159,7 @@ def _run(model: nn.Module, sites: Sequence[Site], shape: Shape) -> _Seen | None:
 class _Recorder:
     """Keeps what arrives at a site."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site | Place) -> None:
         self.calls: list[Call] = []
         self.counts: list[int] = []
         self.since: int | None = None

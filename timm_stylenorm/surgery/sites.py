@@ -14,7 +14,8 @@
     stage1.sum        the residual sum at the end of the stage, before its activation
     anything else     a module's name, or a glob over the names ('layer[12].*.conv2')
 
-Stages come from timm's `feature_info`, or from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg).
+Stages come from timm's `feature_info`; from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg); else they
+are where a probe sees that maps become smaller (mmseg's MobileNet, UNet, FastSCNN and others).
 """
 
 from __future__ import annotations
@@ -103,10 +104,12 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
 
 def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
     """The site names without those of stages that the model does not reach, such as a feature extractor that ends
-    before them; all names if none is left."""
+    before them; all names of a model without stages."""
     names, levels = list(names), levels_of(model)
-    past = {name for name in names if re.match(r'stage\d', name) and name.partition('.')[0] not in levels}
-    return [name for name in names if name not in past] or names
+    own = {*levels, *(name for name, _ in model.named_children())}  # HRNet's stages are modules, and no levels
+    past = {name for name in names if re.match(r'stage\d', name) and name.partition('.')[0] not in own}
+    reached = any(level.startswith('stage') for level in levels)
+    return [name for name in names if name not in past] if reached else names
 
 
 def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:

@@ -13,9 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..host import FeatureGetterNet, FeatureHookNet, RegStage, last_child
+from ..host import RegStage, last_child, name_within, unwrapped
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
+from .attachment import replaces_norm
+from .strides import stages_by_stride, strides
 
 NORMS = (
     _BatchNorm,
@@ -50,19 +52,6 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
     return 1, 0
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within timm's feature extractors that leave it whole."""
-    name = _name_within(model)
-    return model.get_submodule(name) if name else model
-
-
-def _name_within(model: nn.Module) -> str:
-    for kind, name in ((FeatureGetterNet, 'model'), (FeatureHookNet, 'body')):
-        if isinstance(model, kind) and name in dict(model.named_children()):
-            return name
-    return ''
-
-
 def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     """'stem', 'stage1', ... -> name of the module that ends it, and its channels where they are known.
 
@@ -72,7 +61,7 @@ def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     if info is None:
         return _plain_levels(model)
     entries = info if isinstance(info, Sequence) else info.info[: 1 + max(i % len(info.info) for i in info.out_indices)]
-    within = _name_within(model)
+    within = name_within(model)
     if within:
         entries = [{**entry, 'module': f'{within}.{entry["module"]}'} for entry in entries]
     stem = [e for e in entries if e['reduction'] <= 2]
@@ -91,17 +80,21 @@ def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
 
 
 def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
-    """The same for models without `feature_info`."""
+    """The same for models without `feature_info`: by the names of their stages, else by the strides of what arrives."""
     children = dict(model.named_children())
     paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     for name in ('stages', 'layers'):
         if not paths and isinstance(children.get(name), nn.ModuleList | nn.Sequential):
-            paths = [f'{name}.{i}' for i in range(len(children[name]))]  # type: ignore[arg-type]
-    levels: dict[str, tuple[str, int | None]] = {}
-    for i, path in enumerate(paths, 1):
+            found = [f'{name}.{i}' for i in range(len(list(children[name].children())))]
+            paths = [path for path in found if strides(model).get(path, 4) > 2]  # without the stem
+    backbones = [k for k, m in children.items() if hasattr(m, 'feature_info')]
+    if len(backbones) == 1 and not paths:  # mmseg's and mmpretrain's TIMMBackbone
+        inner_levels = levels_of(children[backbones[0]])
+        return {k: (f'{backbones[0]}.{path}', channels) for k, (path, channels) in inner_levels.items()}
+    for i, path in enumerate(paths):
         inner = [k for k, m in model.get_submodule(path).named_children() if isinstance(m, nn.ModuleList)]
-        levels[f'stage{i}'] = (f'{path}.{inner[0]}' if inner else path, None)  # as in [embedding, blocks, norm]
-    return levels
+        paths[i] = f'{path}.{inner[0]}' if inner else path  # as in [embedding, blocks, norm]
+    return {f'stage{i}': (path, None) for i, path in enumerate(paths or stages_by_stride(model), 1)}
 
 
 def main_path(module: nn.Module) -> Iterator[Named]:
@@ -132,12 +125,12 @@ def batch_norms(model: nn.Module) -> Iterator[Named]:
     """Norm layers of maps that keep batch statistics, and what has replaced them."""
     inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
     for name, module in model.named_modules():
-        if (isinstance(module, NormLayer) and module.replaced) or (is_batch_norm(module) and module not in inside):
+        if replaces_norm(module) or (is_batch_norm(module) and module not in inside):
             yield name, module
 
 
-def norms_behind(model: nn.Module, module: nn.Module) -> list[Named]:
-    """The batch norms that are registered behind a module of the model."""
+def norms_after(model: nn.Module, module: nn.Module) -> list[Named]:
+    """The batch norms that are registered after a module of the model."""
     order = {m: i for i, m in enumerate(model.modules())}
     last = max(order[m] for m in module.modules())
     return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import timm_stylenorm
 from timm_stylenorm import layers
-from timm_stylenorm.methods import METHODS
+from timm_stylenorm.methods import METHODS, RECIPE_STYLES
 from timm_stylenorm.recipes import Part, Recipe, build_recipe
 
 Step = Callable[[], None]
@@ -28,8 +28,8 @@ FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last
 
 def layer_classes() -> dict[str, type[nn.Module]]:
     """The layer of every method that is no recipe by the method's name, then the other layers of maps by theirs."""
-    classes = {name: method.layer for name, method in METHODS.items() if method.recipe is None}
-    idle = [method.layer for method in METHODS.values() if method.recipe and method.layer.attaches]
+    classes = {name: method.layer for name, method in METHODS.items()}
+    idle = [RECIPE_STYLES['advbn'].layer]
     for name in layers.__all__:
         one = getattr(layers, name)
         takes_maps = 'num_features' in inspect.signature(one).parameters and not name.endswith(('1d', '3d'))
@@ -148,7 +148,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict
     def step() -> None:
         optimizer.zero_grad()
         losses = procedure.losses(model, images, labels, forward_loss)
-        sum(losses.values()).backward()  # type: ignore[union-attr]
+        sum(losses.values()).backward()
         optimizer.step()
 
     return step

@@ -20,7 +20,7 @@ from figures.pictures import Classifier
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.functional import adain
 from timm_stylenorm.layers import AdvBN, StyleLayer
-from timm_stylenorm.methods import METHODS, get_method
+from timm_stylenorm.methods import METHODS, Placement, get_method
 from timm_stylenorm.recipes.advbn import ascend
 from timm_stylenorm.recipes.stylisers import AdaINStyliser
 from timm_stylenorm.surgery.sites import find_sites
@@ -181,8 +181,8 @@ def layer_of(method: str) -> Callable[..., StyleLayer]:
     """What builds the layer of 'name' or 'name:key=value,key=value' for a number of channels; see `restyled`."""
     name, _, arguments = method.partition(':')
     row = get_method(name)
-    if not row.layer.attaches:
-        others = [k for k, m in METHODS.items() if m.layer.attaches]
+    if row.placement is Placement.REPLACE:
+        others = [k for k, m in METHODS.items() if m.placement is not Placement.REPLACE]
         raise ValueError(f'{name!r} replaces norm layers, and restyles no map; choose from: {", ".join(others)}')
     pairs = [pair.partition('=')[::2] for pair in arguments.split(',') if pair]
     options: dict[str, Any] = {'p': 1.0} if 'p' in row.defaults else {}

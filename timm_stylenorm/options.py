@@ -1,0 +1,78 @@
+"""`--style NAME [KEY=VALUE ...]`, once for each method, and `--recipe NAME [KEY=VALUE ...]`, in every command."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .methods import get_method
+from .recipes import build_recipe
+
+
+def key_values(words: Iterable[str]) -> dict[str, Any]:
+    """['p=0.05', 'sites=stage1'] -> {'p': 0.05, 'sites': 'stage1'}; values are Python literals where they can be.
+
+    timm's `ParseKwargs` does the same only since some version that we need not have.
+
+    Raises:
+        ValueError: A word without an equals sign.
+    """
+    found = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals:
+            raise ValueError(f'expected KEY=VALUE, got {word!r}')
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def read_style(given: Iterable[Sequence[str]]) -> Any:
+    """The `style` of these options, one list of words for each: a dict, a list of dicts where there are several, None.
+
+    Raises:
+        ValueError: An unknown method, or a word without an equals sign.
+        TypeError: An argument that the method does not have.
+    """
+    styles = [_read('--style', words) for words in given]
+    for style in styles:
+        get_method(style['type']).check_kwargs(style['type'], style)
+    return styles if len(styles) > 1 else next(iter(styles), None)
+
+
+def read_recipe(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """The `recipe` of this option.
+
+    Raises:
+        ValueError: An unknown recipe, a value out of range, or a word without an equals sign.
+        TypeError: An argument that the recipe does not have.
+        FileNotFoundError: The recipe reads files that are not there.
+    """
+    if not words:
+        return None
+    recipe = _read('--recipe', words)
+    build_recipe(recipe)
+    return recipe
+
+
+def _read(option: str, words: Sequence[str]) -> dict[str, Any]:
+    name, *rest = words
+    try:
+        return {**key_values(rest), 'type': name}
+    except ValueError as error:
+        raise ValueError(f'{option} {name}: {error}; name files and configs before the option') from None
+
+
+def slug(style: Any, recipe: Any = None) -> str:
+    """A name for files: [{'type': 'mixstyle', 'alpha': 0.1}, 'ibn_a'] -> 'mixstyle-alpha0.1_ibn_a'; '' for nothing."""
+    specs = [*(style if isinstance(style, list) else [style]), recipe]
+    return '_'.join(_slug({'type': spec} if isinstance(spec, str) else spec) for spec in specs if spec)
+
+
+def _slug(spec: Mapping[str, Any]) -> str:
+    words = [f'{key}{value}' for key, value in spec.items() if key != 'type']
+    return '-'.join(re.sub(r'[^\w.]+', '-', word).strip('-.') for word in (spec['type'], *words))

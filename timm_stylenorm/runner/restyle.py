@@ -1,0 +1,91 @@
+"""A style or a recipe for a config of mmengine that has none: what `--style` and `--recipe` of the tools do."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+
+from ..methods import Method, get_method
+from .model import StyleLossMixin
+from .styled import style_norm
+
+
+def put_style(cfg: Config, style: Any = None, recipe: Any = None) -> None:
+    """Gives the model of a config a style, a recipe, or both, in place of those that it has.
+
+    A model that takes neither becomes the one of ours that does (`StyleNormEncoderDecoder`), or `StyleNorm` around it.
+    What a method needs beside its layers, and a config can say, is added: see `COMPANIONS`.
+
+    Args:
+        cfg: The config; changed.
+        style: See `timm_stylenorm.add_style`; None leaves it as it is.
+        recipe: See `timm_stylenorm.recipes`; None leaves it as it is.
+
+    Raises:
+        ValueError: The config has no model, or an unknown method.
+    """
+    if style is None and recipe is None:
+        return
+    if not cfg.get('model'):
+        raise ValueError('--style and --recipe change the model of a config, and this one has none')
+    _let_take_style(cfg)
+    if recipe is not None:
+        cfg.model.recipe = recipe
+    if style is None:
+        return
+    cfg.model.style = style
+    for spec in style if isinstance(style, list | tuple) else [style]:
+        method = get_method(spec if isinstance(spec, str) else spec['type'])
+        for companion in method.companions:
+            if companion in COMPANIONS:
+                COMPANIONS[companion](cfg, method)
+
+
+def _let_take_style(cfg: Config) -> None:
+    """Makes the type of the model one that has the keys `style` and `recipe`."""
+    model = cfg.model
+    scope, _, name = model.type.rpartition('.') if isinstance(model.type, str) else ('', '', model.type.__name__)
+    with MODELS.switch_scope_and_registry(scope or model.get('_scope_') or cfg.get('default_scope')) as registry:
+        kind = registry.get(name) if isinstance(model.type, str) else model.type
+        ours = registry.get(f'StyleNorm{name}')
+    if kind is style_norm or (isinstance(kind, type) and issubclass(kind, StyleLossMixin)):
+        return
+    if ours is not None and issubclass(ours, kind):
+        model.type = ours.__name__
+        _import(cfg, ours.__module__.partition('.')[0])
+    else:
+        model.of = model.type
+        model.type = 'StyleNorm'
+        _import(cfg, 'timm_stylenorm.runner')
+
+
+def _import(cfg: Config, module: str) -> None:
+    """Whoever reads the config later imports what registers the model."""
+    imports = cfg.get('custom_imports') or {'imports': []}
+    names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+    if module not in names:
+        cfg.custom_imports = {**imports, 'imports': [*names, module]}
+
+
+def _separate_gates(cfg: Config, method: Method) -> None:
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper and wrapper.get('constructor', 'DefaultOptimWrapperConstructor') == 'DefaultOptimWrapperConstructor':
+        wrapper.constructor = 'GateOptimWrapperConstructor'
+
+
+def _select_pairs(cfg: Config, method: Method) -> None:
+    hooks = list(cfg.get('custom_hooks') or [])
+    if 'ISWHook' not in {hook['type'] for hook in hooks}:
+        cfg.custom_hooks = [*hooks, ConfigDict(type='ISWHook')]
+
+
+def _run_recipe(cfg: Config, method: Method) -> None:
+    cfg.model.setdefault('recipe', method.recipe)
+
+
+COMPANIONS: dict[str, Callable[[Config, Method], None]] = {  # the models themselves tell classes and domains
+    'gates': _separate_gates,
+    'pairs': _select_pairs,
+    'recipe': _run_recipe,
+}

@@ -1,0 +1,52 @@
+"""What the tools show in a terminal: what a run does. What it runs on, and with, is in its log file."""
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, ClassVar
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+FILE_ONLY = ('System environment:', 'Config:\n', 'Hooks will be executed in the following order:')
+
+
+class TerminalFilter(logging.Filter):
+    """Leaves out messages that begin as `FILE_ONLY`, and a warning that this process has shown before."""
+
+    shown: ClassVar[set[str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a message."""
+        text = str(record.msg)
+        if record.levelno == logging.WARNING:
+            new = text not in self.shown
+            self.shown.add(text)
+            return new
+        return record.levelno > logging.INFO or not text.lstrip('-\n').startswith(FILE_ONLY)
+
+
+class QuietRunner(Runner):
+    """mmengine's Runner, whose environment, config and hooks go to the log file and not to the terminal."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """mmengine's logger with our filter on what it shows."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(TerminalFilter())
+        logger.info(f'environment, config and hooks: {logger.log_file}')
+        return logger
+
+
+@contextmanager
+def each_line_once() -> Iterator[None]:
+    """What is printed within appears at the end, and no line twice: hosts repeat themselves while they are imported."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    finally:
+        for line in dict.fromkeys(said.getvalue().splitlines()):
+            print(line)  # noqa: T201 (it has been printed)

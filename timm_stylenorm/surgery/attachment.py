@@ -1,0 +1,83 @@
+"""What is noted of a layer in a model, and the child that holds the layers of a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ..layers import NormLayer, StyleLayer
+
+if TYPE_CHECKING:
+    from .layouts import Unchecked
+
+
+@dataclass
+class Attachment:
+    """Where a layer stands in a model, and by which method.
+
+    Attributes:
+        method: 'snr'.
+        site: 'stage1', or a module's name.
+        position: 'after' its module, 'before' it, or 'replace': in the place of a norm layer.
+        of_container: The module is a container whose last child holds the layer.
+        frozen: The layer follows its host where that is frozen; otherwise it trains and acts with the model.
+        recipe: The training procedure without which the layer does nothing.
+        unchecked: What the first forward checks; None where a probe has done it.
+    """
+
+    method: str
+    site: str
+    position: str = 'after'
+    of_container: bool = False
+    frozen: bool = False
+    recipe: str | None = None
+    unchecked: Unchecked | None = None
+
+    def __str__(self) -> str:
+        """'snr.stage1', the layer's label."""
+        return f'{self.method}.{self.site}'
+
+    @property
+    def asked(self) -> str:
+        """What a user asked for: the recipe, or the method."""
+        return self.recipe or self.method
+
+
+class Attachments(nn.ModuleDict):
+    """The child `style` of a module: its layers by method, in the order in which they act.
+
+    Attributes:
+        muted: The layers do not run while this is true.
+        handles: Of the hooks that run them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.muted = False
+        self.handles: list[RemovableHandle] = []
+
+
+def attachments_of_model(model: nn.Module) -> list[tuple[nn.Module, Attachments]]:
+    """The modules that hold layers, each with its child `style`."""
+    found = ((module, getattr(module, 'style', None)) for module in model.modules())
+    return [(module, style) for module, style in found if isinstance(style, Attachments)]
+
+
+def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
+    """Parameters that the model has not without the layer, or with a batch norm in the place of a norm layer."""
+    attached = layer.attachment is not None and layer.attachment.position != 'replace'
+    return list(layer.parameters() if attached else layer.added_parameters())
+
+
+def record_of(layer: StyleLayer) -> Attachment | None:
+    """What was noted of a layer; None for a layer that stands alone."""
+    return layer.attachment
+
+
+def replaces_norm(layer: Any) -> bool:
+    """Whether a style method has put the layer in the place of a norm layer."""
+    record = record_of(layer) if isinstance(layer, NormLayer) else None
+    return record is not None and record.position == 'replace'
