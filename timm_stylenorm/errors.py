@@ -1,9 +1,13 @@
-"""One wording for names that do not exist."""
+"""One wording for names that do not exist, and the category of warnings."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+class StyleNormWarning(UserWarning):
+    """A style method does less than it should, and the message says what is missing."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

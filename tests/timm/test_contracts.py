@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import timm
 import torch
+from expected import LONELY, UNTAKEN
 from nets import small
 from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
@@ -20,6 +21,8 @@ from timm_stylenorm.recipes import Part, build_recipe
 from timm_stylenorm.recipes.apply import recipe_of as needed_recipe
 from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.hooks import styled_modules
+
+pytestmark = LONELY
 
 # Every row, acting in every training forward, and once more with its loss where it has one. At few blocks, since
 # exchanged statistics amplify rounding from one block to the next.
@@ -397,6 +400,7 @@ def test_defaults_are_stated_in_the_signature(method):
         timm_stylenorm.add_style(small('resnet18'), method, q=1)
 
 
+@UNTAKEN
 def test_follows_the_torch_seed_alone(style):
     model, x = build(style).train(), images(4)
     outputs = []

@@ -8,11 +8,14 @@ import sys
 import pytest
 import timm
 import torch
+from expected import LONELY
 from timm.models import get_pretrained_cfg
 
 import timm_stylenorm
 from timm_stylenorm import models
 from timm_stylenorm.methods import ROWS as METHODS
+
+pytestmark = LONELY
 
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet50_2', 'resnext50_32x4d',
            'seresnet50', 'regnety_008')  # fmt: skip
