@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from expected import LONELY
 
 pytest.importorskip('mmseg')
 import adabn as adabn_tool
@@ -24,6 +25,8 @@ from torch.utils.data import DataLoader
 from timm_stylenorm import style_layers
 from timm_stylenorm.runner import adabn, distributed
 from timm_stylenorm.runner.configs import config_root
+
+pytestmark = LONELY
 
 BACKBONES = {'r50-d16': 16, 'r101-d8': 8}  # output strides
 DG = [

@@ -24,6 +24,10 @@ from timm_stylenorm import style_disabled, style_layers, style_parameters
 from timm_stylenorm.runner.distributed import prepare_cpu_distributed
 from timm_stylenorm.runner.styled import StyledModel, style_norm
 
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:irw. losses of layers train nothing'
+)  # detectors freeze what is before them
+
 compiled_ops.install()
 RESNET = dict(
     type='ResNet', depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1, norm_eval=True,
