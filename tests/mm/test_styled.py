@@ -24,9 +24,8 @@ from timm_stylenorm import style_disabled, style_layers, style_parameters
 from timm_stylenorm.runner.distributed import prepare_cpu_distributed
 from timm_stylenorm.runner.styled import StyledModel, style_norm
 
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:irw. losses of layers train nothing'
-)  # detectors freeze what is before them
+# detectors freeze what comes before the layers in the stem
+pytestmark = pytest.mark.filterwarnings('ignore:irw. losses of layers train nothing')
 
 compiled_ops.install()
 RESNET = dict(
