@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layers import IBN, BatchInstanceNorm2d, SelfNorm
-from .surgery.context import evaluating
+from .surgery.context import eval_mode
 
 Statistics = list[dict[str, Tensor]]
 _OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
@@ -142,7 +142,7 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
     momenta = [norm.momentum for norm in norms]
     patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             for norm in norms:
                 norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
             for layer in patched:

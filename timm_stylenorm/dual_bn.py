@@ -11,7 +11,7 @@ from .errors import unknown
 from .layers import DualBatchNorm2d
 from .layers.dualbn import ROUTES, Halves
 from .surgery.add import add_style
-from .surgery.context import changed
+from .surgery.context import override_attr
 from .surgery.hooks import replace
 
 
@@ -52,5 +52,5 @@ def routed(model: nn.Module, route: str | Tensor | Sequence[bool]) -> Iterator[n
     if isinstance(route, str) and route not in ROUTES:
         raise ValueError(unknown('route', route, ROUTES))
     chosen = route if isinstance(route, str) else Halves.of(route)
-    with changed([m for m in model.modules() if isinstance(m, DualBatchNorm2d)], 'route', chosen):
+    with override_attr([m for m in model.modules() if isinstance(m, DualBatchNorm2d)], 'route', chosen):
         yield model

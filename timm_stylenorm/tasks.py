@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .host import raise_recompile_limit
 from .layers import AdvBN
-from .recipes import Part, Recipe, build_recipe
+from .recipes import LossTerm, Recipe, build_recipe
 from .recipes.apply import part_losses, recipe_of
 from .recipes.base import Channels
 from .recipes.replay import Replay
@@ -68,7 +68,7 @@ class RecipeModule(nn.Module):
             return self.module(input)
         outputs: list[Tensor] = []
 
-        def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
+        def forward_loss(images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Tensor]:
             output = self.module(images)
             if not outputs:
                 outputs.append(output[parts[0].rows])
@@ -158,7 +158,7 @@ class StyleTask(TrainingTask):
         return super().prepare_distributed(None if cpu else device_ids, **ddp_kwargs)
 
     def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: Any) -> Any:
-        """See timm's; with a recipe, only what lies behind its cut, in place, and the log says what."""
+        """See timm's; with a recipe, only what lies after its cut, in place, and the log says what."""
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)
         parts = dict(_compilable(self._trained.module))
@@ -172,7 +172,7 @@ class StyleTask(TrainingTask):
 
 
 def _compilable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules behind the cut of a model: those before it are exchanged from pass to pass."""
+    """The outermost modules after the cut of a model: those before it are exchanged from pass to pass."""
     lower = {m for _, layer in style_layers(model) if isinstance(layer, AdvBN) for m in Replay(model, layer).lower}
 
     def outermost(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
-from .surgery.context import changed, evaluating
+from .surgery.context import eval_mode, override_attr
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]
@@ -60,7 +60,7 @@ def select_pairs(
     if not layers:
         raise ValueError(f'select_pairs: {type(model).__name__} has no instance selective whitening (isw)')
     try:
-        with evaluating(model), changed([layer for _, layer in layers], 'observing', True):
+        with eval_mode(model), override_attr([layer for _, layer in layers], 'observing', True):
             for batch in batches:
                 _ = forward(batch) if forward else model(batch)
             for _, layer in layers:

@@ -3,7 +3,7 @@
     python tools/make_advbn_images.py IMAGES OUT --checkpoint FILE [--styliser-encoder FILE --styliser-decoder FILE]
 
 The features of a batch are disturbed in the direction that raises the loss of a classifier (Shu et al., NeurIPS 2021,
-arXiv:2009.08965), and decoded back to pixels: features behind a stage of the classifier, by a decoder that is trained
+arXiv:2009.08965), and decoded back to pixels: features after a stage of the classifier, by a decoder that is trained
 on the spot, or those of the AdaIN styliser's VGG-19 (relu4_1). The copy has the same tree and names; its images are
 squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
 """

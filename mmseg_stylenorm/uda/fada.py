@@ -13,7 +13,7 @@ from torch.func import functional_call
 from timm_stylenorm import style_layers, style_losses
 from timm_stylenorm.functional.adaptation import domain_loss, soft_labels
 from timm_stylenorm.layers import PermutedAdaIN
-from timm_stylenorm.surgery.context import changed
+from timm_stylenorm.surgery.context import override_attr
 
 from .base import UDASegmentor
 
@@ -106,7 +106,7 @@ class FADA(UDASegmentor):
             labels = torch.cat([labels, torch.full_like(labels, ignored)])
         terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
-        with changed(restylers, 'enabled', False):
+        with override_attr(restylers, 'enabled', False):
             features = self.extract_feat(target)
         style_losses(self)  # taken, so that none waits for the next step
         with torch.no_grad():

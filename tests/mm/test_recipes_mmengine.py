@@ -115,9 +115,9 @@ def test_the_parts_of_a_batch_are_weighted_and_those_of_one_name_summed():
     images, first, second = torch.randn(6, 3, 32, 32), torch.tensor([0, 1]), torch.rand(4, 4).softmax(1)
     rows = [slice(0, 2), slice(2, 6)]
     parts = [
-        recipes.Part(first, rows[0], 0.5),
-        recipes.Part(second, rows[1], 0.3, 'odd'),
-        recipes.Part(torch.full((4,), 3), rows[1], 0.2, 'odd'),
+        recipes.LossTerm(first, rows[0], 0.5),
+        recipes.LossTerm(second, rows[1], 0.3, 'odd'),
+        recipes.LossTerm(torch.full((4,), 3), rows[1], 0.2, 'odd'),
     ]
     logits = []
     model.net.register_forward_hook(lambda module, args, output: logits.append(output))
@@ -133,9 +133,9 @@ def test_style_losses_of_a_divided_batch_see_the_mixture_of_each_images_labels()
     logits = []
     layer.register_forward_hook(lambda module, args, output: logits.append(module.logits))
     parts = [
-        recipes.Part(torch.tensor([0, 1]), slice(0, 2), 0.5),
-        recipes.Part(torch.tensor([2, 3]), slice(2, 4), 0.375, 'stylised'),
-        recipes.Part(torch.tensor([3, 0]), slice(2, 4), 0.125, 'stylised'),
+        recipes.LossTerm(torch.tensor([0, 1]), slice(0, 2), 0.5),
+        recipes.LossTerm(torch.tensor([2, 3]), slice(2, 4), 0.375, 'stylised'),
+        recipes.LossTerm(torch.tensor([3, 0]), slice(2, 4), 0.125, 'stylised'),
     ]
     losses = model._forward_loss(torch.randn(4, 3, 32, 32), parts, None)
     mixture = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.75, 0.25], [0.25, 0, 0, 0.75]])

@@ -237,7 +237,7 @@ class Spy(recipes.Recipe):
 
     def losses(self, model, images, target, forward_loss):
         self.values = images * self.std + self.mean
-        return forward_loss(images, [recipes.Part(target)])
+        return forward_loss(images, [recipes.LossTerm(target)])
 
 
 @pytest.mark.parametrize('turned', [True, False], ids=['bgr_to_rgb', 'bgr'])

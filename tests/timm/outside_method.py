@@ -14,7 +14,7 @@ class Halfway(RandomStyleLayer):
         self.eps = eps
 
     def restyle(self, x):
-        return style_affine(x, self.rule) if self.fires(x) else x
+        return style_affine(x, self.rule) if self.should_apply(x) else x
 
     def rule(self, mean, var):
         deviation = (var + self.eps).sqrt()

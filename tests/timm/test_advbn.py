@@ -19,7 +19,7 @@ import timm_stylenorm
 from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.layers import AdvBN, DualBatchNorm2d
 from timm_stylenorm.recipes import build_recipe
-from timm_stylenorm.recipes.advbn import ascend, evaluating
+from timm_stylenorm.recipes.advbn import ascend, eval_mode
 from timm_stylenorm.recipes.replay import Replay
 
 pytestmark = LONELY
@@ -182,7 +182,7 @@ def test_a_failure_leaves_nothing_behind():
     with pytest.raises(IndexError):
         recipe.losses(model, x, torch.tensor([0, 1, 2, 9]), closure(model))
     layer = model.layer1[1].style['advbn']
-    assert layer.taps is layer.disturbed is None
+    assert layer.recorded is layer.disturbed is None
     assert not any(vars(m).get('forward') for m in model.modules())
     assert {m.route for m in model.modules() if isinstance(m, DualBatchNorm2d)} == {'clean'}
     assert model.training
@@ -320,14 +320,14 @@ def test_the_ascent_raises_the_loss_of_a_trained_network_more_than_random_noise_
     for _ in range(8):
         x, target = pictures(16, generator)
         replay = Replay(model, layer)
-        with evaluating(model), replay.recording():
+        with eval_mode(model), replay.recording():
             clean = F.cross_entropy(model(x), target)
 
         def loss(features, replay=replay, x=x, target=target):
             with replay.playing(features):
                 return F.cross_entropy(model(x), target)
 
-        with evaluating(model):
+        with eval_mode(model):
             noise = ascend(layer, replay.features, loss)
             raised = loss(layer.perturb(replay.features, *noise))
             assert raised > clean

@@ -17,7 +17,7 @@ from torch import nn
 import timm_stylenorm
 from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.methods import ROWS as METHODS
-from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.recipes import LossTerm, build_recipe
 from timm_stylenorm.recipes.apply import recipe_of as needed_recipe
 from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.hooks import styled_modules
@@ -129,7 +129,7 @@ def train_step_gradients(model, x, seed=1, with_recipe=True):
         losses = recipe.losses(model, x, torch.arange(len(x)) % 4, forward_loss)
         assert len(losses) > 1
     else:
-        losses = forward_loss(x, [Part(None)])
+        losses = forward_loss(x, [LossTerm(None)])
     sum(losses.values()).backward()
     return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
 
@@ -295,21 +295,36 @@ def test_compiles_without_a_graph_break(style):
     torch.testing.assert_close(compiled.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a'))
-def test_exports_in_eval(style):
-    model, x = build(style).eval(), images()
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+BATCH = ({0: torch.export.Dim('n')},)
 
 
-@pytest.mark.parametrize('style', always('snr-with-loss'))
-def test_exports_to_onnx_in_eval(style, tmp_path):
+@pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a', 'selfnorm'))
+def test_exports_in_eval_for_any_batch(style):
+    model = build(style).eval()
+    exported = torch.export.export(model, (images(3),), dynamic_shapes=BATCH).module()
+    for n in (1, 2, 5):
+        x = images(n)
+        torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('style', 'dynamo'),
+    [
+        pytest.param(*case.values, dynamo, id=f'{case.id}-{dynamo}', marks=case.marks)
+        for dynamo, named in ((True, ('snr-with-loss',)), (False, ('ibn_a',)))
+        for case in always(*named)
+    ],
+)
+def test_exports_to_onnx_in_eval_for_any_batch(style, dynamo, tmp_path):
     ort = pytest.importorskip('onnxruntime')
-    model, x = build(style).eval(), images()
-    path = tmp_path / 'model.onnx'
-    torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False)
-    (y,) = ort.InferenceSession(str(path)).run(None, {'x': x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-3, atol=1e-4)
+    model, path = build(style).eval(), str(tmp_path / 'model.onnx')
+    axes = {'dynamic_shapes': BATCH} if dynamo else {'dynamic_axes': {'x': {0: 'n'}}, 'input_names': ['x']}
+    torch.onnx.export(model, (images(3),), path, dynamo=dynamo, verbose=False, **axes)
+    session = ort.InferenceSession(path)
+    for n in (1, 2, 5):
+        x = images(n)
+        (y,) = session.run(None, {'x': x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), model(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('shape', [(1, 7, 5, 5), (3, 7, 1, 1), (2, 1, 4, 4), (3, 7, 6, 1)])

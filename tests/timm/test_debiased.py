@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_stylenorm.functional.attacks import fgsm
 from timm_stylenorm.layers import DualBatchNorm2d
-from timm_stylenorm.recipes import DebiasedRecipe, Part, build_recipe, debiased
+from timm_stylenorm.recipes import DebiasedRecipe, LossTerm, build_recipe, debiased
 from timm_stylenorm.recipes.stylisers import Styliser
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -242,7 +242,7 @@ def test_segmentation_keeps_the_labels_of_the_shape():
         losses = recipe.losses(nn.Module(), torch.rand(2, 3, 8, 8), samples, forward_loss)
         assert list(losses) == ['decode.loss_ce']
         assert len(got[0]) == 4
-        assert got[1] == [Part([*samples, *samples])]
+        assert got[1] == [LossTerm([*samples, *samples])]
 
 
 @pytest.mark.parametrize('option', [{'gamma': 0.8}, {'mixup': 0.2}, {'cutmix': 1.0}])

@@ -8,7 +8,7 @@ from nets import small
 from timm.utils import freeze
 
 import timm_stylenorm
-from timm_stylenorm.recipes import Part, build_recipe
+from timm_stylenorm.recipes import LossTerm, build_recipe
 from timm_stylenorm.surgery.frozen import let_style_train
 
 
@@ -26,7 +26,7 @@ def told(model, recipe=None):
         if recipe:
             recipe.losses(model, images, target, forward_loss)
         else:
-            forward_loss(images, [Part(None)])
+            forward_loss(images, [LossTerm(None)])
     return {str(w.message).partition('. ')[0] for w in caught if 'that trains' in str(w.message)}
 
 

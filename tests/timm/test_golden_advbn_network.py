@@ -100,7 +100,7 @@ def test_the_recipe_trains_as_the_authors_do(step, vectors):
 
 
 def check_gradients(model, names, norms):
-    """Every norm; 0 for what the authors freeze, below the cut."""
+    """Every norm; 0 for what the authors freeze, before the cut."""
     keys, parameters = load_keys(NAME), dict(model.named_parameters())
     compared = set()
     for key, norm in zip(keys['parameters'], norms, strict=True):
@@ -117,7 +117,7 @@ def check_gradients(model, names, norms):
 
 
 def test_statistics_below_the_cut_and_of_the_ascent_stay(step):
-    """One clean and one adversarial batch have been counted, and neither below the cut."""
+    """One clean and one adversarial batch have been counted, and neither before the cut."""
     model, state = step[0], authors_state(NAME)
     assert torch.equal(model.bn1.running_mean, state['feature_x.1.running_mean'])
     assert torch.equal(model.layer1[1].bn2.running_var, state['feature_x.4.1.clean_bn2.running_var'])

@@ -196,5 +196,5 @@ def test_channels_are_known_behind_a_frozen_norm(kind):
 @pytest.mark.parametrize(('active', 'count', 'acting'), [(2, 8, 1.0), (0, 8, 4.0), (20, 8, 4.0)])
 def test_so_many_crossnorm_layers_act_on_average(active, count, acting):
     layers = [CrossNorm(p=0.5, active=active) for _ in range(count)]
-    CrossNorm.together(layers)
+    CrossNorm.configure_group(layers)
     assert sum(layer.p for layer in layers) == pytest.approx(acting)

@@ -178,7 +178,7 @@ def test_a_place_named_twice_counts_once():
         ('mixer_s32_224', 'blocks.3', 'seems to pass tokens'),
         ('vgg16_bn', 'blocks', 'do not consist of blocks'),
         ('vgg16_bn', 'stage1.norm1', 'does not consist of blocks'),
-        ('efficientnet_b0', 'stage1.sum', 'no activation behind a residual sum'),
+        ('efficientnet_b0', 'stage1.sum', 'no activation after a residual sum'),
         ('convnext_tiny', 'batch_norms', 'has no batch norm'),
         ('resnetv2_50', 'stem.norm', 'has no norm before its stages'),
         ('resnet18', 'fc', 'seems to pass tokens'),

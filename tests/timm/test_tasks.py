@@ -15,7 +15,7 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.dual_bn import routed
-from timm_stylenorm.recipes.advbn import ascend, evaluating
+from timm_stylenorm.recipes.advbn import ascend, eval_mode
 from timm_stylenorm.recipes.apply import recipe_of
 from timm_stylenorm.recipes.replay import Replay
 from timm_stylenorm.tasks import AdvBNTask, DebiasedTask, StyleNormTask, StyleTask
@@ -93,7 +93,7 @@ def test_the_loss_of_advbn_is_the_clean_one_and_the_one_under_the_ascended_noise
             return F.cross_entropy(model(images), target)
 
     with routed(model, 'adversarial'):
-        with evaluating(model):
+        with eval_mode(model):
             noise = ascend(replay.layer, replay.features, above)
         adversarial = above(replay.layer.perturb(replay.features, *noise))
     result = task(images, target)

@@ -132,7 +132,7 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
         (['--labels', '1', '2'], '2 classes for 6 images'),
         (['--labels', *'00000', '999'], 'has classes 0 to'),
         (['--stages', 'stage9'], 'stage9'),
-        (['--stages', 'blocks'], "behind one module, and 'blocks' means"),
+        (['--stages', 'blocks'], "after one module, and 'blocks' means"),
         (['--model', 'resnet81'], "did you mean 'resnet"),
         (['--model', 'resnet34'], 'does not fit resnet34'),
         (['--styliser-encoder', 'no.pth', '--styliser-decoder', 'no.pth'], "encoder of the AdaIN styliser at 'no.pth'"),

@@ -13,7 +13,7 @@ from timm.data import resolve_model_data_config
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from ..recipes import Part, Recipe, build_recipe
+from ..recipes import LossTerm, Recipe, build_recipe
 from ..recipes.apply import part_losses
 from ..runner.model import StyleLossMixin, log_style, warn_without_recipe
 from ..surgery.add import add_style, set_domains
@@ -112,7 +112,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             raise ValueError("StyleNormClassifier: mode='loss' needs targets")
         return self.recipe.losses(self.net, images, targets, partial(self._forward_loss, domain=domain))
 
-    def _forward_loss(self, images: Tensor, parts: Sequence[Part], domain: list[str] | None) -> dict[str, Tensor]:
+    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm], domain: list[str] | None) -> dict[str, Tensor]:
         """Losses of one pass; see `Recipe.losses`."""
         set_domains(self.net, domain and list(domain) * (len(images) // len(domain)))
         return part_losses(self.net, self.net(images), parts, self._criterion)

@@ -20,7 +20,7 @@ FIELDS = {
     'r': 'running_mean|running_var|num_batches_tracked',
     'x': '.+',  # any module
     'last': r'\d+',  # the last block of stage s
-    'act': 'act2|act3|relu',  # the activation behind a block's residual sum
+    'act': 'act2|act3|relu',  # the activation after a block's residual sum
     'home': r'feature_x\.[4-6]\.|head\.layer[2-4]_',  # where AdvBN's authors have the blocks of stage s
 }
 
@@ -31,8 +31,8 @@ class Layout:
 
     Attributes:
         blocks: Stage -> index of its last block.
-        act: Name of the activation behind the residual sum.
-        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' below the cut, 'head.layer2_' above.
+        act: Name of the activation after the residual sum.
+        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' above.
     """
 
     blocks: Mapping[str, str]

@@ -132,7 +132,7 @@ SNR = [
     Rule('IN{s}.{p}', 'layer{s}.{last}.style.snr.{p}', rank=2),
     Rule('style_reid_laye{s}.fc{k}.{p}', 'layer{s}.{last}.style.snr.fc{k}.{p}', rank=3),
 ]
-_FROZEN = 'the authors create it below the cut and never run it'
+_FROZEN = 'the authors create it before the cut and never run it'
 ADVBN = [
     Rule('feature_x.0.weight', 'conv1.weight'),
     Rule('feature_x.1.{n}', 'bn1.{n}'),
@@ -177,7 +177,7 @@ SOURCES: dict[str, Source] = {
         'all blocks of stages 3 and 4, and ceil_mode=True in its pooling (mmseg: backbone.maxpool.ceil_mode = True)',
     ),
     'advbn': Source(
-        'AdvBN (resnet18 to resnet152, cut behind stage 1, 2 or 3)',
+        'AdvBN (resnet18 to resnet152, cut after stage 1, 2 or 3)',
         tuple(ADVBN),
         (r'feature_x\.0\.weight', r'head\.layer4_0\.adv_bn1\.weight'),
         method='advbn',

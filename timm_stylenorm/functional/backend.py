@@ -32,7 +32,10 @@ def widen(x: Tensor) -> Tensor:
 def outside_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which arithmetic on the device of `x` keeps its dtype."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return (
+        torch.autocast(kind, enabled=False) if enabled else nullcontext()
+    )  # which tracing takes for a block of its own
 
 
 def precise(small: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
 
 def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
     """Scale and shift, (N, C), of instance norm with an affine map (C,): weight * (x - m) / sqrt(v + eps) + bias."""
-    scale = weight * (var + eps).rsqrt()
+    scale = weight / (var + eps).sqrt()
     return scale, bias - mean * scale
 
 

@@ -35,7 +35,7 @@ class AdvBN(StyleLayer):
 
     Attributes:
         disturbed: What the layer gives in place of its input; None for the input.
-        taps: While it is a list, it takes the input of each forward, as it came and as a map (N, C, *spatial).
+        recorded: While it is a list, it takes the input of each forward, as it came and as a map (N, C, *spatial).
 
     Raises:
         ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, another `clamp`.
@@ -46,7 +46,7 @@ class AdvBN(StyleLayer):
     eps: float
     clamp: bool | str
     disturbed: Tensor | None = None
-    taps: list[Tensor] | None = None
+    recorded: list[Tensor] | None = None
 
     def __init__(
         self,
@@ -70,18 +70,18 @@ class AdvBN(StyleLayer):
         vars(self).update(options)
 
     @classmethod
-    def together(cls, layers: Any) -> None:
+    def configure_group(cls, layers: Any) -> None:
         if len(layers) != 1:
             raise ValueError(f'advbn perturbs the features at one cut, got {len(layers)} sites')
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.taps is not None:
-            self.taps.append(x)
+        if self.recorded is not None:
+            self.recorded.append(x)
         return super().forward(x)
 
     def restyle(self, x: Tensor) -> Tensor:
-        if self.taps is not None:
-            self.taps.append(x)
+        if self.recorded is not None:
+            self.recorded.append(x)
         return x if self.disturbed is None else self.disturbed
 
     def perturb(self, x: Tensor, noise_mean: Tensor, noise_std: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class AdvBN(StyleLayer):
         """
         mean = x.mean([0, *range(2, x.dim())], dtype=torch.promote_types(x.dtype, torch.float32))
         scale, shift = noise_std, mean * (noise_mean - noise_std)
-        y = restyle(x, *(t.expand(len(x), -1) for t in (scale, shift)))
+        y = restyle(x, *(t.expand(x.shape[0], -1) for t in (scale, shift)))
         return F.relu(y) if self.clamps(x) else y
 
     def clamps(self, x: Tensor) -> bool:
@@ -102,7 +102,7 @@ class AdvBN(StyleLayer):
         return bool(x.amin() >= 0) if self.clamp == 'auto' else bool(self.clamp)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), 'disturbed': None, 'taps': None}
+        return {**super().__getstate__(), 'disturbed': None, 'recorded': None}
 
     def extra_repr(self) -> str:
         return f'steps={self.steps}, step={self.step}, eps={self.eps}, clamp={self.clamp}'

@@ -49,7 +49,7 @@ class StyleLayer(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def together(cls, layers: Sequence[Any]) -> None:
+    def configure_group(cls, layers: Sequence[Any]) -> None:
         """Called once with all layers that one style method adds to a model, where they have something to share."""
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
@@ -173,7 +173,7 @@ class RandomStyleLayer(StyleLayer):
             raise ValueError(f'{type(self).__name__}: p is a probability, expected 0 <= p <= 1, got {p!r}')
         self.p = p
 
-    def fires(self, x: Tensor) -> bool:
+    def should_apply(self, x: Tensor) -> bool:
         """Whether to act on `x` now; a map of one position has no deviation and never changes."""
         if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
             return False

@@ -60,7 +60,7 @@ class BatchInstanceNorm2d(MainFirst):
         gate = self.gate if self.enabled else torch.ones_like(self.gate)
         bn = self.bn
         if not is_read(bn):
-            y = restyle(bn(x), gate.expand(len(x), -1), gate.new_zeros(1).expand(*x.shape[:2]))
+            y = restyle(bn(x), gate.expand(x.shape[0], -1), gate.new_zeros(1).expand(*x.shape[:2]))
             return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)
         parameters, moments = (*affine(bn, x), gate), statistics(bn)
         if moments:
@@ -92,8 +92,8 @@ def _instance_rule(
 def _bin_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    batch = weight * gate * (b_var + eps).rsqrt()
-    instance = weight * (1 - gate) * (var + eps).rsqrt()
+    batch = weight * gate / (b_var + eps).sqrt()
+    instance = weight * (1 - gate) / (var + eps).sqrt()
     return batch + instance, bias - batch * b_mean - instance * mean
 
 

@@ -64,12 +64,12 @@ class CrossNorm(RandomStyleLayer):
         self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
 
     @classmethod
-    def together(cls, layers: Sequence[CrossNorm]) -> None:
+    def configure_group(cls, layers: Sequence[CrossNorm]) -> None:
         for layer in layers:
             layer.p *= min(layer.active / len(layers), 1) if layer.active else 1
 
     def restyle(self, x: Tensor) -> Tensor:
-        if not self.fires(x):
+        if not self.should_apply(x):
             return x
         if self.crop != 'neither' and x.dim() != 4:
             raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
@@ -143,7 +143,7 @@ class SelfNorm(StyleLayer):
         gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
-        moments = [() if len(x) > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
+        moments = [() if x.shape[0] > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
         batched = [len(m) == 0 for m in moments]  # dynamo takes no `not` of tuples
         tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
@@ -154,7 +154,7 @@ class SelfNorm(StyleLayer):
         y, *moved = style_affine(x, rule, *tensors)
         learning = [bn for (_, bn), batch in zip(gates, batched, strict=True) if batch]
         for bn, mean, var in zip(learning, moved[::2], moved[1::2], strict=True):
-            update_running(bn, mean, var, len(x))
+            update_running(bn, mean, var, x.shape[0])
         return y
 
     def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
@@ -164,7 +164,7 @@ class SelfNorm(StyleLayer):
         values = []
         for fc, bn in gates:
             z = called(fc, small)
-            if len(z) == 1 and _running(bn):
+            if z.shape[0] == 1 and _running(bn):
                 z = F.batch_norm(z, bn.running_mean, bn.running_var, *affine(bn, z), eps=bn.eps)
             else:
                 z = called(bn, z)

@@ -34,7 +34,7 @@ class DSU(RandomStyleLayer):
         self.eps, self.factor = eps, factor
 
     def restyle(self, x: Tensor) -> Tensor:
-        if not self.fires(x):
+        if not self.should_apply(x):
             return x
         noise_mean, noise_std = self.factor * torch.randn(2, *x.shape[:2], device=x.device)
         return uncertain_style(x, noise_mean, noise_std, self.eps)

@@ -123,7 +123,7 @@ def _ibn_rule(
     mean: Tensor, var: Tensor, in_w: Tensor, in_b: Tensor, bn_w: Tensor, bn_b: Tensor, b_mean: Tensor, b_var: Tensor,
     *, eps: float, instance_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    half, n = len(in_w), len(mean)
+    half, n = len(in_w), mean.shape[0]  # not len: an exported graph would have it as a constant
     mean = _joined(_split(mean, half, instance_first, 1)[0], b_mean.expand(n, -1), instance_first, 1)
     var = _joined(_split(var, half, instance_first, 1)[0], b_var.expand(n, -1), instance_first, 1)
     affine = _joined(in_w, bn_w, instance_first, 0), _joined(in_b, bn_b, instance_first, 0)

@@ -56,7 +56,7 @@ class _Mixing(RandomStyleLayer):
         raise NotImplementedError
 
     def restyle(self, x: Tensor) -> Tensor:
-        if not self.fires(x):
+        if not self.should_apply(x):
             return x
         lmda = beta(self.alpha, len(x), x)
         domains = self.domains if self.mix == 'crossdomain' else None

@@ -22,7 +22,7 @@ class NormLayer(StyleLayer):
 
     It never becomes the identity: a network cannot do without its norms. With `enabled=False` `BatchInstanceNorm2d` is
     batch norm; the others go on, since nothing is left to go back to. Only one that is attached to a module, as the
-    instance norm of IBN-b behind a residual sum, does not run then.
+    instance norm of IBN-b after a residual sum, does not run then.
 
     Attributes:
         drop: timm's fused dropout of the replaced layer, or None.

@@ -60,7 +60,7 @@ class PermutedAdaIN(RandomStyleLayer):
         gate = None
         if self.branch_free and self.training and x.shape[2:].numel() > 1:
             gate = torch.rand((), device=x.device) < self.p
-        elif not self.fires(x):
+        elif not self.should_apply(x):
             return x
         return permuted_adain(x, self._draw(x), self.eps, gate)
 

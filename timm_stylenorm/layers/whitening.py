@@ -48,7 +48,7 @@ class InstanceWhitening(NormLayer):
         self.num_features, self.loss_weight, self.relax, self.eps = num_features, loss_weight, relax, eps
 
     @classmethod
-    def together(cls, layers: Sequence[InstanceWhitening]) -> None:
+    def configure_group(cls, layers: Sequence[InstanceWhitening]) -> None:
         for layer in layers:
             layer.share = 1 / len(layers)
 

@@ -20,7 +20,7 @@ __all__: list[str] = []  # every registered name
 default_cfgs: dict[str, DefaultCfg] = {}
 
 # The convolutional families in which every stage is a module of its own, by what their structure offers beside stages:
-# blocks, batch norms, and an activation behind the residual sum. More names by `register_variants`.
+# blocks, batch norms, and an activation after the residual sum. More names by `register_variants`.
 _FAMILIES = {
     ('blocks', 'batch_norms', 'sum'): (
         'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet*_2', 'resnext50_32x4d',

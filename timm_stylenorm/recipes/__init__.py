@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .advbn import AdvBNRecipe
-from .base import Part, Recipe, build
+from .base import LossTerm, Recipe, build
 from .debiased import DebiasedRecipe
 from .stylisers import STYLISERS, build_styliser
 
@@ -16,7 +16,7 @@ __all__ = [
     'STYLISERS',
     'AdvBNRecipe',
     'DebiasedRecipe',
-    'Part',
+    'LossTerm',
     'Recipe',
     'build_recipe',
     'build_styliser',

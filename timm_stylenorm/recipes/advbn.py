@@ -1,4 +1,4 @@
-"""AdvBN: train what lies above a cut on features whose channel statistics are disturbed in the worst direction.
+"""AdvBN: train what follows a cut on features whose channel statistics are disturbed in the worst direction.
 
 Shu, Wu, Goldblum, Goldstein, 'Encoding Robustness to Image Style via Adversarial Feature Perturbations', NeurIPS 2021,
 arXiv:2009.08965.
@@ -17,12 +17,12 @@ from ..errors import unknown
 from ..layers import AdvBN
 from ..surgery.add import add_style, style_layers
 from ..surgery.companions import provide
-from ..surgery.context import evaluating
+from ..surgery.context import eval_mode
 from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
 from ..surgery.structure import batch_norms, norms_after
-from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing, total
+from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
 LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
@@ -31,7 +31,7 @@ LOWER = ('frozen', 'statistics', 'trainable')
 
 class AdvBNRecipe(Recipe):
     """Clean loss and adversarial loss: the noise of the `AdvBN` layer climbs the loss for some steps, and the network
-    above the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
+    after the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
 
     The part of the model before the cut runs once for each batch. The ascent starts from ones, in evaluation mode and
     through the auxiliary batch norms, and computes no gradient of a parameter; its steps are
@@ -41,7 +41,7 @@ class AdvBNRecipe(Recipe):
     As the authors' code: no random start, statistics over the batch of one process, unit weights of both losses.
 
     Args:
-        cut: Site of the layer; by default where the model has one already, or behind stage 1.
+        cut: Site of the layer; by default where the model has one already, or after stage 1.
         steps, step, eps, clamp: See `AdvBN`; by default what the layer has.
         lower: The part before the cut is 'frozen', but for the layers of other style methods there, trains with frozen
             batch norm 'statistics', or is 'trainable'.
@@ -100,22 +100,22 @@ class AdvBNRecipe(Recipe):
 
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:
-            return forward_loss(images, [Part(target)])
+            return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)
         replay = _replay(model)
         self._hold(replay)
         with replay.recording():
-            clean = forward_loss(images, [Part(target)])
+            clean = forward_loss(images, [LossTerm(target)])
 
         def loss(features: Tensor) -> Tensor:
             with replay.playing(features):
-                return total(forward_loss(images, [Part(target)]))
+                return total(forward_loss(images, [LossTerm(target)]))
 
         with routed(model, 'adversarial'):
-            with evaluating(model):
+            with eval_mode(model):
                 noise = ascend(replay.layer, replay.features, loss)
             with replay.playing(replay.layer.perturb(replay.features, *noise)):
-                adversarial = forward_loss(images, [Part(target, name='adv')])
+                adversarial = forward_loss(images, [LossTerm(target, name='adv')])
         same = clean.keys() & adversarial.keys()
         if same:
             raise ValueError(f"recipe advbn: both passes gave {sorted(same)}; name losses by their part's `label`")

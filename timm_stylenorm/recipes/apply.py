@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..surgery.add import style_layers
 from ..surgery.losses import style_losses
-from .base import Part
+from .base import LossTerm
 
 
 def recipe_of(model: nn.Module) -> str | None:
@@ -21,7 +21,7 @@ def recipe_of(model: nn.Module) -> str | None:
 
 
 def part_losses(
-    model: nn.Module, logits: Tensor, parts: Sequence[Part], criterion: Callable[[Tensor, Any], Tensor]
+    model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], criterion: Callable[[Tensor, Any], Tensor]
 ) -> dict[str, Tensor]:
     """Of one forward: 'loss_cls' of each part, and what style layers left, over all images."""
     losses: dict[str, Tensor] = {}
@@ -32,7 +32,7 @@ def part_losses(
     return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
 
 
-def _one_target(parts: Sequence[Part], logits: Tensor) -> Tensor:
+def _one_target(parts: Sequence[LossTerm], logits: Tensor) -> Tensor:
     """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
     if len(parts) == 1:
         return parts[0].target

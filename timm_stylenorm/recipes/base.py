@@ -18,7 +18,7 @@ Channels = Sequence[float] | Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class LossTerm:
     """Images of a batch and what they are to be.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
         return f'{self.name}.{loss}' if self.name else loss
 
 
-ForwardLoss = Callable[[Tensor, Sequence[Part]], dict[str, Tensor]]
+ForwardLoss = Callable[[Tensor, Sequence[LossTerm]], dict[str, Tensor]]
 
 
 class Recipe:
@@ -70,9 +70,9 @@ class Recipe:
             forward_loss: `forward_loss(images, parts) -> losses` runs the host's forward in the mode the model is in
                 and returns its losses by name: those that count have 'loss' or a part 'style' in their names, the
                 rest is for the log. Means over the rows of each part, times its weight, under the names that
-                `Part.label` makes; parts of one name are summed.
+                `LossTerm.label` makes; parts of one name are summed.
         """
-        return forward_loss(images, [Part(target)])
+        return forward_loss(images, [LossTerm(target)])
 
     def __deepcopy__(self, memo: Any) -> Recipe:
         return self

@@ -18,7 +18,7 @@ from ..dual_bn import routed
 from ..layers.base import beta
 from ..surgery.companions import provide
 from ..surgery.structure import batch_norms
-from .base import Channels, ForwardLoss, Part, Recipe, make_dual, refuse_checkpointing
+from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser
 
 
@@ -98,7 +98,7 @@ class DebiasedRecipe(Recipe):
             ValueError: Labels of maps, and `gamma` below 1, Mixup or CutMix.
         """
         if not model.training:
-            return forward_loss(images, [Part(target)])
+            return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)
         index = torch.randperm(len(images), device=images.device)
         stylised = self.stylise(images, index)
@@ -127,20 +127,20 @@ class DebiasedRecipe(Recipe):
             result = F.interpolate(result, size, mode='bilinear')
         return ((result - mean) / std).to(images.dtype)
 
-    def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[Part]]:
+    def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
         """The clean images, mixed if asked, and what both halves are to be."""
         if not _of_images(target):
             self._refuse_mixed_labels()
-            return images, [Part(torch.cat([target] * 2) if isinstance(target, Tensor) else [*target, *target])]
+            return images, [LossTerm(torch.cat([target] * 2) if isinstance(target, Tensor) else [*target, *target])]
         n = len(images)
         clean, rest = slice(0, n), slice(n, 2 * n)
         images, other, share = self._mixed(images)
         gamma = 0.8 if self.gamma is None else self.gamma
         parts = [
-            Part(target, clean, (1 - share) / 2),
-            Part(target[other], clean, share / 2),
-            Part(target, rest, gamma / 2, 'stylised'),
-            Part(target[index], rest, (1 - gamma) / 2, 'stylised'),
+            LossTerm(target, clean, (1 - share) / 2),
+            LossTerm(target[other], clean, share / 2),
+            LossTerm(target, rest, gamma / 2, 'stylised'),
+            LossTerm(target[index], rest, (1 - gamma) / 2, 'stylised'),
         ]
         return images, [part for part in parts if part.weight]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layers import AdvBN
-from ..surgery.context import changed
+from ..surgery.context import override_attr
 from ..surgery.hooks import module_of, muted, owner_of
 
 
@@ -39,29 +39,29 @@ class Replay:
             RuntimeError: The forward did not pass the cut, passed it more than once, or changed in place what came out.
         """
         self._outputs = {module: [] for module in self.lower[:-1]}
-        taps: list[Tensor] = []
-        self.layer.taps = taps
+        recorded: list[Tensor] = []
+        self.layer.recorded = recorded
         versions: list[int] = []
         handles = [module.register_forward_hook(self._record) for module in self.lower[:-1]]
         handles.append(self.layer.register_forward_hook(lambda layer, args, y: versions.append(args[0]._version)))
         try:
             yield
-            if len(taps) != 2:
+            if len(recorded) != 2:
                 raise RuntimeError(
-                    f'{self.layer.attachment}: one forward passed the cut {len(taps) // 2} times, not once'
+                    f'{self.layer.attachment}: one forward passed the cut {len(recorded) // 2} times, not once'
                 )
-            if taps[0]._version != versions[0]:
+            if recorded[0]._version != versions[0]:
                 raise RuntimeError(
-                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut behind that'
+                    f'{self.layer.attachment}: what follows the cut changes its maps in place; cut after that'
                 )
-            self._outputs[self.cut], self.features = taps[:1], taps[1]
+            self._outputs[self.cut], self.features = recorded[:1], recorded[1]
         finally:
-            self.layer.taps = None
+            self.layer.recorded = None
             for handle in handles:
                 handle.remove()
 
     def _record(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self.layer.taps:  # still before the cut
+        if not self.layer.recorded:  # still before the cut
             self._outputs[module].append(output)
 
     @contextmanager
@@ -74,8 +74,8 @@ class Replay:
                     stack.enter_context(_forward(module, outputs))
             layers: list[Any] = list(owner_of(self.cut).style.values())
             before = layers[: layers.index(self.layer)]  # at the cut too, and done
-            stack.enter_context(changed(before, 'enabled', False))
-            stack.enter_context(changed([self.layer], 'disturbed', features))
+            stack.enter_context(override_attr(before, 'enabled', False))
+            stack.enter_context(override_attr([self.layer], 'disturbed', features))
             yield
 
 

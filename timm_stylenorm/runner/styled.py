@@ -15,7 +15,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..recipes import Part, Recipe, build_recipe
+from ..recipes import LossTerm, Recipe, build_recipe
 from ..surgery.add import add_style
 from ..surgery.frozen import let_style_train
 from ..surgery.losses import set_classes, style_losses
@@ -106,7 +106,7 @@ class StyledModel(StyleLossMixin):
         head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         return None if head is None else int(head.ignore_index)
 
-    def _forward_loss(self, images: Tensor, parts: Sequence[Part]) -> dict[str, Any]:
+    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Any]:
         """Losses of one pass; see `Recipe.losses`.
 
         Raises:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..layers import NormLayer, StyleLayer
 from ..methods import Method, Placement, get_method
 from .attachment import Attachment, Attachments, attachments_of_model, record_of, replaces_norm
-from .context import changed
+from .context import override_attr
 from .hooks import attach, detach_all, owner_of, replace
 from .layouts import Unchecked, settle
 from .probe import Arrivals, probe
@@ -150,7 +150,7 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
         layer.waits_for = 'recipe' if method.recipe else layer.waits_for
         plans.append(_Plan(site, name, layer))
-    method.layer.together([plan.layer for plan in plans])
+    method.layer.configure_group([plan.layer for plan in plans])
     if method.norms_after is not None:
         after = norms_after(model, plans[0].site.module)
         sites = [Site(path, path, norm, None, 'replace') for path, norm in after]
@@ -258,7 +258,7 @@ def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
     They are the identity then, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
     keep its statistics (IBN, DomainNorm, the instance norm of a stem) stay on, since nothing could take their place.
     """
-    with changed([layer for _, layer in style_layers(model)], 'enabled', False):
+    with override_attr([layer for _, layer in style_layers(model)], 'enabled', False):
         yield model
 
 

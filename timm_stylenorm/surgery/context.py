@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def changed(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[None]:
+def override_attr(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[None]:
     """An attribute of all these modules has another value."""
     before = [(module, getattr(module, name)) for module in modules]
     try:
@@ -23,7 +23,7 @@ def changed(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[Non
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """All modules are in evaluation mode, and after it in their own again."""
     modes = [(module, module.training) for module in model.modules()]
     try:

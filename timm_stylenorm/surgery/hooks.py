@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
 from .attachment import Attachments, record_of
-from .context import changed
+from .context import override_attr
 from .sites import Site
 
 
@@ -164,7 +164,7 @@ def muted(module: Any, layers: bool = True) -> Iterator[None]:
     found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
     if any(hook is _check_calls for hook in module._forward_hooks.values()):
         found.append(attachments_of(module.relu))
-    with changed([style for style in found if style is not None], 'muted', True):
+    with override_attr([style for style in found if style is not None], 'muted', True):
         yield
 
 

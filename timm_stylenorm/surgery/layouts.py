@@ -82,7 +82,7 @@ def _check_calls(site: Site, seen: Arrivals) -> None:
         raise ValueError(
             f'site {site.label!r}: {site.name!r} ({type(site.module).__name__}) is called '
             f'{" or ".join(map(str, counts))} times, expected {site.calls}: the residual sum cannot be found; '
-            f'{site.label.partition(".")[0]!r} means behind the block'
+            f'{site.label.partition(".")[0]!r} means after the block'
         )
 
 

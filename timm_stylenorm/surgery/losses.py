@@ -17,7 +17,7 @@ from ..errors import StyleNormWarning
 from ..functional.backend import widen
 from ..layers import AdvBN, StyleLayer
 from .add import style_layers
-from .context import changed
+from .context import override_attr
 from .frozen import warn_if_at_rest
 
 
@@ -66,7 +66,7 @@ def summed_losses(model: nn.Module) -> Iterator[nn.Module]:
 
     `style_losses`, within or after it, takes the sums; its target has the labels of all forwards, one after the other.
     """
-    with changed([layer for _, layer in style_layers(model)], 'sums', True):
+    with override_attr([layer for _, layer in style_layers(model)], 'sums', True):
         yield model
 
 

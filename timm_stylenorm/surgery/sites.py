@@ -6,9 +6,9 @@
     stem              the last feature level at stride 2 or less
     stem.conv         the last convolution before the stages; its norm layer follows
     stem.norm         that norm layer
-    stem.pool         the max pooling behind it; nothing in a model without one
+    stem.pool         the max pooling after it; nothing in a model without one
     blocks            every block of every stage
-    stage1 ... stageN the feature levels after the stem: a layer goes behind the last block of the stage
+    stage1 ... stageN the feature levels after the stem: a layer goes after the last block of the stage
     stage1.blocks     every block of the stage
     stage1.norm1      the first norm layer of every block of the stage
     stage1.sum        the residual sum at the end of the stage, before its activation
@@ -175,10 +175,10 @@ def _all_blocks(model: nn.Module, name: str) -> list[Site]:
     blocks = [block for stage in blocks_of(model).values() for block in stage]
     if not blocks:
         raise ValueError(f'site {name!r}: the stages of {type(model).__name__} do not consist of blocks')
-    return _behind_blocks(model, name, blocks)
+    return _after_blocks(model, name, blocks)
 
 
-def _behind_blocks(model: nn.Module, name: str, blocks: list[Named]) -> list[Site]:
+def _after_blocks(model: nn.Module, name: str, blocks: list[Named]) -> list[Site]:
     return [_place(model, path, path, None) for path, _ in blocks]
 
 
@@ -200,11 +200,11 @@ def _residual_sum(model: nn.Module, name: str, blocks: list[Named]) -> list[Site
     act = f'act{len(convs)}'
     if act in children and len(convs) > 1:  # timm: an activation of its own
         return [Site(name, f'{path}.{act}', children[act], channels, 'before')]
-    if 'relu' in children and len(convs) > 1:  # torchvision, mmseg: one module behind each convolution and the sum
+    if 'relu' in children and len(convs) > 1:  # torchvision, mmseg: one module after each convolution and the sum
         return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(convs))]
     raise ValueError(
-        f'site {name!r}: {path!r} ({type(block).__name__}) has no activation behind a residual sum; '
-        f'{name.partition(".")[0]!r} means behind the block'
+        f'site {name!r}: {path!r} ({type(block).__name__}) has no activation after a residual sum; '
+        f'{name.partition(".")[0]!r} means after the block'
     )
 
 
@@ -217,11 +217,11 @@ _KINDS = {
     'stem.pool': _stem,
     'blocks': _all_blocks,
 }
-_PARTS = {'blocks': _behind_blocks, 'norm1': _first_norms, 'sum': _residual_sum}
+_PARTS = {'blocks': _after_blocks, 'norm1': _first_norms, 'sum': _residual_sum}
 
 
 def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens: bool = False) -> Site:
-    """The site behind the last block of a module, or in place of a norm layer."""
+    """The site after the last block of a module, or in place of a norm layer."""
     try:
         module = model.get_submodule(path)
     except AttributeError:

@@ -204,8 +204,8 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
         return None, None, None
     conv = convs[-1]
     norm = norms.get(conv[0])
-    behind = order[(norm or conv)[0]]
-    pools = [(k, m) for k, m in modules[behind:start] if isinstance(m, nn.MaxPool2d)]
+    last = order[(norm or conv)[0]]
+    pools = [(k, m) for k, m in modules[last:start] if isinstance(m, nn.MaxPool2d)]
     return conv, norm, pools[0] if pools else None
 
 

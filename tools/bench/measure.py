@@ -14,7 +14,7 @@ from tqdm import tqdm
 import timm_stylenorm
 from timm_stylenorm import layers
 from timm_stylenorm.methods import METHODS, RECIPE_STYLES
-from timm_stylenorm.recipes import Part, Recipe, build_recipe
+from timm_stylenorm.recipes import LossTerm, Recipe, build_recipe
 
 Step = Callable[[], None]
 Cell = dict[str, float]
@@ -140,7 +140,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
 
-    def forward_loss(images: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
+    def forward_loss(images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Tensor]:
         logits = model(images)
         terms = [part.weight * F.cross_entropy(logits[part.rows], part.target) for part in parts]
         return {parts[0].label('loss'): sum(terms[1:], terms[0]), **timm_stylenorm.style_losses(model, labels)}

@@ -31,7 +31,7 @@ class _Reached(Exception):
 
 
 class StageCodec:
-    """Feature maps behind a stage of a classifier, as (N, C, h, w), and the decoder that `fit` trains.
+    """Feature maps after a stage of a classifier, as (N, C, h, w), and the decoder that `fit` trains.
 
     The decoder gives the maps of the stage below, which that stage's decoder takes on, and the first one images.
 
@@ -48,7 +48,7 @@ class StageCodec:
         self.classifier, self.name, self.below = classifier, stage, below
         sites = find_sites(classifier.model, stage)
         if len(sites) > 1:
-            raise ValueError(f'maps are taken behind one module, and {stage!r} means {len(sites)}')
+            raise ValueError(f'maps are taken after one module, and {stage!r} means {len(sites)}')
         self.site = sites[0]
         self.decoder: Decoder
 
