@@ -307,6 +307,7 @@ def test_exports_in_eval_for_any_batch(style):
         torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # of lengths of parameters, which are constants
 @pytest.mark.parametrize(
     ('style', 'dynamo'),
     [
