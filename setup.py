@@ -69,6 +69,8 @@ HOSTS = [*MMSEG, *MMDET, *MMPRETRAIN]
 CORRUPTIONS = ['imagecorruptions-imaug']
 TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
 
+TOOLS = ['stylenorm_tools', *(f'stylenorm_tools.{name}' for name in find_packages('tools'))]
+
 setup(
     name='stylenorm',
     version=re.search(r"__version__ = '(.+)'", (ROOT / 'timm_stylenorm' / '__init__.py').read_text()).group(1),
@@ -77,7 +79,9 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']),
+    packages=[*find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']), *TOOLS],
+    package_dir={'stylenorm_tools': 'tools'},  # on their own they are scripts, and find one another in their folder
+    entry_points={'console_scripts': ['stylenorm = stylenorm_tools.stylenorm:main']},
     package_data={'timm_stylenorm': ['py.typed'], 'mmseg_stylenorm': ['py.typed']},
     cmdclass={'build_py': BuildWithConfigs},
     install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.26'],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import io
 import os
 import pickle
 import re
@@ -15,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-
-from .errors import unknown
 
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
@@ -73,12 +74,14 @@ def reading(source: str, known: Sequence[Any] | None = None) -> Iterator[None]:
         if isinstance(error, OSError) and (error.filename is not None or '://' in source):
             raise  # the file or the server cannot be reached
         asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
+        asked = asked or re.search(r'Unsupported global: GLOBAL (\w+)', str(error))  # of builtins
         if '.tar format' in str(error):
             reason = 'it is of the tar format of torch before 0.2, which cannot be read without running code in it'
         elif asked is not None:
             reason = f'it holds more than weights (it asks for {asked[1]}), and reading it could run code'
         else:
-            first = str(error).strip().partition('\n')[0] or type(error).__name__
+            unpickler = re.search(r'WeightsUnpickler error: (.*)', str(error))  # without torch's advice to run the code
+            first = unpickler[1] if unpickler else str(error).strip().partition('\n')[0] or type(error).__name__
             raise ValueError(f'cannot read {source}: damaged, cut short, or no checkpoint ({first})') from error
         raise ValueError(
             f'refused to load {source}: {reason}. If you trust where it comes from, keep only its weights: '
@@ -91,12 +94,19 @@ def existing(path: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: There is no such file; names those that are near.
+        IsADirectoryError: It is a folder; names the checkpoints in it.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        names = sorted(p for p in path.parent.iterdir() if p.suffix in _READABLE) if path.parent.is_dir() else []
-        raise FileNotFoundError(unknown('checkpoint', str(path), map(str, names)))
-    return path
+    if path.is_file():
+        return path
+    folder = path if path.is_dir() else path.parent
+    there = sorted(p.name for p in folder.iterdir() if p.suffix in _READABLE) if folder.is_dir() else []
+    shown = f' {folder} holds {", ".join(there[:10])}{", ..." if len(there) > 10 else ""}' if there else ''
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder, not a checkpoint.{shown}")
+    near = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean '{folder / near[0]}'?" if near else '.'
+    raise FileNotFoundError(f"there is no checkpoint '{path}'{hint}{shown}")
 
 
 @dataclass(frozen=True)
@@ -141,13 +151,16 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     parts = [name for name, value in content.items() if isinstance(name, str) and _is_state_dict(value)]
     chosen = part if part is not None else next((n for n in PARTS if n in parts), parts[0] if len(parts) == 1 else None)
     if chosen not in parts:
-        asked = 'one to choose' if chosen is None else repr(chosen)
-        raise ValueError(f'{path} has no state dict {asked} among its entries {", ".join(map(str, content))}')
+        entries = f'among its entries {", ".join(map(str, content))}'
+        if chosen is None and parts:
+            raise ValueError(f'{path} has several state dicts {entries}: say which, {" or ".join(map(repr, parts))}')
+        raise ValueError(f'{path} has no state dict {"" if chosen is None else repr(chosen) + " "}{entries}')
     return Checkpoint(dict(content[chosen]), chosen, tuple(str(name) for name in content if name != chosen))
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    return named and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
 @dataclass(frozen=True)
@@ -213,11 +226,19 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
         raise FileExistsError(f'{path} exists already')
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == '.pth':
+        save_whole(tensors, path)
+        return
     with whole(path) as part:
-        if path.suffix == '.safetensors':
-            save_file(tensors, part, metadata={'format': 'pt'})
-        else:
-            torch.save(tensors, part)
+        part.write_bytes(safetensors.torch.save(tensors, metadata={'format': 'pt'}))
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """`torch.save`, whole or not at all. Where it fails, the OSError tells why, which torch's own writer does not."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with whole(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 @functools.cache

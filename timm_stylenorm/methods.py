@@ -244,5 +244,5 @@ def get_method(name: str) -> Method:
         ValueError: No such method; names the nearest.
     """
     if name not in ROWS:
-        raise ValueError(unknown('style method', name, ROWS))
+        raise ValueError(unknown('style method', name, ROWS, 'stylenorm methods'))
     return ROWS[name]

@@ -5,23 +5,19 @@ checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader
 several domains need a checkpoint each (test_dataloader.dataset.only=NAME); AdaBNHook adapts to one after the other.
 """
 
+from __future__ import annotations
+
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from bench.runs import whole
-from cli import check_data, kind_of, load_config, parser
-from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
-from mmengine.runner import Runner
+from cli import COUNT, at_least, check_data, kind_of, load_config, parser, require
+from mistakes import command
 
-from timm_stylenorm.runner.adabn import adapt_model
-from timm_stylenorm.runner.checkpoint import load_local
-from timm_stylenorm.runner.loaders import domains, target_loader
-from timm_stylenorm.runner.plain import to_plain
-from timm_stylenorm.runner.terminal import QuietRunner
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
 
 # how a data set is told to use one domain
 ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}
@@ -33,9 +29,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('checkpoint', help='.pth file')
     own.add_argument('--out', help='file to write (default: beside the checkpoint, NAME_adabn.pth)')
     own.add_argument('--force', action='store_true', help='overwrite --out')
-    own.add_argument('--momentum', type=float, help='keep the old statistics and move them by this share a batch')
-    own.add_argument('--batch-size', type=int, help="images of a batch (default: the config's, at least 8)")
-    own.add_argument('--max-batches', type=int, help='stop after so many batches')
+    own.add_argument(
+        '--momentum', type=at_least(float, 0), help='keep the old statistics and move them by this share a batch'
+    )
+    own.add_argument('--batch-size', type=COUNT, help="images of a batch (default: the config's, at least 8)")
+    own.add_argument('--max-batches', type=COUNT, help='stop after so many batches')
     own.add_argument('--mode', choices=['tensor', 'predict'], default='tensor', help='predict: sliding windows, too')
     own.add_argument('--test', action='store_true', help='measure before and after')
     return own.parse_args(argv)
@@ -59,6 +57,10 @@ def target_file(args: argparse.Namespace) -> Path:
 
 def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
     """A Runner of its own for each purpose; mmengine's loggers are global by name."""
+    from mmengine.config import Config
+
+    from timm_stylenorm.runner.terminal import QuietRunner
+
     cfg = Config(cfg.to_dict())
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.experiment_name = f'{what}_{time.time_ns()}'
@@ -67,6 +69,10 @@ def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
 
 def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     """The checkpoint with the adapted weights; what belongs to training is left out."""
+    from timm_stylenorm.runner.adabn import adapt_model
+    from timm_stylenorm.runner.checkpoint import load_local
+    from timm_stylenorm.runner.loaders import domains, target_loader
+
     runner = runner_of(cfg, args.checkpoint, 'adabn')
     runner.load_or_resume()
     loader = target_loader(runner.build_dataloader(cfg.test_dataloader), args.batch_size)
@@ -87,15 +93,21 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 
 def write(content: dict[str, Any], out: Path) -> None:
     """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
-    with whole(out) as part:
-        torch.save(to_plain(content), part)
+    from timm_stylenorm.checkpoints import save_whole
+    from timm_stylenorm.runner.plain import to_plain
+
+    save_whole(to_plain(content), out)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Entry point; returns the metrics 'before' and 'after' with --test."""
     args = parse_args(argv)
+    from mmengine.dist import barrier, is_main_process
+
     out = target_file(args)
     cfg = load_config(args)
+    require(cfg, args.config, 'test_dataloader')
     check_data(cfg.get('test_dataloader'), args.config)
     results = {}
     if args.test:

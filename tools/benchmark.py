@@ -16,8 +16,9 @@ CPU time of the process, so that other programs disturb little. Sections:
     cuda      eager on a GPU, by CUDA events; left out where there is none
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -26,32 +27,18 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
-import timm
-import torch
-from bench.measure import (
-    FORMATS,
-    RECIPES,
-    Cell,
-    compiled_ratios,
-    cuda_ratios,
-    graph_breaks,
-    layer_classes,
-    layer_ratios,
-    saved_maps,
-    step_ratios,
-)
-from bench.runs import write_whole
+from bench.runs import read_json, write_whole
+from cli import COUNT
+from mistakes import command
 from tqdm import tqdm
 
-import timm_stylenorm
-from timm_stylenorm.errors import unknown
-from timm_stylenorm.methods import METHODS
+if TYPE_CHECKING:
+    from bench.measure import Cell
 
 SECTIONS = ('eager', 'compiled', 'recycled', 'saved', 'steps', 'breaks', 'cuda')
+FORMATS = ('NCHW', 'channels_last')
 RECYCLE = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34)}
 MARKS = '<!-- benchmark -->\n', '<!-- /benchmark -->'
 
@@ -73,13 +60,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sections', nargs='+', choices=SECTIONS, default=list(SECTIONS), metavar='SECTION')
     parser.add_argument('--layers', nargs='+', metavar='NAME', help='default: all')
-    parser.add_argument('--shapes', nargs='+', metavar='NxCxHxW', help='default: three shapes of 100 MB and more')
+    parser.add_argument(
+        '--shapes', nargs='+', type=shape_of, metavar='NxCxHxW', help='default: three shapes of 100 MB and more'
+    )
     parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS))
-    parser.add_argument('--rounds', type=int, help='default: 15')
+    parser.add_argument('--rounds', type=COUNT, help='default: 15')
     parser.add_argument('--quick', action='store_true', help='tiny shapes and 2 rounds, to see that it runs')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='OUT.json')
     parser.add_argument('--update', type=Path, metavar='FILE.md', help='write the tables into FILE.md and FILE.json')
     args = parser.parse_args(argv)
+    from bench.measure import layer_classes
+
+    from timm_stylenorm.errors import unknown
+
     known = list(layer_classes())
     for name in args.layers or []:
         if name not in known:
@@ -87,17 +80,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.layers = args.layers or known
     args.rounds = args.rounds or (2 if args.quick else 15)
     sizes = QUICK if args.quick else Sizes()
-    args.sizes = Sizes(tuple(map(shape_of, args.shapes)), sizes.models, sizes.saved) if args.shapes else sizes
+    args.sizes = Sizes(tuple(args.shapes), sizes.models, sizes.saved) if args.shapes else sizes
     return args
 
 
 def shape_of(text: str) -> tuple[int, ...]:
     """'32x256x56x56' -> (32, 256, 56, 56)."""
-    return tuple(int(part) for part in text.split('x'))
+    parts = text.split('x')
+    if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f'expected NxCxHxW such as 32x256x56x56, got {text!r}')
+    return tuple(map(int, parts))
 
 
 def environment() -> dict[str, Any]:
     """What the numbers depend on."""
+    import timm
+    import torch
+
+    import timm_stylenorm
+
     info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     models = [line.partition(':')[2].strip() for line in info.splitlines() if line.startswith('model name')]
     return {
@@ -141,11 +142,15 @@ def by_format_and_shape(measure: Callable[..., list], args: argparse.Namespace, 
 
 def measure_eager(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section eager."""
+    from bench.measure import layer_ratios
+
     return table('Forward and backward against BatchNorm2d, eager', by_format_and_shape(layer_ratios, args, bar))
 
 
 def measure_compiled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section compiled."""
+    from bench.measure import compiled_ratios
+
     columns = {
         f'NCHW {name_of(s)}': compiled_ratios(args.layers, s, args.rounds, bar) for s in args.sizes.shapes
     }  # fmt: skip
@@ -161,13 +166,15 @@ def measure_recycled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]
         command = [sys.executable, __file__, '--sections', *sections, '--rounds', str(args.rounds), '--out', str(out)]
         command += ['--layers', *args.layers, '--formats', *args.formats, '--shapes', *shapes]
         subprocess.run(command, check=True, env={**os.environ, **RECYCLE}, stdout=subprocess.DEVNULL)
-        tables = json.loads(out.with_suffix('.json').read_text())['tables']
+        tables = read_json(out.with_suffix('.json'))['tables']
     bar.update(turns(args, sections))
     return [{**one, 'title': f'{one["title"]}, recycled memory'} for one in tables]
 
 
 def measure_saved(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section saved."""
+    from bench.measure import saved_maps
+
     names = ['BatchNorm2d', *args.layers]
     columns = {f: [(name, saved_maps(name, args.sizes.saved, f)) for name in names] for f in args.formats}
     return table('Kept for the backward pass, in units of the input map', columns)
@@ -175,6 +182,10 @@ def measure_saved(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
 
 def measure_steps(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section steps."""
+    from bench.measure import step_ratios
+
+    from timm_stylenorm.methods import METHODS
+
     methods = [name for name in args.layers if name in METHODS]
     columns = {
         f'{arch}, batch {batch}, {size}x{size}': step_ratios(methods, arch, batch, size, args.rounds, bar)
@@ -185,6 +196,8 @@ def measure_steps(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
 
 def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section breaks."""
+    from bench.measure import graph_breaks
+
     columns = {
         title: [(name, graph_breaks(name, always)) for name in args.layers]
         for title, always in (('default arguments', False), ('p=1', True))
@@ -194,12 +207,18 @@ def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
 
 def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The table of section cuda."""
+    from bench.measure import cuda_ratios
+
     columns = by_format_and_shape(cuda_ratios, args, bar)
     return table('Forward and backward against BatchNorm2d, eager, on the GPU', columns)
 
 
 def turns(args: argparse.Namespace, sections: list[str]) -> int:
     """Timed calls of some sections, for the progress bar."""
+    from bench.measure import RECIPES
+
+    from timm_stylenorm.methods import METHODS
+
     shapes, models = len(args.sizes.shapes), len(args.sizes.models)
     columns = {'eager': len(args.formats) * shapes, 'cuda': len(args.formats) * shapes, 'compiled': shapes}
     calls = sum(columns.get(section, 0) for section in sections) * (len(args.layers) + 1)
@@ -237,7 +256,7 @@ def around_tables(file: Path) -> tuple[str, str]:
     before, start, rest = file.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not end:
-        raise SystemExit(f'{file} has no lines {MARKS[0].strip()} and {MARKS[1]}')
+        raise ValueError(f'{file} has no lines {MARKS[0].strip()} and {MARKS[1]}')
     return before + start, end + after
 
 
@@ -248,9 +267,12 @@ def update(file: Path, result: dict[str, Any]) -> None:
     write_whole(file.with_suffix('.json'), result)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Entry point; returns what is written to OUT.json."""
     args = parse_args(argv)
+    import torch
+
     if args.update:
         around_tables(args.update)  # a page without marks is refused now, not after half an hour
     torch.set_num_threads(1)

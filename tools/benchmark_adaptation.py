@@ -10,7 +10,6 @@ stays the same, interrupted ones resume.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.runs import fingerprint, spread, write_whole
-from cli import load_config, parser
+from bench.runs import fingerprint, read_json, spread, write_whole
+from cli import COUNT, SEED, load_config, parser
 from demo import call, cell, versions
-from figures.demo import colour
+from mistakes import command
 
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_toy-streets.py'
 TARGET = Path('data/toy_streets/cityscapes')
@@ -50,11 +49,11 @@ ROWS = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    own.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
     own.add_argument(
-        '--iters', type=int, default=240, help='of the source-only trainings; adaptation takes half as many'
+        '--iters', type=COUNT, default=240, help='of the source-only trainings; adaptation takes half as many'
     )
-    own.add_argument('--jobs', type=int, default=2, help='seeds at a time, one thread each')
+    own.add_argument('--jobs', type=COUNT, default=2, help='seeds at a time, one thread each')
     own.add_argument('--work-dir', type=Path, default=Path('work_dirs/adaptation'))
     return own.parse_args(argv)
 
@@ -106,9 +105,9 @@ def run_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     content = load_config(parser('').parse_args([config, *style, '--cfg-options', *changed])).to_dict()
     asked = {'row': name, 'seed': seed, 'content': fingerprint({k: v for k, v in content.items() if k != 'work_dir'})}
     done, order = run / 'result.json', run / 'asked.json'
-    if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
+    if done.is_file() and asked.items() <= (result := read_json(done)).items():
         return result
-    if run.is_dir() and (not order.is_file() or json.loads(order.read_text()) != asked):
+    if run.is_dir() and (not order.is_file() or read_json(order) != asked):
         shutil.rmtree(run)  # begun with another config: nothing to resume from
     run.mkdir(parents=True, exist_ok=True)
     write_whole(order, asked)
@@ -158,6 +157,7 @@ def draw(seed: int, args: argparse.Namespace, file: Path) -> None:
 
     matplotlib.use('Agg')
     import numpy as np
+    from figures.demo import colour
     from matplotlib import pyplot as plt
     from mmseg.datasets import CityscapesDataset
     from PIL import Image
@@ -198,6 +198,7 @@ def side_by_side(args: argparse.Namespace) -> None:
         raise SystemExit(f'failed, see {", ".join(failed)}')
 
 
+@command
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Entry point; returns one result for every row and seed."""
     args = parse_args(argv)

@@ -12,34 +12,26 @@ can be added later; after a change of the code, delete that folder. A method may
 With --fine-tune all methods start from the trained baseline of their seed, and `baseline` is plain fine-tuning.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import platform
 import re
-import sys
 import time
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
-import mmengine
-import timm
-import torch
 from bench.arguments import FASHION_MNIST, place_of
-from bench.names import KNOWN, TRAINED
-from bench.runs import fingerprint, spread, whole, write_whole
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import DATASETS
-from mmengine.runner import Runner
-from torch import Tensor
+from bench.runs import fingerprint, read_json, spread, write_whole
+from cli import COUNT, SEED, check_data, check_methods
+from mistakes import command
 from tqdm import tqdm
 
-from timm_stylenorm.errors import unknown
-from timm_stylenorm.options import key_values
-from timm_stylenorm.runner.configs import config_root
-from timm_stylenorm.runner.restyle import put_style
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+    from torch import Tensor
 
 BASELINE = 'resnet18_1xb64-500_fashion-mnist.py'
 WHAT_COUNTS = (
@@ -54,40 +46,37 @@ WHAT_COUNTS = (
 )
 
 
-class ProgressHook(Hook):
-    """One bar for all iterations of all runs."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar = bar
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: object = None
-    ) -> None:
-        """One step further."""
-        self.bar.update()
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=['baseline', *TRAINED])
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--methods', nargs='+', metavar='NAME', help='default: baseline and all style methods')
+    parser.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
     parser.add_argument('--data', help='folder of the idx files; default: as in the config')
-    parser.add_argument('--iters', type=int, help='training iterations; default: as in the config')
+    parser.add_argument('--iters', type=COUNT, help='training iterations; default: as in the config')
     parser.add_argument(
-        '--fine-tune', type=int, metavar='ITERS', help='start from the baseline, at a tenth of its rate'
+        '--fine-tune', type=COUNT, metavar='ITERS', help='start from the baseline, at a tenth of its rate'
     )
-    parser.add_argument('--limit', type=int, help='use at most this many images of each set')
+    parser.add_argument('--limit', type=COUNT, help='use at most this many images of each set')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/fashion_mnist'), help='results of single runs')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/fashion_mnist/summary'), help='OUT.json, OUT.png')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.methods is None:
+        from bench.names import TRAINED
+
+        args.methods = ['baseline', *TRAINED]
+    check_methods(parser, [method.partition(':')[0] for method in args.methods])
+    return args
 
 
 def method_config(method: str) -> Config:
     """The config of `baseline`, `<method>` or `<method>:key=value,key=value`."""
+    from mmengine.config import Config
+
+    from timm_stylenorm.options import key_values
+    from timm_stylenorm.runner.configs import config_root
+    from timm_stylenorm.runner.restyle import put_style
+
     name, _, arguments = method.partition(':')
-    if name not in KNOWN:
-        raise SystemExit(unknown('method', name, KNOWN))
     folder = config_root() / 'classification'
     own = folder / BASELINE.replace('resnet18', f'resnet18_{name}')
     cfg = Config.fromfile(own if own.exists() else folder / BASELINE)
@@ -141,6 +130,9 @@ def start_file(seed: int, args: argparse.Namespace) -> Path:
 
 def train(method: str, seed: int, cfg: Config, bar: tqdm) -> Runner:
     """One training."""
+    from bench.progress import ProgressHook
+    from mmengine.runner import Runner
+
     bar.set_description(f'{method}, seed {seed}')
     runner = Runner.from_cfg(cfg)
     runner.register_hook(ProgressHook(bar))
@@ -154,10 +146,11 @@ def make_start(seed: int, args: argparse.Namespace, bar: tqdm) -> None:
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
         return
+    from timm_stylenorm.checkpoints import save_whole
+
     state = train('start', seed, cfg, bar).model.state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
-        torch.save({'state_dict': state}, part)
+    save_whole({'state_dict': state}, file)
 
 
 def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
@@ -165,7 +158,7 @@ def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> d
     file = folder / f'{name_of(method, seed, cfg)}.json'
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
-        return json.loads(file.read_text())
+        return read_json(file)
     start = time.time()
     runner = train(method, seed, cfg, bar)
     seconds = time.time() - start
@@ -229,11 +222,20 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], examples: dict[str, T
     figure.savefig(file, dpi=120)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
     """Entry point; returns the table."""
     args = parse_args(argv)
+    import mmengine
+    import timm
+    import torch
+    from mmengine.registry import DATASETS
+
+    import timm_stylenorm.classification  # noqa: F401 (registers the classifier and its data)
+
     runs = [(method, seed) for method in args.methods for seed in args.seeds]
     configs = {(method, seed): run_config(method, seed, args, args.fine_tune) for method, seed in runs}
+    check_data(next(iter(configs.values())).train_dataloader, 'the config')
     starts = {seed: run_config('baseline', seed, args) for seed in args.seeds if args.fine_tune}
     iters = sum(cfg.train_cfg.max_iters for cfg in [*configs.values(), *starts.values()])
     with tqdm(total=iters, unit='it', smoothing=0.02) as bar:

@@ -9,7 +9,6 @@ others. The iterations are fewer than those of the shipped configs, so that all 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.names import KNOWN
-from bench.runs import spread, write_whole
+from bench.runs import read_json, spread, write_whole
+from cli import COUNT, SEED, check_methods
+from mistakes import command
 from tqdm import tqdm
 
 TOOLS = Path(__file__).resolve().parent
@@ -59,9 +59,9 @@ class Job:
     def result(self) -> dict[str, float]:
         """What was measured, by column."""
         if self.benchmark == 'toy_streets':
-            (run,) = json.loads((self.out / 'results.json').read_text())['results']
+            (run,) = read_json(self.out / 'results.json')['results']
             return {key: run[key] for key in COLUMNS['toy_streets']}
-        (run,) = json.loads(self.out.with_name(self.out.name + '.json').read_text())['runs']
+        (run,) = read_json(self.out.with_name(self.out.name + '.json'))['runs']
         shifted = [value for name, value in run['accuracy'].items() if name != 'clean']
         return {'clean': run['accuracy']['clean'], 'shifted': mean(shifted)}
 
@@ -69,14 +69,20 @@ class Job:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', default=KNOWN, choices=KNOWN)
+    parser.add_argument('--methods', nargs='+', help='default: baseline, adabn and all style methods')
     parser.add_argument('--benchmarks', nargs='+', default=list(COLUMNS), choices=COLUMNS)
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')
-    parser.add_argument('--fashion-mnist-iters', type=int, default=200)
-    parser.add_argument('--toy-streets-iters', type=int, default=80)
+    parser.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
+    parser.add_argument('--jobs', type=COUNT, default=2, help='runs at a time, one thread each')
+    parser.add_argument('--fashion-mnist-iters', type=COUNT, default=200)
+    parser.add_argument('--toy-streets-iters', type=COUNT, default=80)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/methods'))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.methods is None:
+        from bench.names import KNOWN
+
+        args.methods = list(KNOWN)
+    check_methods(parser, args.methods)
+    return args
 
 
 def run(job: Job) -> float:
@@ -146,6 +152,7 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], benchmarks: list[str]
     plt.close(figure)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
     """Entry point; returns the table."""
     args = parse_args(argv)

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,36 @@ SOURCES = {  # part of a data folder's name: how to get it
 }
 
 
+def at_least(kind: type, low: float, most: float = sys.float_info.max) -> Callable[[str], float]:
+    """A number of the command line that is finite and not below `low`, as `type=` of an argument."""
+    return partial(_number, kind, low, most)
+
+
+def _number(kind: type, low: float, most: float, text: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected a number, got {text!r}') from None
+    if not low <= value <= most:
+        limit = f'at most {most}' if value > most else f'at least {low}'
+        raise argparse.ArgumentTypeError(f'expected {limit}, got {text}')
+    return value
+
+
+COUNT = at_least(int, 1)
+SEED = at_least(int, 0, 2**32 - 1)  # what numpy takes
+
+
+def assignment(text: str) -> str:
+    """KEY=VALUE, unchanged."""
+    key, sign, _ = text.partition('=')
+    if not (key.strip() and sign):
+        raise argparse.ArgumentTypeError(f'expected KEY=VALUE, got {text!r}')
+    return text
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments of a tool that takes a config."""
-    from mmengine.config import DictAction
-
     raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
     own = argparse.ArgumentParser(
         description=description, epilog=f'For example {EXAMPLE} --style snr', formatter_class=raw
@@ -52,7 +79,8 @@ def parser(description: str) -> argparse.ArgumentParser:
         help='after the config: a style method for its model, arguments of it and `sites`; may be repeated',
     )  # fmt: skip
     own.add_argument('--recipe', nargs='+', metavar=('NAME', 'KEY=VALUE'), help='a training recipe for the model')
-    own.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='K=V', help='e.g. train_cfg.max_iters=100')
+    options = {'nargs': '+', 'action': 'extend', 'type': assignment, 'default': [], 'metavar': 'K=V'}
+    own.add_argument('--cfg-options', **options, help='e.g. train_cfg.max_iters=100')
     own.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     own.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return own
@@ -62,7 +90,7 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
     """Arguments of a converter."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('data_root', type=Path)
-    own.add_argument('--workers', type=int, default=cpu_count(), help='processes (default: one per CPU)')
+    own.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
     own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
     return own
@@ -76,13 +104,13 @@ def picture_parser(description: str | None) -> argparse.ArgumentParser:
     own.add_argument('--checkpoint', help="its weights with timm's keys (default: timm downloads them)")
     own.add_argument('--mean', type=float, nargs=3, help="normalisation of its images (default: as timm's)")
     own.add_argument('--std', type=float, nargs=3)
-    own.add_argument('--image-size', type=int, default=224, help='images are scaled and cropped to it')
+    own.add_argument('--image-size', type=COUNT, default=224, help='images are scaled and cropped to it')
     own.add_argument('--styliser-encoder', metavar='FILE', help='vgg_normalised.pth: maps of VGG-19 (relu4_1)')
     own.add_argument('--styliser-decoder', metavar='FILE', help='decoder.pth: no decoder is trained')
     own.add_argument(
-        '--decoder-steps', type=int, default=600, help='training steps of each decoder (default: %(default)s)'
+        '--decoder-steps', type=COUNT, default=600, help='training steps of each decoder (default: %(default)s)'
     )
-    own.add_argument('--seed', type=int, default=0)
+    own.add_argument('--seed', type=SEED, default=0)
     return own
 
 
@@ -91,30 +119,39 @@ def parse_pictures(own: argparse.ArgumentParser, argv: list[str] | None) -> argp
     args = own.parse_args(argv)
     if (args.styliser_encoder is None) != (args.styliser_decoder is None):
         own.error('--styliser-encoder and --styliser-decoder go together')
-    for name in ('image_size', 'decoder_steps', 'limit', 'show', 'batch_size', 'fit_images'):
-        if getattr(args, name, 1) < 1:
-            own.error(f'--{name.replace("_", "-")} must be positive, got {getattr(args, name)}')
     return args
+
+
+def check_methods(own: argparse.ArgumentParser, methods: list[str]) -> None:
+    """Ends with a message for a name that is no style method, nor 'baseline' or 'adabn'."""
+    from bench.names import KNOWN
+
+    from timm_stylenorm.errors import unknown
+
+    for name in methods:
+        if name not in KNOWN:
+            own.error(unknown('method', name, KNOWN, 'stylenorm methods'))
 
 
 def load_config(args: argparse.Namespace) -> 'Config':
     """Reads the config and makes it fit this machine."""
-    from mmengine.config import Config
-
     from timm_stylenorm.options import read_recipe, read_style, slug
     from timm_stylenorm.runner.configs import find_config
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
     from timm_stylenorm.runner.restyle import put_style
     from timm_stylenorm.runner.terminal import each_line_once
 
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise ValueError('--launcher pytorch is for processes that torchrun starts, as `bash tools/dist_train.sh` does')
     style, recipe = read_style(args.style), read_recipe(args.recipe)
     if importlib.util.find_spec('mmseg'):
         with each_line_once():
             import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(path)
+    merge_options(cfg, args.cfg_options)
+    require(cfg, args.config, 'model')
     put_style(cfg, style, recipe)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or _work_dir(cfg, path, slug(style, recipe))
@@ -125,6 +162,46 @@ def load_config(args: argparse.Namespace) -> 'Config':
     cfg.custom_hooks = hooks
     prepare_cpu_distributed(cfg, args.launcher)
     return cfg
+
+
+def read_config(path: str | Path) -> 'Config':
+    """A config file, with its bases.
+
+    Raises:
+        ValueError: running it raises an error; names the file.
+    """
+    from mmengine.config import Config
+
+    of_python = (SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError)
+    of_mmengine = (AssertionError, ImportError, OSError, RuntimeError)
+    try:
+        return Config.fromfile(path)
+    except (*of_python, *of_mmengine) as error:
+        raise ValueError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
+
+
+def require(cfg: 'Config', config: str, *keys: str) -> None:
+    """A ValueError where a config lacks what a tool needs."""
+    lacks = [key for key in keys if cfg.get(key) is None]
+    if lacks:
+        raise ValueError(f'{config} has no {" and no ".join(lacks)}')
+
+
+def merge_options(cfg: 'Config', options: list[str]) -> None:
+    """Puts what --cfg-options says into a config.
+
+    Raises:
+        ValueError: a value has unbalanced brackets, or a key leads through something that holds no keys.
+    """
+    from mmengine.config import DictAction
+
+    own = argparse.ArgumentParser()
+    own.add_argument('--options', nargs='*', action=DictAction, default={})
+    for option in options:
+        try:
+            cfg.merge_from_dict(own.parse_args(['--options', option]).options)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise ValueError(f'--cfg-options {option}: {error.args[0] if error.args else error}') from error
 
 
 def _work_dir(cfg: 'Config', path: str, name: str) -> str:

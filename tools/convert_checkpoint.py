@@ -3,36 +3,41 @@
 Without an output file it only tells what it would do.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
 
-from timm_stylenorm.convert import (
-    SOURCES,
-    SUFFIXES,
-    Conversion,
-    convert,
-    export,
-    read_checkpoint,
-    verify,
-    write_state_dict,
-)
+from mistakes import command
+
+if TYPE_CHECKING:
+    from timm_stylenorm.convert import Conversion
 
 EXAMPLE = 'tools/convert_checkpoint.py resnet50_ibn_a.pth resnet50_ibn_a.safetensors --verify'
 
 
+class ListSources(argparse.Action):
+    """Prints whose checkpoints are known, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from timm_stylenorm.convert import SOURCES
+
+        print('\n'.join(f'{name:12} {row.title}' for name, row in SOURCES.items()))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    rows = '\n'.join(f'  {name:12} {row.title}' for name, row in SOURCES.items())
     raw = argparse.RawDescriptionHelpFormatter
-    own = argparse.ArgumentParser(
-        description=__doc__, epilog=f'Sources:\n{rows}\nFor example {EXAMPLE}', formatter_class=raw
-    )
+    own = argparse.ArgumentParser(description=__doc__, epilog=f'For example {EXAMPLE}', formatter_class=raw)
     own.add_argument('input', help='checkpoint of torch, or .safetensors')
     own.add_argument('output', nargs='?', help='.pth or .safetensors')
     own.add_argument('--from', dest='source', metavar='SOURCE', help='whose keys these are, if not found out')
+    own.add_argument('--sources', nargs=0, action=ListSources, help='list the sources, and end')
     own.add_argument('--to', default='timm', metavar='TARGET', help='timm (default), or mmseg for a bare backbone')
     own.add_argument('--export', metavar='SOURCE', help='write the keys of this source from ours')
     own.add_argument('--verify', nargs='?', const='', metavar='MODEL', help='load into the timm model of that name')
@@ -47,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse combinations before anything is read."""
+    from timm_stylenorm.convert import SUFFIXES
+
     converts = args.source or args.to != 'timm' or args.verify is not None or args.drop_classifier or args.plain
     if args.export and converts:
         raise ValueError('--export goes with none of --from, --to, --verify, --drop-classifier, --plain')
@@ -64,6 +71,8 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> Conversion:
     """Read, convert, verify, write."""
+    from timm_stylenorm.convert import convert, export, read_checkpoint, verify, write_state_dict
+
     check(args)
     checkpoint = read_checkpoint(args.input, args.part)
     if args.export:
@@ -83,13 +92,11 @@ def run(args: argparse.Namespace) -> Conversion:
     return result
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     args = parser().parse_args(argv)
-    try:
-        result = run(args)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        raise SystemExit(f'error: {error}') from None
+    result = run(args)
     print(result.report.summary())
     for line in result.report.lines(every=False):
         print(f'  {line}')

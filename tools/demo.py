@@ -10,7 +10,6 @@ their config stays the same. The data stand in for GTA5 and Cityscapes; they say
 
 import argparse
 import importlib.metadata
-import json
 import os
 import shutil
 import subprocess
@@ -22,12 +21,9 @@ from typing import Any
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
 
 from bench.arguments import TOY_STREETS, words
-from bench.names import KNOWN
-from bench.runs import fingerprint, spread, write_whole
-from cli import load_config, parser
-from figures.demo import draw
-
-from timm_stylenorm.runner.configs import list_configs
+from bench.runs import fingerprint, read_json, spread, write_whole
+from cli import COUNT, SEED, check_methods, load_config, parser
+from mistakes import command
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py'
@@ -38,16 +34,20 @@ PACKAGES = ('torch', 'timm', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentati
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('--methods', nargs='+', default=list(METHODS), choices=KNOWN)
-    own.add_argument('--seeds', nargs='+', type=int, default=[0])
-    own.add_argument('--iters', type=int, help='training iterations (default: those of the config)')
+    own.add_argument('--methods', nargs='+', default=list(METHODS))
+    own.add_argument('--seeds', nargs='+', type=SEED, default=[0])
+    own.add_argument('--iters', type=COUNT, help='training iterations (default: those of the config)')
     own.add_argument('--out', type=Path, default=Path('work_dirs/demo'))
     own.add_argument('--data', type=Path, default=Path('data/toy_streets'))
-    return own.parse_args(argv)
+    args = own.parse_args(argv)
+    check_methods(own, args.methods)
+    return args
 
 
 def config_of(method: str) -> str:
     """Name of the quickstart config of a method; the baseline's where it has none."""
+    from timm_stylenorm.runner.configs import list_configs
+
     own = CONFIG.format(f'_{method}')
     return own if own in list_configs() else CONFIG.format('')
 
@@ -79,10 +79,12 @@ def load(method: str, run: Path, args: argparse.Namespace) -> Any:
     return load_config(parser('').parse_args(line))
 
 
-def call(*command: str) -> None:
-    """Runs one of our tools; its output goes through."""
-    print('$', *command, flush=True)
-    subprocess.run([sys.executable, str(TOOLS / command[0]), *command[1:]], check=True)
+def call(*line: str) -> None:
+    """Runs one of our tools; its output goes through, and where it fails this process ends as it did."""
+    print('$', *line, flush=True)
+    status = subprocess.run([sys.executable, str(TOOLS / line[0]), *line[1:]]).returncode
+    if status:
+        raise SystemExit(status)
 
 
 def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -111,10 +113,10 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     asked = {'method': method, 'seed': seed, 'options': [*style(method), *options(args)]}
     asked |= {'config': config_of(method), 'content': fingerprint(said)}
     done, order = run / 'result.json', run / 'asked.json'
-    if done.is_file() and asked.items() <= (result := json.loads(done.read_text())).items():
+    if done.is_file() and asked.items() <= (result := read_json(done)).items():
         print(f'{method}, seed {seed}: done before, see {done}')
         return result
-    if run.is_dir() and (not order.is_file() or json.loads(order.read_text()) != asked):
+    if run.is_dir() and (not order.is_file() or read_json(order) != asked):
         shutil.rmtree(run)  # begun with another config: nothing to resume from
     run.mkdir(parents=True, exist_ok=True)
     write_whole(order, asked)
@@ -155,9 +157,12 @@ def versions() -> dict[str, str]:
     return {'python': sys.version.split()[0], **{p: installed[p] for p in PACKAGES if p in installed}}
 
 
+@command
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Entry point; returns one result for every method and seed."""
     args = parse_args(argv)
+    from figures.demo import draw
+
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     call('prepare_toy_streets.py', str(args.data))

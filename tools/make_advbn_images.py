@@ -8,19 +8,22 @@ on the spot, or those of the AdaIN styliser's VGG-19 (relu4_1). The copy has the
 squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
 """
 
-import argparse
-import json
-from pathlib import Path
+from __future__ import annotations
 
-import torch
-from bench.runs import fingerprint, whole, write_whole
-from cli import parse_pictures, picture_parser
-from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from figures.pictures import Classifier, evenly, image_files, load_images
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.runs import fingerprint, read_json, write_whole
+from cli import COUNT, parse_pictures, picture_parser
+from mistakes import command
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from figures.decode import Codec, StageCodec
+    from figures.pictures import Classifier
+    from torch import Tensor
 
 MARK = 'advbn_images.json'  # in the copy: how it was made
 DECODER = 'advbn_decoder.pth'
@@ -33,8 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('out', type=Path, help='folder of the copy')
     own.add_argument('--stage', default='stage1', help='the cut (default: %(default)s)')
     own.add_argument('--advbn', default='advbn', metavar='advbn:K=V,K=V', help="e.g. 'advbn:steps=3,eps=0.5'")
-    own.add_argument('--batch-size', type=int, default=32, help='images that share their noise')
-    own.add_argument('--fit-images', type=int, default=64, help='so many, evenly chosen, train the decoder')
+    own.add_argument('--batch-size', type=COUNT, default=32, help='images that share their noise')
+    own.add_argument('--fit-images', type=COUNT, default=64, help='so many, evenly chosen, train the decoder')
     own.add_argument(
         '--folder-labels', action='store_true', help="classes are the images' folders, sorted, not predictions"
     )
@@ -55,7 +58,7 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
     print_ = fingerprint({**settings, 'files': [str(f.relative_to(args.images)) for f in files]})
     mark = out / MARK
     if mark.is_file():
-        before = json.loads(mark.read_text())
+        before = read_json(mark)
         if before['fingerprint'] != print_:
             old = before['settings']
             differ = [k for k, v in settings.items() if str(old.get(k)) != str(v)] or ['the files']
@@ -71,6 +74,8 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
 
 def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
     """The styliser, or the stage, without its decoder."""
+    from figures.decode import StageCodec, StyliserCodec
+
     if args.styliser_encoder is not None:
         return StyliserCodec(classifier, args.styliser_encoder, args.styliser_decoder)
     return StageCodec(classifier, args.stage)
@@ -78,15 +83,19 @@ def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
 
 def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> None:
     """Train the decoder, or take that of an earlier start."""
+    import torch
+    from figures.pictures import evenly, load_images
+
+    from timm_stylenorm.checkpoints import read_state_dict, save_whole
+
     torch.manual_seed(args.seed)
     file = args.out / DECODER
     images = load_images([files[i] for i in evenly(args.fit_images, len(files))], args.image_size)
     codec.fit(images, 0 if file.is_file() else args.decoder_steps)
     if file.is_file():
-        codec.decoder.load_state_dict(torch.load(file, weights_only=True))
+        codec.decoder.load_state_dict(read_state_dict(file))
         return
-    with whole(file) as part:
-        torch.save(codec.decoder.state_dict(), part)
+    save_whole(codec.decoder.state_dict(), file)
 
 
 def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Classifier) -> dict[Path, int]:
@@ -104,6 +113,10 @@ def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Class
 
 def write_image(image: Tensor, file: Path) -> None:
     """In the format that the name says, whole or not at all."""
+    from torchvision.transforms.functional import to_pil_image
+
+    from timm_stylenorm.checkpoints import whole
+
     file.parent.mkdir(parents=True, exist_ok=True)
     form = Image.registered_extensions()[file.suffix.lower()]
     with whole(file) as part:
@@ -112,6 +125,9 @@ def write_image(image: Tensor, file: Path) -> None:
 
 def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Tensor | None) -> Tensor:
     """A batch of images in [0, 1] after AdvBN; without labels, those that the classifier predicts count."""
+    import torch
+    from figures.decode import restyled
+
     with torch.no_grad():
         labels = codec.classifier(images).argmax(1) if labels is None else labels
     maps = restyled(codec, args.advbn, images, labels)
@@ -121,6 +137,10 @@ def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Te
 
 def run(args: argparse.Namespace) -> int:
     """Make or finish the copy; returns how many images were written."""
+    import torch
+    from figures.decode import StageCodec, layer_of
+    from figures.pictures import Classifier, image_files, load_images
+
     if args.advbn.partition(':')[0] != 'advbn':
         raise ValueError(f"--advbn: expected 'advbn' and arguments of its layer, got {args.advbn!r}")
     layer_of(args.advbn)(1)
@@ -148,13 +168,11 @@ def run(args: argparse.Namespace) -> int:
     return written
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
-    try:
-        written = run(args)
-    except (ValueError, TypeError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+    written = run(args)
     print(f'wrote {written} images into {args.out}')
 
 

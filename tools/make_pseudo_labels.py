@@ -5,28 +5,23 @@ file for each, in the same subfolders: NAME_pseudo.png with train ids, 255 where
 NAME_soft.npz with probabilities. Interrupted, the same command goes on; files that are damaged are written again.
 """
 
+from __future__ import annotations
+
 import argparse
 import copy
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from bench.runs import fingerprint, whole, write_whole
-from cli import kind_of, load_config, parser
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
-from mmengine.utils import ProgressBar
-from mmseg.registry import DATASETS
-from torch.utils.data import DataLoader
+from bench.runs import fingerprint, read_json, write_whole
+from cli import COUNT, kind_of, load_config, parser
+from mistakes import command
 
-from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
-from timm_stylenorm.runner.terminal import QuietRunner
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import Tensor
 
 MANIFEST = 'pseudo_labels.json'
 SUFFIXES = {'soft': '_soft.npz', 'hard': '_pseudo.png'}
@@ -39,13 +34,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('out', help='folder for the labels')
     own.add_argument('--soft', action='store_true', help='probabilities of all classes')
     own.add_argument('--threshold', type=float, default=0.0, help='hard labels: 255 where no class is as probable')
-    own.add_argument('--stride', type=int, default=4, help='soft labels: one for so many pixels in each direction')
+    own.add_argument('--stride', type=COUNT, default=4, help='soft labels: one for so many pixels in each direction')
     own.add_argument('--force', action='store_true', help='delete labels of other settings in OUT')
     args = own.parse_args(argv)
     if args.launcher != 'none':
         own.error('runs as one process')
-    if args.stride < 1 or not 0 <= args.threshold <= 1:
-        own.error('expected --stride of at least 1 and --threshold between 0 and 1')
+    if not 0 <= args.threshold <= 1:
+        own.error(f'--threshold is a probability, got {args.threshold}')
     return args
 
 
@@ -55,7 +50,9 @@ def target_dataset(cfg: Config, config: str) -> Any:
     Raises:
         ValueError: the config does not train on a UDADataset.
     """
-    dataset = cfg.train_dataloader.dataset
+    from mmseg.registry import DATASETS
+
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     if kind_of(dataset) != 'UDADataset':
         raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
     steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
@@ -72,7 +69,7 @@ def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
 def before(out: Path) -> dict[str, Any]:
     """The settings of the labels that a folder holds; {} where it does not tell."""
     manifest = out / MANIFEST
-    return json.loads(manifest.read_text()) if manifest.exists() else {}
+    return read_json(manifest) if manifest.exists() else {}
 
 
 def refuse_others(out: Path, files: list[Path], settings: dict[str, Any], force: bool) -> None:
@@ -104,6 +101,8 @@ def is_whole(file: Path, num_classes: int) -> bool:
     if file.suffix == '.png':
         label = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
         return label is not None and label.ndim == 2 and bool(np.all((label < num_classes) | (label == 255)))
+    from mmseg_stylenorm.uda.pseudo_labels import read_soft
+
     try:
         read_soft(file, num_classes)
     except ValueError:
@@ -111,22 +110,37 @@ def is_whole(file: Path, num_classes: int) -> bool:
     return True
 
 
-def write(logits: torch.Tensor, file: Path, args: argparse.Namespace) -> None:
+def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
     """The label of one image from its logits (K, H, W)."""
+    import torch
+
+    from mmseg_stylenorm.uda.pseudo_labels import write_soft
+    from timm_stylenorm.checkpoints import whole
+
     probabilities = logits.float().softmax(0)
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file) as part:
         if args.soft:
-            write_soft(part, F.avg_pool2d(probabilities, args.stride, ceil_mode=True))
+            write_soft(part, torch.nn.functional.avg_pool2d(probabilities, args.stride, ceil_mode=True))
             return
         sure, label = probabilities.max(0)
         png = cv2.imencode('.png', torch.where(sure < args.threshold, 255, label).byte().cpu().numpy())[1]
         part.write_bytes(png.tobytes())
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns how many labels it wrote."""
+@command
+def main(argv: list[str] | None = None) -> list[Path]:
+    """Entry point; returns the labels that it wrote."""
     args = parse_args(argv)
+    import torch
+    from mmengine.dataset import pseudo_collate
+    from mmengine.registry import init_default_scope
+    from mmengine.utils import ProgressBar
+    from torch.utils.data import DataLoader
+
+    from timm_stylenorm.checkpoints import existing
+    from timm_stylenorm.runner.terminal import QuietRunner
+
     cfg = load_config(args)
     init_default_scope('mmseg')
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -136,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
     settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
-    settings['checkpoint'] = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
+    settings['checkpoint'] = hashlib.sha256(existing(args.checkpoint).read_bytes()).hexdigest()
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
@@ -157,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
                 write(sample.seg_logits.data, files[k], args)
                 bar.update()
     print(f'\n{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')
-    return len(todo)
+    return [files[k] for k in todo]
 
 
 if __name__ == '__main__':

@@ -7,13 +7,16 @@ A run that was stopped goes on where it stopped. Annotations that cannot be read
 """
 
 import argparse
+import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cli import COUNT
 from labels.pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
 from labels.table import save_png
+from mistakes import command
 
 POLYGONS = '_polygons.json'
 
@@ -70,23 +73,17 @@ def _is_current(target: Path, source: Path) -> bool:
     return read_train_ids(target) is not None
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every annotation is converted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', type=Path, help='folder that holds leftImg8bit/ and gtFine/')
-    parser.add_argument('--workers', type=int, default=cpu_count(), help='processes (default: one per CPU)')
+    parser.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     parser.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
     args = parser.parse_args(argv)
-    try:
-        import cityscapesscripts  # noqa: F401
-    except ImportError:
-        print('error: cityscapesscripts is missing; install it with `pip install cityscapesscripts`', file=sys.stderr)
-        return 2
-    try:
-        paths = annotations(args.data_root)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    if importlib.util.find_spec('cityscapesscripts') is None:
+        raise ModuleNotFoundError(name='cityscapesscripts')
+    paths = annotations(args.data_root)
     results = run_parallel(partial(_attempt, args.overwrite), paths, args.workers, 'Cityscapes labels')
     errors = [error for error in results if error is not None]
     print(f'{len(paths)} annotations: {len(paths) - len(errors)} have train ids, {len(errors)} are bad')

@@ -15,6 +15,7 @@ import numpy as np
 from cli import converter_parser
 from labels.pairs import SUFFIX, BadPair, Pairs, convert, read_image
 from labels.table import COLOUR_TO_ID, LABELS, TO_TRAIN_ID
+from mistakes import command
 from PIL import Image
 
 
@@ -61,6 +62,7 @@ def train_ids(path: Path) -> np.ndarray:
 GTA5 = Pairs('GTA5', 'images', 'labels', 'labels', ('.png', '.png', SUFFIX), train_ids)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
     args = converter_parser(__doc__).parse_args(argv)

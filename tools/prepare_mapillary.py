@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from bench.runs import read_json
 from cli import converter_parser
 from labels.pairs import BadPair, Pairs, convert, read_image
 from labels.table import CLASSES, IGNORE
+from mistakes import command
 
 SPLITS = ('training', 'validation')
 CONFIGS = ('config_v1.2.json', 'config.json')
@@ -97,9 +99,7 @@ CLASS_OF: dict[str, str | None] = {
 
 def table(mapping: Path | None) -> np.ndarray:
     """Train id by id of version 1.2, uint8 (66,); `ValueError` for names that do not exist."""
-    changed = {} if mapping is None else json.loads(mapping.read_text())
-    if not isinstance(changed, dict):
-        raise ValueError(f'{mapping}: expected {{"name in Vistas": "class of Cityscapes" or null}}')
+    changed = {} if mapping is None else read_json(mapping)
     unknown = [name for name in changed if name not in CLASS_OF]
     unknown += [name for name in changed.values() if name is not None and name not in CLASSES]
     if unknown:
@@ -112,7 +112,7 @@ def check_version(root: Path) -> None:
     files = [root / name for name in CONFIGS if (root / name).is_file()]
     if not files:
         raise FileNotFoundError(f'{root} has neither {" nor ".join(CONFIGS)}, which tell the version of the labels')
-    names = [label.get('readable') for label in json.loads(files[0].read_text()).get('labels', [])]
+    names = [label.get('readable') for label in read_json(files[0]).get('labels', [])]
     if names != list(CLASS_OF):
         raise ValueError(f'{files[0]} lists {len(names)} classes, expected the 66 of version 1.2 in their order')
 
@@ -150,11 +150,9 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
     if any(used.parent.glob('*')) and not (used.is_file() and used.read_text() == mapping):
         if not args.overwrite:
             how = 'another mapping' if used.is_file() else 'a mapping that is not known'
-            print(f'error: {used.parent} was made with {how}; --overwrite replaces it', file=sys.stderr)
-            return 2
+            raise FileExistsError(f'{used.parent} was made with {how}; --overwrite replaces it')
         if not has_pairs(pairs, root):
-            print(f'error: {root} has no image with a label in {labels}; the old labels are kept', file=sys.stderr)
-            return 2
+            raise FileNotFoundError(f'{root} has no image with a label in {labels}; the old labels are kept')
         shutil.rmtree(used.parent)
     if root.is_dir():
         used.parent.mkdir(exist_ok=True)
@@ -162,18 +160,15 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
     return convert(pairs, root, args.workers, args.overwrite, args.skip_bad)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
     own = converter_parser(__doc__)
     own.add_argument('--mapping', type=Path, metavar='FILE', help='JSON file with what shall be mapped otherwise')
     own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     args = own.parse_args(argv)
-    try:
-        to_train_id = table(args.mapping)
-        check_version(args.data_root)
-    except (OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    to_train_id = table(args.mapping)
+    check_version(args.data_root)
     return max(convert_split(args.data_root / split, to_train_id, args) for split in args.splits)
 
 

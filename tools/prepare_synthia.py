@@ -19,6 +19,7 @@ import numpy as np
 from cli import converter_parser
 from labels.pairs import SUFFIX, BadPair, Pairs, convert
 from labels.table import CLASSES, IGNORE
+from mistakes import command
 
 CLASS_OF = (  # of Cityscapes, by SYNTHIA's id; terrain, truck and train have ids, but no image shows them
     None,  # void
@@ -67,6 +68,7 @@ def train_ids(path: Path) -> np.ndarray:
 SYNTHIA = Pairs('SYNTHIA', 'RGB', 'GT/LABELS', 'GT/LABELS', ('.png', '.png', SUFFIX), train_ids)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
     args = converter_parser(__doc__).parse_args(argv)

@@ -20,8 +20,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from bench.runs import read_json
+from cli import COUNT, SEED, at_least
 from labels.pairs import SUFFIX, convert_pair, cpu_count, run_parallel
 from labels.table import TO_TRAIN_ID, gta5_palette, save_png
+from mistakes import command
 from prepare_gta5 import GTA5
 from toy_streets.scene import paint_street
 from toy_streets.style import photograph, style_at
@@ -86,7 +89,7 @@ def _claim(out: Path, params: dict) -> bool:
     """Make `out` ours, or raise; returns whether it was finished with the same parameters."""
     manifest = out / MANIFEST
     if manifest.is_file():
-        written = json.loads(manifest.read_text())
+        written = read_json(manifest)
         complete = written.pop('complete', False)
         if written != params:
             differ = ', '.join(f'{k} {written.get(k)} -> {v}' for k, v in params.items() if written.get(k) != v)
@@ -123,30 +126,19 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _at_least(kind: type, low: float, text: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'expected a number, got {text!r}') from None
-    if not low <= value < float('inf'):
-        raise argparse.ArgumentTypeError(f'expected at least {low}, got {text}')
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='a new or empty folder, or one that this tool wrote before')
-    parser.add_argument('--seed', type=partial(_at_least, int, 0), default=0)
-    parser.add_argument('--train', type=partial(_at_least, int, 1), default=200, help='training images of each domain')
-    parser.add_argument('--val', type=partial(_at_least, int, 1), default=50, help='held-out images of each domain')
+    parser.add_argument('--seed', type=SEED, default=0)
+    parser.add_argument('--train', type=COUNT, default=200, help='training images of each domain')
+    parser.add_argument('--val', type=COUNT, default=50, help='held-out images of each domain')
     parser.add_argument('--size', type=_size, default=(512, 256), help='WIDTHxHEIGHT')
-    parser.add_argument(
-        '--gap', type=partial(_at_least, float, 0), default=1.0, help='style gap; 0: both domains look alike'
-    )
-    parser.add_argument('--workers', type=int, default=cpu_count(), help='processes (default: one per CPU)')
+    parser.add_argument('--gap', type=at_least(float, 0), default=1.0, help='style gap; 0: both domains look alike')
+    parser.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     return parser
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when the data set is complete."""
     args = _parser().parse_args(argv)
@@ -158,11 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         'val': args.val,
     }
     params |= {'size': list(args.size), 'gap': args.gap}
-    try:
-        complete = _claim(args.out, params)
-    except FileExistsError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    complete = _claim(args.out, params)
     pictures = plan(args.train, args.val)
     missing = [p for p in pictures if not all(path.is_file() for path in p.files(args.out))]
     if complete and not missing:

@@ -6,14 +6,17 @@ domains.json, domains.png and confusion.png. --out has the folders of the images
 What was trained with --style is tested with it, or by the config in its work dir.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli import check_data, load_config, parser
-from mmengine.config import Config
+from cli import check_data, load_config, merge_options, parser, read_config, require
+from mistakes import command
 
-from timm_stylenorm.runner.configs import config_root
-from timm_stylenorm.runner.terminal import QuietRunner
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,14 +40,20 @@ def save_predictions(cfg: Config, folder: str) -> None:
         cfg.test_evaluator = [*metrics, {'type': 'SavePredictions', 'output_dir': folder}]
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
+    from timm_stylenorm.runner.configs import config_root
+    from timm_stylenorm.runner.terminal import QuietRunner
+
     cfg = load_config(args)
     if args.data:
-        other = Config.fromfile(args.data if Path(args.data).is_file() else config_root() / args.data)
+        other = read_config(args.data if Path(args.data).is_file() else config_root() / args.data)
+        require(other, args.data, 'test_dataloader', 'test_evaluator')
         cfg.test_dataloader, cfg.test_evaluator = other.test_dataloader, other.test_evaluator
-        cfg.merge_from_dict(args.cfg_options or {})
+        merge_options(cfg, args.cfg_options)
+    require(cfg, args.config, 'test_dataloader', 'test_evaluator', 'test_cfg')
     check_data(cfg.get('test_dataloader'), args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if 'ReportHook' not in {hook['type'] for hook in cfg.custom_hooks}:

@@ -5,10 +5,8 @@ The work dir then has the whole config, with the style in it: python tools/test.
 
 import argparse
 
-from cli import check_data, load_config, parser
-
-from timm_stylenorm.runner.optim import enable_amp
-from timm_stylenorm.runner.terminal import QuietRunner
+from cli import SEED, check_data, load_config, parser, require
+from mistakes import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,16 +15,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--resume', action='store_true', help='go on from the newest checkpoint of the work dir, if any')
     own.add_argument('--resume-from', metavar='PATH', help='go on from this checkpoint')
     own.add_argument('--amp', action='store_true', help='mixed precision: fp16 on a GPU, bfloat16 on a CPU')
-    own.add_argument('--seed', type=int, help='for exact repetition and resume')
+    own.add_argument('--seed', type=SEED, help='for exact repetition and resume')
     return own.parse_args(argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
+    from timm_stylenorm.runner.optim import check_optimizer, enable_amp
+    from timm_stylenorm.runner.terminal import QuietRunner
+
     cfg = load_config(args)
+    require(cfg, args.config, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_data(cfg.get('train_dataloader'), args.config)
     check_data(cfg.get('val_dataloader'), args.config)
+    check_optimizer(cfg)
     if args.amp:
         enable_amp(cfg)
     if args.seed is not None:

@@ -6,17 +6,21 @@ raises the loss of the classifier. Decoders are trained on the spot, on the give
 --styliser-decoder the maps are those of the styliser's VGG-19, in one column.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from bench.runs import whole
-from cli import parse_pictures, picture_parser
-from figures.decode import Codec, StageCodec, StyliserCodec, layer_of, restyled
-from figures.pictures import Classifier, evenly, image_files, load_images
-from torch import Tensor
+from cli import COUNT, at_least, parse_pictures, picture_parser
+from mistakes import command
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from figures.decode import Codec
+    from figures.pictures import Classifier
+    from torch import Tensor
 
 METHODS = ['padain', 'mixstyle:alpha=1', 'advbn']
 NONE = 'none'  # the row of what is decoded as it is
@@ -27,15 +31,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own = picture_parser(__doc__)
     own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
     own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
-    own.add_argument('--labels', type=int, nargs='+', help="classes of all images (default: the model's prediction)")
-    own.add_argument('--show', type=int, default=4, help='so many images, evenly chosen')
-    own.add_argument('--limit', type=int, default=16, help='use at most so many images of the folder, as one batch')
+    own.add_argument('--labels', type=at_least(int, 0), nargs='+', help='classes of the images (default: predicted)')
+    own.add_argument('--show', type=COUNT, default=4, help='so many images, evenly chosen')
+    own.add_argument('--limit', type=COUNT, default=16, help='use at most so many images of the folder, as one batch')
     own.add_argument('--out', type=Path, default=Path('style.png'))
     return parse_pictures(own, argv)
 
 
 def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> list[Codec]:
     """One for each column, trained."""
+    from figures.decode import StageCodec, StyliserCodec
+
     if args.styliser_encoder is not None:
         return [StyliserCodec(classifier, args.styliser_encoder, args.styliser_decoder)]
     found: list[StageCodec] = []
@@ -48,6 +54,9 @@ def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> 
 
 def pictures(args: argparse.Namespace, images: Tensor, labels: Tensor, columns: list[Codec]) -> dict[str, list[Tensor]]:
     """Method -> decoded images, (N, 3, H, W), of each column."""
+    import torch
+    from figures.decode import restyled
+
     rows: dict[str, list[Tensor]] = {}
     size = images.shape[2:]
     for method in tqdm([NONE, *args.methods], desc='methods', leave=False):
@@ -87,6 +96,8 @@ def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[s
                 line[0].text(0.95, 0.5, method.replace(':', '\n'), ha='right', va='center', fontsize=11)
         for ax, title in zip(axes[0, left:], ['input', *titles], strict=False):
             ax.set_title(title, fontsize=11)
+    from timm_stylenorm.checkpoints import whole
+
     with whole(out) as part:
         fig.savefig(part, dpi=110, format='png')
     plt.close(fig)
@@ -98,6 +109,10 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 def run(args: argparse.Namespace) -> None:
     """Load, train decoders, restyle, draw."""
+    import torch
+    from figures.decode import layer_of
+    from figures.pictures import Classifier, evenly, image_files, load_images
+
     torch.manual_seed(args.seed)
     for method in args.methods:
         layer_of(method)(256)
@@ -120,13 +135,11 @@ def run(args: argparse.Namespace) -> None:
     draw(args.out, images[show], rows, [codec.name for codec in columns])
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, TypeError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+    run(args)
     print(f'wrote {args.out}')
 
 

@@ -241,7 +241,7 @@ def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, be
     assert '| test images | baseline | snr |' in capsys.readouterr().out
     assert (tmp_path / 'out.png').stat().st_size > 10000
     assert len(json.loads((tmp_path / 'out.json').read_text())['runs']) == 2
-    monkeypatch.setattr(benchmark.Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
     assert benchmark.main(call) == table
 
 
@@ -258,7 +258,7 @@ def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark, m
     start = torch.load(cfg.model.init_checkpoint, weights_only=True)['state_dict']
     model = MODELS.build(cfg.model)
     assert torch.equal(model.net.layer2[0].bn1.aux_bn.running_mean, start['net.layer2.0.bn1.running_mean'])
-    monkeypatch.setattr(benchmark.Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
     assert benchmark.main(call) == table
 
 
@@ -272,5 +272,5 @@ def test_the_benchmark_has_a_config_for_every_method(benchmark, method):
 
 def test_the_benchmark_takes_arguments_of_a_method(benchmark):
     assert benchmark.method_config('padain:p=0.1').model.style == {'type': 'padain', 'p': 0.1}
-    with pytest.raises(SystemExit, match="did you mean 'padain'"):
-        benchmark.method_config('padian')
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(['--methods', 'padian'])

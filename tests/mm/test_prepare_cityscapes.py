@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ends import status_of
 from PIL import Image
 
 pytest.importorskip('cityscapesscripts')
@@ -36,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *flags: str) -> int:
-    return prepare_cityscapes.main([str(root), '--workers', '1', *flags])
+    return status_of(prepare_cityscapes.main, [str(root), '--workers', '1', *flags])
 
 
 def test_polygons_become_train_ids(root):
@@ -94,4 +95,4 @@ def test_a_folder_without_annotations_is_refused(tmp_path, capsys):
 def test_a_missing_cityscapesscripts_says_how_to_install_it(root, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'cityscapesscripts', None)
     assert run(root) == 2
-    assert 'pip install cityscapesscripts' in capsys.readouterr().err
+    assert "pip install 'stylenorm[cityscapes]'" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import prepare_gta5
 import pytest
+from ends import status_of
 from labels import table
 from PIL import Image
 
@@ -31,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *flags: str) -> int:
-    return prepare_gta5.main([str(root), '--workers', '1', *flags])
+    return status_of(prepare_gta5.main, [str(root), '--workers', '1', *flags])
 
 
 def report(root: Path) -> dict:

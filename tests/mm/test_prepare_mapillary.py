@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import prepare_mapillary
 import pytest
+from ends import status_of
 from labels.table import CLASSES
 from PIL import Image
 from prepare_mapillary import CLASS_OF
@@ -35,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *flags: str) -> int:
-    return prepare_mapillary.main([str(root), '--workers', '1', *flags])
+    return status_of(prepare_mapillary.main, [str(root), '--workers', '1', *flags])
 
 
 def train_ids(root: Path, name: str = 'a', split: str = 'validation') -> np.ndarray:
@@ -120,7 +121,7 @@ def test_labels_of_unknown_origin_are_not_taken_for_ones_own(root, capsys):
 def test_a_mapping_that_is_a_list_is_refused(root, capsys):
     (root / 'mine.json').write_text('["Tunnel"]')
     assert run(root, '--mapping', str(root / 'mine.json')) == 2
-    assert 'expected {"name in Vistas"' in capsys.readouterr().err
+    assert 'expected {"name": value, ...}, got list' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('mapping', [{'Tunnell': 'road'}, {'Tunnel': 'roof'}])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import prepare_synthia
 import pytest
+from ends import status_of
 from labels.table import CLASSES
 
 SIZE = (8, 23)  # height, width
@@ -34,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *flags: str) -> int:
-    return prepare_synthia.main([str(root), '--workers', '1', *flags])
+    return status_of(prepare_synthia.main, [str(root), '--workers', '1', *flags])
 
 
 def train_ids(root: Path, number: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import prepare_toy_streets as toy
 import pytest
+from ends import status_of
 from labels import table
 from PIL import Image
 from toy_streets.scene import paint_street
@@ -16,7 +17,7 @@ SMALL = ['--train', str(TRAIN), '--val', str(VAL), '--size', '128x64']
 
 
 def run(out: Path, *flags: str, workers: int = 1) -> int:
-    return toy.main([str(out), *SMALL, '--workers', str(workers), *flags])
+    return status_of(toy.main, [str(out), *SMALL, '--workers', str(workers), *flags])
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -11,9 +11,11 @@ import cli
 import train
 
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
+from timm_stylenorm.runner.terminal import QuietRunner
 
 TOOLS = config_root().parent / 'tools'
-SCRIPTS = sorted(path.name for path in TOOLS.glob('*.py') if path.name != 'cli.py')
+HELPERS = {'__init__.py', 'cli.py', 'mistakes.py'}
+SCRIPTS = sorted(path.name for path in TOOLS.glob('*.py') if path.name not in HELPERS)
 
 
 @pytest.fixture
@@ -54,9 +56,10 @@ def test_resume_does_not_swallow_the_config():
     ids=['neither', 'newest', 'path'],
 )
 def test_what_resume_does_to_the_config(tmp_path, monkeypatch, line, expected):
-    (tmp_path / 'c.py').write_text("model = {}\nload_from = 'w.pth'\n")
+    needed = 'model = train_dataloader = train_cfg = optim_wrapper = {}'
+    (tmp_path / 'c.py').write_text(f"{needed}\nload_from = 'w.pth'\n")
     seen = []
-    monkeypatch.setattr(train.QuietRunner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
+    monkeypatch.setattr(QuietRunner, 'from_cfg', lambda cfg: seen.append(cfg) or pytest.fail('stop here'))
     with pytest.raises(pytest.fail.Exception):
         train.main([str(tmp_path / 'c.py'), *line])
     assert (bool(seen[0].get('resume')), seen[0].load_from) == expected
@@ -66,7 +69,7 @@ def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, mon
     pytest.importorskip('mmseg')
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'data/toy_streets.*does not exist.*prepare_toy_streets'):
+    with pytest.raises(SystemExit, match=r'data/toy_streets.*does not exist.*prepare_toy_streets'):
         train.main(['quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'])
 
 

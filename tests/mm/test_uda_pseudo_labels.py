@@ -143,7 +143,7 @@ def teacher(tmp_path, monkeypatch):
 
 
 def test_the_tool_goes_on_where_it_was_and_repairs_what_is_damaged(teacher, capsys):
-    assert teacher('--soft', '--stride', '2') == 3
+    assert len(teacher('--soft', '--stride', '2')) == 3
     files = sorted(Path('labels').rglob('*.npz'))
     assert [str(file) for file in files] == [f'labels/t/{k}_soft.npz' for k in range(3)]
     before = [file.read_bytes() for file in files]
@@ -152,7 +152,7 @@ def test_the_tool_goes_on_where_it_was_and_repairs_what_is_damaged(teacher, caps
     assert np.abs(soft.sum(0).astype(int) - 255).max() < 10
     files[0].unlink()
     files[1].write_bytes(before[1][:-20])
-    assert teacher('--soft', '--stride', '2') == 2
+    assert len(teacher('--soft', '--stride', '2')) == 2
     assert [file.read_bytes() for file in files] == before
     assert '2 labels written to labels, 1 were there' in capsys.readouterr().out
     assert not list(Path('labels').rglob('*.part'))
@@ -163,9 +163,9 @@ def test_hard_labels_are_train_ids_and_ignored_where_unsure(teacher):
     every = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in sorted(Path('labels').rglob('*_pseudo.png'))]
     assert [label.shape for label in every] == [(32, 64)] * 3
     assert all(label.max() < 19 for label in every)
-    with pytest.raises(FileExistsError, match=r'other settings \(threshold 0.0 and not 1.0\)'):
+    with pytest.raises(SystemExit, match=r'other settings \(threshold 0.0 and not 1.0\)'):
         teacher('--threshold', '1')
-    assert teacher('--threshold', '1', '--force') == 3
+    assert len(teacher('--threshold', '1', '--force')) == 3
     assert json.loads(Path('labels/pseudo_labels.json').read_text())['threshold'] == 1
     for file in Path('labels').rglob('*_pseudo.png'):
         assert (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) == 255).all()
@@ -181,7 +181,7 @@ def test_a_checkpoint_that_is_refused_costs_no_label(teacher):
         Path('teacher.pth').unlink(missing_ok=True)
         if content is not None:
             Path('teacher.pth').write_bytes(content)
-        with pytest.raises((ValueError, FileNotFoundError), match='teacher'):
+        with pytest.raises(SystemExit, match='teacher'):
             teacher('--soft', '--force')
         assert {file: file.read_bytes() for file in Path('labels').rglob('*') if file.is_file()} == labels
 
@@ -202,18 +202,18 @@ def test_settings_out_of_range_are_refused(teacher, wrong):
 def test_labels_without_a_manifest_are_not_taken_for_ones_own(teacher):
     Path('labels/t').mkdir(parents=True)
     Path('labels/t/0_pseudo.png').write_bytes(b'mine')
-    with pytest.raises(FileExistsError, match='--force'):
+    with pytest.raises(SystemExit, match='--force'):
         teacher()
     assert Path('labels/t/0_pseudo.png').read_bytes() == b'mine'
 
 
 def test_a_config_without_target_images_is_refused(teacher, tmp_path):
     config = FADA.replace('_fada_1xb4', '_1xb8')
-    with pytest.raises(ValueError, match='names no target images'):
+    with pytest.raises(SystemExit, match='names no target images'):
         make_pseudo_labels.main([config, 'teacher.pth', 'labels'])
 
 
 def test_another_network_or_test_pipeline_is_another_setting(teacher):
     teacher()
-    with pytest.raises(FileExistsError, match=r'other settings .*network'):
+    with pytest.raises(SystemExit, match=r'other settings .*network'):
         teacher('--cfg-options', 'model.test_cfg.mode=slide')

@@ -265,7 +265,7 @@ def test_wrong_recipes_are_named(options, error, message):
     ('options', 'message'),
     [
         ({'cut': ('stage1', 'stage2')}, 'at one cut, got 2 sites'),
-        ({'cut': 'stage9'}, "site of ResNet: 'stage9'"),
+        ({'cut': 'stage9'}, "ResNet has no site 'stage9'"),
         ({'steps': 0}, 'expected a number steps > 0'),
         ({'steps': 1.5}, 'integer number of steps'),
         ({'clamp': 'yes'}, "clamp is true, false or 'auto', got 'yes'"),

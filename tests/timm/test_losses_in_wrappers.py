@@ -151,3 +151,47 @@ def test_shards_of_fsdp2_have_the_gradients_of_one_process():
 
 def test_modules_without_style_have_no_losses():
     assert style_losses(nn.Linear(2, 2).train()) == {}
+
+
+class Adapter(nn.Module):
+    """As peft's LoRA wraps a convolution."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.base_layer = conv
+        self.down = nn.Conv2d(conv.in_channels, 2, conv.kernel_size, conv.stride, conv.padding, bias=False)
+        self.up = nn.Conv2d(2, conv.out_channels, 1, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+    def merged(self):
+        """One convolution that computes the same."""
+        conv = nn.Conv2d(self.down.in_channels, self.up.out_channels, 3, self.down.stride, 1, bias=False)
+        delta = torch.einsum('ob,bihw->oihw', self.up.weight[:, :, 0, 0], self.down.weight)
+        conv.weight = nn.Parameter(self.base_layer.weight + delta)
+        return conv
+
+
+@pytest.mark.parametrize('method', ['selfnorm', 'padain'])
+def test_an_adapter_around_a_styled_convolution_is_refused(method):
+    model = timm_stylenorm.add_style(small('resnet18', num_classes=4), method, sites='convs')
+    wrapped = nn.Sequential(model)  # as peft wraps the model itself
+    model.layer2[0].conv1 = torch.compile(model.layer2[0].conv1)
+    style_losses(wrapped)
+    model.layer1[0].conv1 = Adapter(model.layer1[0].conv1)
+    with pytest.raises(ValueError, match=r"'layer1.0.conv1' is inside of Adapter now, .*; wrap the plain model"):
+        style_losses(wrapped)
+
+
+def test_a_style_around_an_adapter_restyles_the_sum():
+    model = small('resnet18', num_classes=4)
+    model.layer1[0].conv1 = Adapter(model.layer1[0].conv1)
+    timm_stylenorm.add_style(model, 'selfnorm', sites='convs')
+    layer = model.layer1[0].conv1.style['selfnorm']
+    seen = []
+    layer.register_forward_hook(lambda layer, args, y: seen.append(args[0]))
+    model.eval()(x := images())
+    assert style_losses(model) == {}
+    stem = model.maxpool(model.act1(model.bn1(model.conv1(x))))
+    torch.testing.assert_close(seen[0], model.layer1[0].conv1.merged()(stem))

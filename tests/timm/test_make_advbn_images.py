@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from figures import decode
 from PIL import Image
 
 NAMES = ('cat/a.png', 'cat/b.jpg', 'dog/a.png', 'dog/deep/c.webp', 'dog/d.PNG')
@@ -82,9 +83,7 @@ def test_an_interruption_leaves_no_half_image(source, tmp_path, monkeypatch):
 
 def test_classes_may_be_those_of_the_folders(source, copy, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        make_advbn_images, 'restyled', lambda codec, m, x, labels: seen.extend(labels.tolist()) or codec.encode(x)
-    )
+    monkeypatch.setattr(decode, 'restyled', lambda codec, m, x, labels: seen.extend(labels.tolist()) or codec.encode(x))
     make(source, tmp_path / 'copy', '--folder-labels')
     assert sorted(seen) == [0, 0, 1, 1, 2]
 

@@ -73,12 +73,26 @@ def test_style_arguments_reach_the_layers():
     [
         (dict(redction=8), TypeError, "'redction'; did you mean 'reduction'"),
         (dict(type='padain'), ValueError, 'belongs to another model'),
-        ('snr', TypeError, 'takes a dict of arguments'),
+        ('padain', ValueError, r"resnet18_snr is 'snr'; a style of \['padain'\] belongs to another model"),
+        (['mixstyle', dict(p=1)], ValueError, "names its method under 'type'"),
+        (['snr', dict(type='mixstyle', q=1)], TypeError, "'q'"),
+        (3, TypeError, 'style must be a name, a dict, or a list of them, got 3'),
     ],
 )
 def test_wrong_style_arguments_are_named(style, error, message):
     with pytest.raises(error, match=message):
         timm.create_model('resnet18_snr', style=style)
+
+
+@pytest.mark.parametrize('style', ['snr', dict(type='snr'), ['snr'], [dict(type='snr')]])
+def test_a_style_means_the_same_as_in_add_style(style):
+    model = timm.create_model('resnet18_snr', style=style)
+    assert [label for label, _ in timm_stylenorm.style_layers(model)] == [f'snr.stage{i}' for i in (1, 2, 3)]
+
+
+def test_a_style_may_have_more_methods_than_the_name():
+    model = timm.create_model('resnet18_snr', style=[dict(type='mixstyle', sites='stage4'), 'snr'])
+    assert [label for label, _ in timm_stylenorm.style_layers(model)][-1] == 'mixstyle.stage4'
 
 
 def test_variants_on_demand():

@@ -102,7 +102,7 @@ def test_every_reader_of_torch_and_timm_is_told_to_read_weights_only():
                 given = {k.arg: ast.unparse(k.value) for k in call.keywords}
                 found.append((file.name, call.lineno))
                 assert given.get('weights_only') == 'True', f'{file}:{call.lineno} {ast.unparse(call)}'
-    assert {'launch.py', 'checkpoint.py', 'checkpoints.py', 'train_styliser.py'} <= {name for name, _ in found}
+    assert {'launch.py', 'checkpoint.py', 'checkpoints.py', 'training.py'} <= {name for name, _ in found}
 
 
 # Private names whose absence is an answer and not a surprise; everything else would hide that a host has changed.

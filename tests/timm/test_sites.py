@@ -169,8 +169,8 @@ def test_a_place_named_twice_counts_once():
 @pytest.mark.parametrize(
     ('arch', 'site', 'message'),
     [
-        ('resnet18', 'stge1', "unknown site of ResNet: 'stge1'; did you mean 'stage1'"),
-        ('resnet18', 'stage7', "unknown site of ResNet: 'stage7'"),
+        ('resnet18', 'stge1', "ResNet has no site 'stge1'; did you mean 'stage1'"),
+        ('resnet18', 'stage7', "ResNet has no site 'stage7'.*Available: convs, .*stylenorm sites"),
         ('hrnet_w18', 'stage2', r'stage2. \(SequentialList\) returns several maps'),
         ('hrnet_w18', 'stage2.0', r'stage2\.0. \(HighResolutionModule\) returns several maps'),
         ('vit_tiny_patch16_224', 'convs', 'has no convolution directly followed by a norm layer'),

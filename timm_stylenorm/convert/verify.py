@@ -6,6 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from ..checkpoints import compare
+from ..errors import unknown
 from ..layers.owned import own_names
 from ..surgery.add import style_parameters
 from . import describe
@@ -64,6 +65,8 @@ def _build(conversion: Conversion, name: str | None, num_classes: int | None) ->
     name = name or conversion.model
     if name is None:
         raise ValueError('timm has no name for this network: say which model to verify against')
+    if not timm.is_model(name):
+        raise ValueError(unknown('timm model', name, timm.list_models(), 'timm.list_models()'))
     if num_classes is None:
         num_classes = describe.num_classes(conversion.state_dict)
     options: dict = {} if num_classes is None else {'num_classes': num_classes}

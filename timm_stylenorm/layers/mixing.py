@@ -100,7 +100,17 @@ class MixStyle(_Mixing):
 
 
 class EFDMix(_Mixing):
-    """`functional.efdmix` with probability `p` for each call in training; arguments as for `MixStyle`."""
+    """`functional.efdmix` with probability `p` for each call in training.
+
+    Args:
+        num_features: Not used; any layer can stand where a norm layer is built.
+        p: Probability that a call mixes.
+        alpha: Of the Beta distribution.
+        mix: 'random' or 'crossdomain', see `MixStyle`.
+
+    Raises:
+        ValueError: `p` outside [0, 1], `alpha` not positive, or an unknown `mix`.
+    """
 
     def mixed(self, x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         return efdmix(x, perm, lmda)

@@ -13,6 +13,7 @@ from ..errors import unknown
 from ..host import architectures, copy_pretrained_cfgs
 from ..layers import StyleLayer
 from ..methods import ROWS, Method, Placement, add_method, get_method
+from ..surgery.add import Style, as_specs
 from .pretrained import build
 
 __all__: list[str] = []  # every registered name
@@ -106,18 +107,19 @@ def _as_sites(sites: Iterable[str]) -> tuple[str, ...]:
 
 
 def _register(base: str, method: str, name: str) -> None:
-    def entrypoint(pretrained: bool = False, style: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
-        if not isinstance(style, Mapping | None):
-            raise TypeError(f'{name}: style takes a dict of arguments of {method!r} and `sites`, got {style!r}')
-        options = {'type': method, **(style or {})}
-        get_method(method).check_kwargs(method, options)
-        if options['type'] != method:
-            raise ValueError(f'{name} is {method!r}; style=dict(type={options["type"]!r}) belongs to another model')
-        return build(model_entrypoint(base), (base, name), options, pretrained, kwargs)
+    def entrypoint(pretrained: bool = False, style: Style | None = None, **kwargs: Any) -> nn.Module:
+        specs = as_specs({'type': method, **(style or {})} if isinstance(style, Mapping | None) else style, {})
+        for spec in specs:
+            get_method(spec['type']).check_kwargs(spec['type'], spec)
+        types = [spec['type'] for spec in specs]
+        if method not in types:
+            raise ValueError(f'{name} is {method!r}; a style of {types} belongs to another model')
+        return build(model_entrypoint(base), (base, name), specs, pretrained, kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
-    entrypoint.__doc__ = f'{base} with {method}, {get_method(method).paper}; `style` takes its arguments and `sites`.'
+    entrypoint.__doc__ = f'{base} with {method}, {get_method(method).paper}; `style` takes its arguments and `sites`, '
+    entrypoint.__doc__ += 'or what `add_style` takes, with more methods.'
     names, globals()['__all__'] = __all__, []  # register_model searches this list, which would take quadratic time
     register_model(entrypoint)
     globals()['__all__'] = names

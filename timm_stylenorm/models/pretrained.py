@@ -9,7 +9,7 @@ come the style, and its tensors.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ _ATTACHED = '.style.'  # in every key of an attached layer
 def build(
     create: Callable[..., nn.Module],
     names: tuple[str, str],
-    style: Mapping[str, Any],
+    style: Sequence[Mapping[str, Any]],
     pretrained: bool,
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
@@ -41,7 +41,7 @@ def build(
     Args:
         create: The entry point of the base model.
         names: Of the base in timm's registry, and of the model that is built.
-        style: For `add_style`.
+        style: For `add_style`, a dict for each method.
         pretrained: Whether to load weights: those of the registry, or what `pretrained_cfg` or `pretrained_cfg_overlay`
             name.
         kwargs: Further arguments of `create`.
@@ -50,6 +50,7 @@ def build(
         ValueError: The named weights are of another style, of a style with other arguments, or of a styled model of
             another architecture. Nothing has been built then but a reference to compare with.
     """
+    methods = ', '.join(spec['type'] for spec in style)
     if not pretrained:
         return _finish(add_style(create(pretrained=False, **kwargs), style), names[1])
     cfg = resolve_pretrained_cfg(names[0], kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
@@ -57,7 +58,7 @@ def build(
     if cfg.custom_load or not named:  # of the registry, or in a foreign format: plain in any case
         model = add_style(create(pretrained=True, **kwargs), style)
         source = _source(cfg) if named else '.'.join(filter(None, [names[0], cfg.tag]))
-        _logger.info(f'weights of {source}, trained without {style["type"]}')
+        _logger.info(f'weights of {source}, trained without {methods}')
         return _finish(model, names[1])
     file = _read(cfg, kwargs.get('cache_dir'))
     source = _source(cfg)
@@ -73,9 +74,9 @@ def build(
     if styled:
         reference.give(model)
     published = isinstance(kwargs.get('pretrained_cfg'), Mapping) and bool(cfg.source)  # under the name of this model
-    history = f'trained with{"" if styled or not reference.has_tensors else "out"} {style["type"]}'
+    history = f'trained with{"" if styled or not reference.has_tensors else "out"} {methods}'
     if not (reference.has_tensors or published):
-        history = f'with or without {style["type"]}, which has no tensors of its own'
+        history = f'with or without {methods}, which has no tensors of its own'
     _logger.info(f'weights of {source}, {history}')
     return _finish(model, names[1], {key: getattr(cfg, key) for key in ('state_dict', 'source', 'custom_load')})
 

@@ -41,11 +41,21 @@ def load_local(filename: str, map_location: Any = None) -> Any:
 
     Raises:
         FileNotFoundError: naming the file and what is near it.
-        ValueError: the file holds code, or is damaged.
+        ValueError: the file holds code, is damaged, or holds something else than weights by their names.
     """
     path = existing(filename)
     with refusing(str(path)):
-        return from_plain(torch.load(path, map_location=map_location, weights_only=True))
+        held = from_plain(torch.load(path, map_location=map_location, weights_only=True))
+    weights = held.get('state_dict', held) if isinstance(held, Mapping) else held
+    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f'{path} holds no weights by their names, but {_kind(held)}')
+    return held
+
+
+def _kind(held: Any) -> str:
+    """`a list`, or `a dict of epoch, state_dict`."""
+    names = f' of {", ".join(map(str, list(held)[:5]))}' if isinstance(held, Mapping) else ''
+    return f'a {type(held).__name__}{names}'
 
 
 def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:

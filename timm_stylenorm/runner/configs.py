@@ -33,13 +33,16 @@ def find_config(name: str) -> str:
 
     Raises:
         FileNotFoundError: naming the nearest shipped configs.
+        IsADirectoryError: it is a folder.
     """
     if Path(name).is_file():
         return name
+    if Path(name).is_dir():
+        raise IsADirectoryError(f'{name!r} is a folder, not a config; `stylenorm configs` lists those shipped')
     known = list_configs()
     wanted = name.removeprefix('configs/')
     wanted = wanted if wanted.endswith('.py') else f'{wanted}.py'
     hits = [config for config in known if config == wanted or Path(config).name == wanted]
     if len(hits) == 1:
         return str(config_root() / hits[0])
-    raise FileNotFoundError(unknown('config', wanted, known))
+    raise FileNotFoundError(f'there is no file {name!r}; {unknown("config", wanted, known, "stylenorm configs")}')

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import torch
 from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
+from ..errors import unknown
 from ..gates import separate_gates
 
 
@@ -43,6 +44,17 @@ class GateOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         wrapper = super().__call__(model)
         separate_gates(wrapper.optimizer, model, self.lr_factor)
         return wrapper
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Looks for the config's optimizer in the registry, where mmengine fails on `None` without its name.
+
+    Raises:
+        ValueError: it is not there; names the nearest.
+    """
+    kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ValueError(unknown('optimizer', kind, OPTIMIZERS.module_dict))
 
 
 def enable_amp(cfg: Config) -> None:

@@ -51,7 +51,7 @@ def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
             forward of the model raises this error instead.
         TypeError: An argument that the layer does not have.
     """
-    return _add(model, [_request(model, spec) for spec in _as_specs(style, kwargs)])
+    return _add(model, [_request(model, spec) for spec in as_specs(style, kwargs)])
 
 
 def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Module:
@@ -94,7 +94,8 @@ class _Plan:
     layer: StyleLayer
 
 
-def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A dict with its name under `type` for each method."""
     if isinstance(style, str):
         return [{'type': style, **kwargs}]
     if isinstance(style, Mapping):
@@ -105,7 +106,7 @@ def _as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise TypeError(f'style must be a name, a dict, or a list of them, got {style!r}')
     if kwargs:
         raise TypeError(f'with a list of methods, arguments belong into its dicts, got {sorted(kwargs)} beside it')
-    return [spec for item in style for spec in _as_specs(item, {})]
+    return [spec for item in style for spec in as_specs(item, {})]
 
 
 def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
@@ -144,7 +145,7 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
             _follow(layer, site.module)
         elif not replaces:
             layer.train(model.training)
-        record = Attachment(name, site.label, site.where, recipe=method.recipe, unchecked=unchecked)
+        record = Attachment(name, site.label, site.name, site.where, recipe=method.recipe, unchecked=unchecked)
         record.frozen = request.frozen or method.norms_after is not None  # the layer of a cut rests with what is before
         layer.attachment = record
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens

@@ -21,6 +21,7 @@ class Attachment:
     Attributes:
         method: 'snr'.
         site: 'stage1', or a module's name.
+        name: Of the module in the model.
         position: 'after' its module, 'before' it, or 'replace': in the place of a norm layer.
         of_container: The module is a container whose last child holds the layer.
         frozen: The layer follows its host where that is frozen; otherwise it trains and acts with the model.
@@ -30,6 +31,7 @@ class Attachment:
 
     method: str
     site: str
+    name: str
     position: str = 'after'
     of_container: bool = False
     frozen: bool = False

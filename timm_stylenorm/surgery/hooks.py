@@ -135,11 +135,11 @@ def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
 
 def styled_modules(model: nn.Module) -> list[nn.Module]:
     """The modules to which layers are attached."""
-    return [
-        module
-        for module in model.modules()
-        if any(hook in _HOOKS for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()])
-    ]
+    return [module for module in model.modules() if _is_styled(module)]
+
+
+def _is_styled(module: nn.Module) -> bool:
+    return any(hook in _HOOKS for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()])
 
 
 def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
@@ -154,6 +154,29 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
         if record is not None and layer in owner.style.values() and record.of_container == (owner is not module):
             return module
     raise ValueError(f'{record or type(layer).__name__} is not attached in this {type(model).__name__}')
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise where a styled module has been put into another one in its place, as adapters (LoRA) do.
+
+    What the wrapper adds to the output of the module would be added to styled maps, and not be styled itself.
+
+    Raises:
+        ValueError: Naming the module.
+    """
+    for name, module in model.named_modules():
+        style: Any = attachments_of(module) if _is_styled(module) else None
+        around, _, inner = f'.{name}'.rpartition('.')
+        if style is None or inner.startswith('_') or inner == 'module':  # of FSDP, DDP, compilers, checkpointing
+            continue
+        for layer in style.values():
+            place = f'.{layer.attachment.name}'
+            if around.endswith(place) and not f'.{name}'.endswith(place):
+                wrapper = type(model.get_submodule(around[1:])).__name__
+                raise ValueError(
+                    f'{layer.attachment}: {place[1:]!r} is inside of {wrapper} now, whose own part of the output is '
+                    'not styled; wrap the plain model first, and then add the style'
+                )
 
 
 @contextmanager

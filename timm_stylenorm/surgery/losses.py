@@ -19,6 +19,7 @@ from ..layers import AdvBN, StyleLayer
 from .add import style_layers
 from .context import override_attr
 from .frozen import warn_if_at_rest
+from .hooks import refuse_wrapped
 
 
 def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None) -> dict[str, Tensor]:
@@ -30,12 +31,16 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
             layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
         ignore_index: Label that counts nowhere; by default 255 in label maps, and torch's -100 among class indices.
 
+    Raises:
+        ValueError: Labels and layers do not fit, or a styled module has been wrapped, as by an adapter.
+
     Returns:
         Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
         comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'. A layer that has a
         loss, and left none or one that trains nothing, is told of once in a warning.
     """
     layers = list(style_layers(model))
+    refuse_wrapped(model)
     if model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         warn_if_at_rest(layers)
         _warn_if_lost(layers)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import unknown
+from ..errors import no_site
 from ..host import FeatureGraphNet, last_child
 from .structure import (
     NORMS,
@@ -97,8 +97,9 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
             found.setdefault(site.name, site)
     if not found:
         asked = [names] if isinstance(names, str) else list(names)
-        means = f'{", ".join(map(repr, asked))} means nothing in' if asked else 'no site was named for'
-        raise ValueError(f'{means} {type(model).__name__}')
+        if not asked:
+            raise ValueError(f'no site was named for {type(model).__name__}')
+        raise ValueError(no_site(type(model).__name__, asked[0], site_names(model)))
     return list(found.values())
 
 
@@ -110,6 +111,19 @@ def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
     past = {name for name in names if re.match(r'stage\d', name) and name.partition('.')[0] not in own}
     reached = any(level.startswith('stage') for level in levels)
     return [name for name in names if name not in past] if reached else names
+
+
+def site_names(model: nn.Module) -> list[str]:
+    """The sites that a model has, without the names of its modules."""
+    names = [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in _PARTS)]
+    return [name for name in names if _has(model, name)]
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        return bool(_find(model, name))
+    except ValueError:  # such as no norm in the stem
+        return False
 
 
 def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
@@ -131,8 +145,7 @@ def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
     modules = dict(model.named_modules())
     paths = [name] if name in modules else fnmatch.filter(modules, name)
     if not paths or name == '':
-        known = [*_KINDS, *levels, *(f'{k}.{p}' for k in blocks_of(model) for p in _PARTS), 'a module name or glob']
-        raise ValueError(unknown(f'site of {type(model).__name__}:', name, known))
+        raise ValueError(no_site(type(model).__name__, name, site_names(model)))
     return [_place(model, path, path, None, tokens) for path in paths]
 
 

@@ -116,9 +116,15 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
             while is_sequence(child) and list(child.children()):
                 last, child = last_child(child)
                 name = f'{name}.{last}'
-            if isinstance(child, _ConvNd) and isinstance(norm, NORMS):
+            if isinstance(_adapted(child), _ConvNd) and isinstance(norm, NORMS):
                 dot = f'{prefix}.' if prefix else ''
                 yield (dot + name, child), (dot + norm_name, norm)
+
+
+def _adapted(module: nn.Module) -> nn.Module:
+    """The layer within an adapter, as those of peft."""
+    children = dict(module.named_children())
+    return _adapted(children['base_layer']) if 'base_layer' in children else module
 
 
 def batch_norms(model: nn.Module) -> Iterator[Named]:

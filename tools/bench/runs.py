@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from timm_stylenorm.checkpoints import whole
-
 
 def fingerprint(content: dict[str, Any]) -> str:
     """16 hexadecimal digits that change with the content, as of a config."""
@@ -17,8 +15,25 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 def write_whole(file: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
+    from timm_stylenorm.checkpoints import whole
+
     with whole(file) as part:
         part.write_text(json.dumps(content, indent=2) + '\n')
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than names and values; names it.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f'{file} is no JSON file: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{file}: expected {{"name": value, ...}}, got {type(content).__name__}')
+    return content
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

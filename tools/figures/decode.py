@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from figures.pictures import Classifier
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from figures.pictures import Classifier
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.functional import adain
 from timm_stylenorm.layers import AdvBN, StyleLayer

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from labels.table import IGNORE, TO_TRAIN_ID, save_png
 from PIL import Image
 from tqdm import tqdm
-
-from labels.table import IGNORE, TO_TRAIN_ID, save_png
 
 SUFFIX = '_labelTrainIds.png'
 DONE, KEPT = 'converted', 'already there'
@@ -60,7 +59,7 @@ class Pairs:
         return image, label, target
 
     def names(self, root: Path) -> list[str]:
-        """The sorted names of all images and labels; `FileNotFoundError` when a folder is missing."""
+        """The sorted names of all images and labels; `FileNotFoundError` when a folder is missing, or none is there."""
         image, label, target = self.suffixes
         for folder in (root, root / self.images, root / self.labels):
             if not folder.is_dir():
@@ -70,6 +69,10 @@ class Pairs:
         labels = {path.name for path in (root / self.labels).glob(f'*{label}')}
         if self.targets == self.labels:
             labels = {name for name in labels if not name.endswith(target)}
+        if not (images or labels):
+            held = sorted({path.suffix or path.name for path in (root / self.images).iterdir()})
+            found = f'{self.images} holds {", ".join(held) or "nothing"}'
+            raise FileNotFoundError(f'no {self.images}/*{image} in {root}; {found}')
         return sorted(images | {name.removesuffix(label) for name in labels})
 
 
@@ -166,11 +169,7 @@ def _report(root: Path, results: list[tuple[str, str, str]]) -> tuple[list[str],
 
 def convert(pairs: Pairs, root: Path, workers: int, overwrite: bool = False, skip_bad: bool = False) -> int:
     """Convert all pairs below a root; 0 when every one is good, or the bad ones are left out on request."""
-    try:
-        names = pairs.names(root)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    names = pairs.names(root)
     work = partial(_attempt, pairs, root, overwrite)
     good, bad = _report(root, list(run_parallel(work, names, workers, f'{pairs.title} labels')))
     if not good:

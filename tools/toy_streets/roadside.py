@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-
 from toy_streets.canvas import Canvas
 
 Rng = np.random.Generator

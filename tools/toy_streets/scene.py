@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
 from toy_streets import roadside, traffic
 from toy_streets.canvas import Canvas
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 from labels.table import LABEL_ID
-
 from toy_streets.canvas import Canvas
 
 Rng = np.random.Generator

@@ -5,7 +5,6 @@ everything but the colours' domain, so the same draw gives the same shapes in ev
 """
 
 import numpy as np
-
 from toy_streets.canvas import Canvas
 
 Rng = np.random.Generator
