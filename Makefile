@@ -4,15 +4,21 @@
 
 VENV ?= .venv
 PYTHON ?= python3
+EXTRAS ?= dev
+CONSTRAINTS ?= /dev/null
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow sweep lint setup
+.PHONY: demo test test-timm test-slow sweep lint setup
 
 demo: setup
 	$(BIN)/python tools/demo.py
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Without mmengine: make test-timm VENV=.venv-timm EXTRAS=test-timm
+test-timm: setup
+	$(BIN)/python -m pytest tests/timm --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu and not sweep' --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -30,5 +36,5 @@ setup: $(VENV)/.installed
 # The stamp comes last, so that an interrupted installation is taken up again.
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint $(CONSTRAINTS)
 	touch $@

@@ -54,7 +54,7 @@ def link(name):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 
-RUNNER = ['onedl-mmengine>=0.10.7', 'onedl-mmcv>=2.2']
+RUNNER = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3']
 MMSEG = [
     *RUNNER,
     'onedl-mmsegmentation>=1.3',
@@ -92,6 +92,7 @@ setup(
         'cityscapes': ['cityscapesscripts'],
         'corruptions': CORRUPTIONS,
         'test': HOSTS + TEST,
+        'test-timm': TEST,
         'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
     classifiers=[

@@ -1,22 +1,20 @@
 """Style methods for mmsegmentation: `custom_imports = dict(imports=['mmseg_stylenorm'])` registers everything.
 
-Import it before reading a config that inherits from `mmseg::...` or `mmseg_stylenorm::...` (the tools do): it applies
-the fixes of the hosts.
+Import it before reading a config that inherits from `mmseg::...` or `mmseg_stylenorm::...` (the tools do): it patches
+mmengine and mmseg, as the tables in `timm_stylenorm.runner.host` and `mmseg_stylenorm.host` say.
 """
 
-from timm_stylenorm.runner.host import apply_host_fixes
+from timm_stylenorm.patches import install_patches
 
-from . import datasets, evaluation, heads, hooks, norms, plugins, registry, segmentors, uda
-from .host import checkpoint_without_reentry
+from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda
+from .host import PATCHES
 
-apply_host_fixes()
-checkpoint_without_reentry()
+install_patches(PATCHES)
 
 __all__ = [
     'datasets',
     'evaluation',
     'heads',
-    'hooks',
     'norms',
     'plugins',
     'registry',

@@ -1,21 +1,44 @@
-"""What is mended in mmseg: activation checkpointing."""
+"""What is patched in mmseg."""
 
 import functools
 import sys
-import types
+from types import ModuleType
+from typing import Any
 
 import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
 import torch.utils.checkpoint
 
+from timm_stylenorm.patches import Patch
 
-def checkpoint_without_reentry() -> None:
-    """Makes `with_cp=True` use `use_reentrant=False` in all modules of mmseg.models that are imported; idempotent.
 
-    mmseg leaves the choice open, torch then takes the reentrant form: it runs the block without gradients, so a loss
-    that a layer inside of it computes would silently train nothing.
-    """
-    without = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
-    namespace = types.SimpleNamespace(checkpoint=without)
-    for name, module in list(sys.modules.items()):
-        if name.startswith('mmseg.models.') and getattr(module, 'cp', None) is torch.utils.checkpoint:
-            module.cp = namespace  # type: ignore[attr-defined]
+class _WithoutReentry(ModuleType):
+    """The module `torch.utils.checkpoint`, whose `checkpoint` has `use_reentrant=False` unless told otherwise."""
+
+    def __init__(self, module: ModuleType) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self._module = module
+        self.checkpoint = functools.partial(module.checkpoint, use_reentrant=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._module)
+
+
+without_reentry = _WithoutReentry(torch.utils.checkpoint)
+
+PATCHES = (
+    Patch(
+        what=tuple(
+            f'{name}.cp'
+            for name, module in list(sys.modules.items())
+            if name.startswith('mmseg.models.') and getattr(module, 'cp', None) is torch.utils.checkpoint
+        ),
+        why='`with_cp=True` leaves the choice to torch, which takes the reentrant form: it runs the block without '
+        'gradients, so that a loss of a layer inside of it would silently train nothing',
+        since='mmseg 1.2.2',
+        until='mmseg 1.4.2',
+        by='mmseg_stylenorm.host.without_reentry',
+    ),
+)

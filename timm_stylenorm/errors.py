@@ -1,4 +1,4 @@
-"""One wording for names that do not exist."""
+"""One wording for names that do not exist, and the category of warnings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 MOST_SHOWN = 20  # of known names; more of them are counted
+
+
+class StyleNormWarning(UserWarning):
+    """A style method does less than it should, and the message says what is missing."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str], lists: str = '') -> str:

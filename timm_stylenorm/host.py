@@ -1,14 +1,12 @@
-"""What is asked of timm's private parts, or patched there, one place for each question."""
+"""What is patched in timm, and what is asked of its private parts and of torch's, one place for each question."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
-import timm
-import timm.models
+import torch
 from timm.models import DefaultCfg
 from timm.models._features import FeatureGetterNet, FeatureHookNet
 from timm.models._features_fx import FeatureGraphNet
@@ -20,7 +18,10 @@ from timm.models._registry import (
     _model_with_tags,
 )
 from timm.models.regnet import RegStage
+from torch import nn
 from torch.optim import Optimizer
+
+from .patches import Patch
 
 __all__ = [
     'HOOKS_OF_FORWARD',
@@ -31,12 +32,15 @@ __all__ = [
     'architectures',
     'compiled_call_off',
     'copy_pretrained_cfgs',
-    'create_model_places',
-    'create_optimizer_places',
-    'exchanged',
+    'has_load_pre_hook',
     'inner_optimizer',
+    'last_child',
     'name_within',
+    'raise_recompile_limit',
+    'remove_forward_hook',
+    'script_patches',
     'unwrapped',
+    'within_compiled',
 ]
 
 # The attributes of torch's modules under which hooks of a forward stand
@@ -64,6 +68,33 @@ def compiled_call_off(attributes: dict[str, Any]) -> None:
     """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
     if attributes.get('_compiled_call_impl') is not None:
         attributes['_compiled_call_impl'] = None
+
+
+def within_compiled(model: nn.Module) -> nn.Module | None:
+    """The model that `torch.compile` has wrapped; None where it has not."""
+    return getattr(model, '_orig_mod', None)
+
+
+def raise_recompile_limit(at_least: int) -> None:
+    """Let `torch.compile` make so many graphs of one piece of code."""
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, at_least)
+
+
+def last_child(module: nn.Module) -> tuple[str, nn.Module]:
+    """The last child that a module was given and its name, also where it has another name before."""
+    return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
+
+
+def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Take a function off a module, also of a copy of the module with which it was registered."""
+    for key in [k for k, own in module._forward_hooks.items() if own is hook]:
+        del module._forward_hooks[key]
+
+
+def has_load_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> bool:
+    """Whether `register_load_state_dict_pre_hook` was given this function."""
+    return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 
 
 def architectures() -> Collection[str]:
@@ -104,26 +135,31 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
 
 
-def create_model_places() -> list[Any]:
-    """The modules under whose names scripts import `create_model`."""
-    return [timm, timm.models, timm.models._factory]
-
-
-def create_optimizer_places() -> list[Any]:
-    """The modules under whose names scripts import `create_optimizer_v2`."""
+def script_patches() -> tuple[Patch, ...]:
+    """What `launch` replaces while a script of timm runs; `import timm` does not load all of it."""
     import timm.optim
+    import timm.task
 
-    return [timm.optim, timm.optim._optim_factory]
-
-
-@contextmanager
-def exchanged(new: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
-    """Within, these attributes of modules have other values: (module, name) -> value."""
-    old = {(module, name): getattr(module, name) for module, name in new}
-    try:
-        for (module, name), value in new.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for (module, name), value in old.items():
-            setattr(module, name, value)
+    base = timm.task.TrainingTask
+    kinds = {name: kind for name, kind in vars(timm.task).items() if isinstance(kind, type) and kind is not base}
+    tasks = {name: kind for name, kind in kinds.items() if issubclass(kind, base)}
+    return (
+        Patch(
+            what=('timm.create_model', 'timm.models.create_model', 'timm.models._factory.create_model'),
+            why='a script builds its model by it, and a style must be there before optimizer and EMA',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
+            what=('timm.optim.create_optimizer_v2', 'timm.optim._optim_factory.create_optimizer_v2'),
+            why='a script builds its optimizer by it, and gates need a group of their own',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
+            what=tuple(f'{place}.{name}' for name, kind in tasks.items() for place in ('timm.task', kind.__module__)),
+            why='a script trains by one of them, which knows neither the losses of a style nor recipes',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+    )

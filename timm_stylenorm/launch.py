@@ -29,7 +29,6 @@ from typing import Any
 
 import timm
 import timm.models
-import timm.task
 import torch
 from timm.models import split_model_name_tag
 from timm.task import TrainingTask
@@ -37,10 +36,11 @@ from torch import nn
 
 from .checkpoints import Fit
 from .gates import separate_gates
-from .host import create_model_places, create_optimizer_places, exchanged
+from .host import remove_forward_hook, script_patches
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
 from .options import key_values, read_recipe, read_style
+from .patches import Patch, patched
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
 from .surgery.add import Style, add_style, style_layers
@@ -176,8 +176,7 @@ def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{'recipe': recipe, **images, **kwargs})
             for module in self.modules():
-                for key in [k for k, hook in module._forward_hooks.items() if hook is _tell_missing_task]:
-                    del module._forward_hooks[key]
+                remove_forward_hook(module, _tell_missing_task)
 
     Launched.__name__ = Launched.__qualname__ = f'StyleNorm{kind.__name__}'
     return Launched
@@ -208,17 +207,13 @@ def styled_timm(
         images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
     """
     images = images or {}
-    new = {
-        (module, 'create_model'): _styling(module.create_model, style, recipe, images)
-        for module in create_model_places()
+    create_model, create_optimizer, tasks = script_patches()
+    new: dict[Patch, Callable[[Any], Any]] = {
+        create_model: functools.partial(_styling, style=style, recipe=recipe, images=images),
+        create_optimizer: _separating,
+        tasks: functools.partial(_with_style, recipe=recipe, images=images),
     }
-    for name, kind in vars(timm.task).items():
-        if isinstance(kind, type) and issubclass(kind, TrainingTask) and kind is not TrainingTask:
-            ours = _with_style(kind, recipe, images)
-            new |= {(module, name): ours for module in (timm.task, sys.modules[kind.__module__])}
-    optimizers = create_optimizer_places()
-    new |= {(module, 'create_optimizer_v2'): _separating(module.create_optimizer_v2) for module in optimizers}
-    with exchanged(new):
+    with patched(new):
         yield
 
 

@@ -22,6 +22,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .host import raise_recompile_limit
 from .layers import AdvBN
 from .recipes import LossTerm, Recipe, build_recipe
 from .recipes.apply import part_losses, recipe_of
@@ -163,8 +164,7 @@ class StyleTask(TrainingTask):
         parts = dict(_compilable(self._trained.module))
         # Four kinds of passes, with two sizes of batches, go through code that all parts share; and dynamo would take
         # the parts' shapes for one that changes.
-        dynamo: Any = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(parts))
+        raise_recompile_limit(8 * len(parts))
         for part in parts.values():
             part.compile(backend=backend, mode=mode, **{'dynamic': False, **kwargs})
         _logger.info(f'{type(self).__name__}: compiled {", ".join(parts)}; what comes before the cut is not')

@@ -138,14 +138,12 @@ def load_config(args: argparse.Namespace) -> 'Config':
     from timm_stylenorm.options import read_recipe, read_style, slug
     from timm_stylenorm.runner.configs import find_config
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
-    from timm_stylenorm.runner.host import apply_host_fixes
     from timm_stylenorm.runner.restyle import put_style
     from timm_stylenorm.runner.terminal import each_line_once
 
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise ValueError('--launcher pytorch is for processes that torchrun starts, as `bash tools/dist_train.sh` does')
     style, recipe = read_style(args.style), read_recipe(args.recipe)
-    apply_host_fixes()
     if importlib.util.find_spec('mmseg'):
         with each_line_once():
             import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)

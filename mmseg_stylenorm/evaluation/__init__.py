@@ -2,5 +2,6 @@
 
 from .metric import DomainIoUMetric, class_scores, confusion
 from .predictions import SavePredictions
+from .report_hook import ReportHook
 
-__all__ = ['DomainIoUMetric', 'SavePredictions', 'class_scores', 'confusion']
+__all__ = ['DomainIoUMetric', 'ReportHook', 'SavePredictions', 'class_scores', 'confusion']

@@ -13,6 +13,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
+from timm_stylenorm.runner.host import clip_grad
 from timm_stylenorm.runner.model import bare_model
 
 
@@ -44,7 +45,7 @@ class JointOptimWrapperDict(OptimWrapperDict):
                 continue
             scaler.unscale_(wrapper.optimizer)
             if wrapper.clip_grad_kwargs:
-                wrapper._clip_grad()
+                clip_grad(wrapper)
             scaler.step(wrapper.optimizer)
         first.step()  # the last one, since it moves the loss scale
         self.zero_grad()

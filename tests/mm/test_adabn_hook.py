@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 import timm_stylenorm.classification  # noqa: F401 (registers TopK)
 from timm_stylenorm.adapt import get_statistics
-from timm_stylenorm.runner import adabn, distributed, host, loaders
+from timm_stylenorm.runner import adabn, distributed, loaders
 from timm_stylenorm.runner.configs import config_root
 
 GAIN, OFFSET = torch.tensor([0.3, 2.0, 1.0]).view(3, 1, 1), torch.tensor([2.0, -1.0, 0.5]).view(3, 1, 1)
@@ -302,7 +302,6 @@ def test_a_segmentors_decode_head_adapts_and_its_auxiliary_head_does_not(mode):
 
 def adapt_two(out, launcher):
     """What a process does: adapts while testing, and writes its statistics and its metric."""
-    host.apply_host_fixes()
     cfg = config(out, {'type': 'AdaBNHook', 'keep': True, 'batch_size': 5}, launcher=launcher)
     cfg.test_dataloader.dataset.count = 23
     distributed.prepare_cpu_distributed(cfg, launcher)

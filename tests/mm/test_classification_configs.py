@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from expected import LONELY
 
 pytest.importorskip('mmengine')
 
@@ -25,6 +26,8 @@ from PIL import Image
 
 import timm_stylenorm
 from timm_stylenorm.runner.configs import config_root
+
+pytestmark = LONELY
 
 CONFIGS = sorted(path.name for path in (config_root() / 'classification').glob('*.py'))
 FASHION = 'resnet18_1xb64-500_fashion-mnist.py'

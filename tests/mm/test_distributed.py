@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from timm_stylenorm import add_style, style_losses
-from timm_stylenorm.runner import distributed, host, model
+from timm_stylenorm.runner import distributed, model
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU')]
 STYLES = {
@@ -55,7 +55,6 @@ class PlainNet(model.StyleLossMixin, BaseModel):
 
 
 def train(out, style, epochs, launcher, resume=False):
-    host.apply_host_fixes()
     processes = int(os.environ.get('WORLD_SIZE', 1)) if launcher != 'none' else 1
     cfg = Config(
         {

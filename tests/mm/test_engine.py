@@ -1,4 +1,4 @@
-"""The glue to mmengine: host fixes, style losses, mixed precision on a CPU, and which checkpoints are refused."""
+"""The glue to mmengine: base configs, style losses, mixed precision on a CPU, and which checkpoints are refused."""
 
 import contextlib
 import os
@@ -12,7 +12,6 @@ from torch import nn
 
 pytest.importorskip('mmengine')
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -21,7 +20,7 @@ from mmengine.runner import checkpoint as theirs
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from timm_stylenorm import add_style
-from timm_stylenorm.runner import checkpoint, distributed, host, model, optim
+from timm_stylenorm.runner import checkpoint, distributed, model, optim
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
 from timm_stylenorm.runner.host import image_format
 
@@ -45,11 +44,6 @@ class Model(model.StyleLossMixin, BaseModel):
         return {'loss_ce': torch.tensor(2.0), 'acc': torch.tensor(50.0), 'style.snr.stage1': torch.tensor(0.5)}
 
 
-@pytest.fixture(autouse=True)
-def _fixes():
-    host.apply_host_fixes()
-
-
 def load(path):
     return CheckpointLoader.load_checkpoint(str(path), 'cpu')
 
@@ -58,10 +52,8 @@ def small(width=8):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 3))
 
 
-def test_host_fixes_are_idempotent_and_find_mmseg_configs(tmp_path):
+def test_configs_inherit_from_mmseg(tmp_path):
     pytest.importorskip('mmseg')
-    host.apply_host_fixes()
-    assert MODULE2PACKAGE['mmseg'] in ('mmseg', 'mmsegmentation')
     (tmp_path / 'c.py').write_text(f"_base_ = ['{SHIPPED}']\n")
     assert Config.fromfile(tmp_path / 'c.py').model.backbone.depth == 50
 
@@ -174,6 +166,34 @@ def test_other_width_is_refused_and_a_new_head_is_not():
     finetuned = small()
     finetuned[2] = nn.Conv2d(8, 7, 3)
     checkpoint.check_fit(finetuned, small().state_dict(), 'base.pth', complete=False)
+
+
+def four(*widths):
+    """Four weights, of which those with the width 2 are the same in all such models."""
+    return nn.ModuleDict({name: nn.Linear(2, width) for name, width in zip('abcd', widths, strict=False)})
+
+
+def test_half_of_the_weights_of_the_smaller_side_must_fit():
+    model = four(2, 2, 2, 2)
+    for enough in (four(2, 2, 3, 3), four(2), four(2, 3)):  # 2 of 4, 1 of 1, 1 of 2
+        checkpoint.check_fit(model, enough.state_dict(), 'enough.pth', complete=False)
+        checkpoint.check_fit(enough, model.state_dict(), 'enough.pth', complete=False)
+    few = four(2, 3, 3, 3)
+    for lacking in (few, four(2, 3, 3), nn.ModuleDict({'e': nn.Linear(2, 2)})):  # 1 of 4, 1 of 3, 0 of 1
+        with pytest.raises(ValueError, match=r'few\.pth .* is of another architecture than ModuleDict'):
+            checkpoint.check_fit(model, lacking.state_dict(), 'few.pth', complete=False)
+    vectors = {name: value for name, value in model.state_dict().items() if value.ndim == 1}
+    with pytest.raises(ValueError, match='another architecture'):
+        checkpoint.check_fit(model, vectors, 'vectors.pth', complete=False)
+
+
+def test_a_test_needs_every_tensor_and_passes_over_others():
+    model = four(2, 2, 2, 2)
+    checkpoint.check_fit(four(2, 2, 2), model.state_dict(), 'more.pth', complete=True)
+    with pytest.raises(ValueError, match=r'missing.*d\.weight'):
+        checkpoint.check_fit(model, four(2, 2, 2).state_dict(), 'less.pth', complete=True)
+    with pytest.raises(ValueError, match=r'another shape.*d\.weight'):
+        checkpoint.check_fit(model, four(2, 2, 2, 3).state_dict(), 'wide.pth', complete=True)
 
 
 def test_plain_checkpoint_starts_a_styled_training_but_is_not_tested():

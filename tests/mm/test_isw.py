@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from expected import LONELY
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from nets import THIN
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 import timm_stylenorm
 import timm_stylenorm.classification
 from timm_stylenorm.runner import isw
+
+pytestmark = LONELY
 
 
 class Pictures(Dataset):

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip('mmengine')
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from tiny_runs import config, train
 
 from timm_stylenorm.runner import latest
@@ -175,7 +176,7 @@ def test_a_test_with_resume_in_its_config_uses_load_from(run):
     cfg = config(run, load_from=str(run / 'iter_2.pth'), resume=True)
     cfg.update(test_dataloader=cfg.val_dataloader, test_evaluator=cfg.val_evaluator, test_cfg=dict())
     chosen = []
-    runner = latest.Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
     runner.resume = lambda path: chosen.append(path)
     runner.load_or_resume()
     assert chosen == [str(run / 'iter_2.pth')]

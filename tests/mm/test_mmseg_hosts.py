@@ -28,7 +28,6 @@ from test_uda_configs import write_pictures
 from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
 from timm_stylenorm.runner.configs import config_root, list_configs
 
-pytestmark = pytest.mark.filterwarnings('ignore')
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
 # the configs of most methods have the pipelines of their baseline; these are tested by default
 PIPELINES = [name for name in SEGMENTATION if name in DATA or ADAPTING.search(name)]

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from expected import LONELY
 from torch import nn
 
 pytest.importorskip('mmseg')
@@ -22,6 +23,8 @@ from mmseg_stylenorm.plugins import PLUGINS
 from timm_stylenorm import layers
 from timm_stylenorm.layers.owned import own_names
 from timm_stylenorm.methods import METHODS
+
+pytestmark = LONELY
 
 NORMS = {
     'BIN': layers.BatchInstanceNorm2d,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from expected import LONELY
 from torch import nn
 
 pytest.importorskip('mmseg')
@@ -14,6 +15,8 @@ from mmseg.structures import SegDataSample
 import mmseg_stylenorm  # noqa: F401 (registers)
 from timm_stylenorm import add_style, remove_style, style_layers
 from timm_stylenorm.layers import SNR, PermutedAdaIN
+
+pytestmark = LONELY
 
 NORM = {'type': 'BN'}
 SNR_WITH_LOSS = {'type': 'snr', 'sites': ('stage1', 'stage2'), 'num_classes': 5, 'dense': True}

@@ -16,9 +16,8 @@ from mmseg.datasets import CityscapesDataset
 
 from mmseg_stylenorm.datasets import DomainConcatDataset
 from mmseg_stylenorm.datasets.domains import image_folder, image_folders
-from mmseg_stylenorm.evaluation import DomainIoUMetric
+from mmseg_stylenorm.evaluation import DomainIoUMetric, ReportHook
 from mmseg_stylenorm.evaluation.predictions import SavePredictions, prediction_file, save_prediction
-from mmseg_stylenorm.hooks import ReportHook
 
 
 @pytest.fixture(autouse=True)

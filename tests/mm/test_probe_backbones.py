@@ -15,6 +15,7 @@ from sweep import SWEPT, outcome
 import timm_stylenorm
 from timm_stylenorm.surgery.probe import probe
 from timm_stylenorm.surgery.sites import find_sites
+from timm_stylenorm.surgery.structure import _TOKENS
 
 log = logging.getLogger('sweep')
 COUNTS = collections.Counter()
@@ -106,6 +107,52 @@ def test_a_probe_runs_in_a_backbone_and_restores_its_mode(name):
     site = {'VisionTransformer': 'layers.0', 'MSCAN': 'block1.0'}.get(name, 'stage1')
     assert probe(model, find_sites(model, site, tokens=True))
     assert [m.training for m in model.modules()] == modes
+
+
+# backbone: how many tokens its blocks pass beside those of the image
+TOKENS = {
+    'BEiT': 1, 'MAE': 1, 'MixVisionTransformer': 0, 'PCPVT': 0, 'SVT': 0, 'SwinTransformer': 0, 'VisionTransformer': 1,
+}  # fmt: skip
+
+
+def test_every_transformer_of_the_table_is_tested():
+    assert {*TOKENS} == _TOKENS
+
+
+@pytest.mark.parametrize('name', TOKENS)
+def test_blocks_of_transformers_pass_tokens(name):
+    model, seen = build(name), {}
+    model.eval()  # which returns nothing in some backbones
+    sites = find_sites(model, 'blocks')
+    for site in sites:
+        site.module.register_forward_hook(lambda m, args, y, name=site.name: seen.__setitem__(name, tuple(y.shape)))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, *SIZE))
+    assert {*seen} == {site.name for site in sites}
+    assert {(site.channel_dim, site.prefix_tokens) for site in sites} == {(-1, TOKENS[name])}
+    area = SIZE[0] * SIZE[1]
+    assert {length - TOKENS[name] for _, length, _ in seen.values()} <= {area // s**2 for s in (4, 8, 16, 32)}
+    assert all(site.channels in (None, seen[site.name][2]) for site in sites)
+
+
+def test_a_block_without_the_class_token_has_none_in_front():
+    torch.manual_seed(0)
+    options = BACKBONES['VisionTransformer'] | dict(with_cls_token=False)
+    model = MODELS.build(dict(type='VisionTransformer', **options))
+    assert {site.prefix_tokens for site in find_sites(model, 'blocks')} == {0}
+
+
+@pytest.mark.parametrize(
+    ('name', 'site', 'expected'),
+    [('HRNet', 'stage2.0', r'\(HRModule\) returns several maps'), ('SwinTransformer', 'stages.0', 'stages.0.blocks.1')],
+)
+def test_a_module_of_several_maps_is_refused_or_its_last_block_found(name, site, expected):
+    model = build(name)
+    if name == 'HRNet':
+        with pytest.raises(ValueError, match=expected):
+            find_sites(model, site)
+    else:
+        assert [found.name for found in find_sites(model, site)] == [expected]
 
 
 def test_blocks_of_mscan_pass_maps_and_their_channels_are_seen():

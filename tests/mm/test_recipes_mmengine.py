@@ -22,7 +22,6 @@ import timm_stylenorm.classification  # noqa: F401 (registers)
 from timm_stylenorm import recipes, style_layers
 from timm_stylenorm.dual_bn import split_dual_bn
 from timm_stylenorm.layers import DualBatchNorm2d
-from timm_stylenorm.runner import host
 
 ADVBN = dict(type='advbn', cut='stage1', steps=2)
 DEBIASED = dict(type='debiased', styliser='pixel')
@@ -273,7 +272,6 @@ class StopHook(Hook):
 
 
 def runner(work_dir, recipe, stop=None, train=True, **kwargs):
-    host.apply_host_fixes()
     loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type='default_collate'), dataset=dict(type='SomeImages'))
     hooks = [dict(type='RNGStateHook'), dict(type='CheckpointGuardHook'), dict(type='EMAHook', momentum=0.3)]
     test = dict(test_dataloader={**loader, 'sampler': dict(type='DefaultSampler', shuffle=False)})

@@ -18,8 +18,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from tiny_runs import start, status
 
+import timm_stylenorm.runner  # noqa: F401 (patches mmengine, registers hooks)
 from timm_stylenorm.layers import PermutedAdaIN
-from timm_stylenorm.runner import host
 
 
 @DATASETS.register_module()
@@ -73,7 +73,6 @@ class SigkillHook(Hook):
 
 
 def train(work_dir, by_epoch, workers, kill_at, resume, hook=True):
-    host.apply_host_fixes()
     loader = {
         'batch_size': 4,
         'num_workers': workers,

@@ -18,6 +18,7 @@ from mmengine.runner import save_checkpoint
 from tiny_runs import kill_in_write, start, status, train
 
 from timm_stylenorm.checkpoints import whole
+from timm_stylenorm.patches import install_patches
 from timm_stylenorm.runner import host
 
 KINDS = pytest.mark.parametrize('by_epoch', [False, True], ids=['iterations', 'epochs'])
@@ -128,21 +129,19 @@ def test_other_stores_are_left_to_the_host(monkeypatch):
         def put(self, obj, filepath):
             self.kept[filepath] = obj
 
-    host.apply_host_fixes()
     monkeypatch.setattr('mmengine.runner.checkpoint.get_file_backend', lambda *args, **kwargs: Store())
     monkeypatch.setattr('mmengine.runner.checkpoint.FileClient.infer_client', lambda *args: None)
     mmengine.runner.save_checkpoint({'state_dict': {}}, 's3://bucket/iter_1.pth')
     assert list(Store.kept) == ['s3://bucket/iter_1.pth']
 
 
-def test_the_fixes_wrap_once():
-    host.apply_host_fixes()
+def test_the_patches_wrap_once():
     before = (
         mmengine.runner.save_checkpoint,
         CheckpointHook._save_best_checkpoint,
         mmengine.runner.Runner.load_or_resume,
     )
-    host.apply_host_fixes()
+    install_patches(host.PATCHES)
     assert before[0] is mmengine.runner.save_checkpoint is mmengine.runner.checkpoint.save_checkpoint
     assert before[0] is mmengine.runner.runner.save_checkpoint
     assert before[1:] == (CheckpointHook._save_best_checkpoint, mmengine.runner.Runner.load_or_resume)
@@ -150,7 +149,6 @@ def test_the_fixes_wrap_once():
 
 
 def test_a_file_is_written_through_links_with_the_usual_rights(tmp_path):
-    host.apply_host_fixes()
     (tmp_path / 'store').mkdir()
     (tmp_path / 'link.pth').symlink_to(tmp_path / 'store' / 'real.pth')
     save_checkpoint({'state_dict': {}}, str(tmp_path / 'link.pth'))

@@ -22,8 +22,10 @@ from torch.utils.data import Dataset
 import timm_stylenorm.runner  # noqa: F401 (registers StyleNorm)
 from timm_stylenorm import style_disabled, style_layers, style_parameters
 from timm_stylenorm.runner.distributed import prepare_cpu_distributed
-from timm_stylenorm.runner.host import apply_host_fixes
 from timm_stylenorm.runner.styled import StyledModel, style_norm
+
+# detectors freeze what comes before the layers in the stem
+pytestmark = pytest.mark.filterwarnings('ignore:irw. losses of layers train nothing')
 
 compiled_ops.install()
 RESNET = dict(
@@ -259,7 +261,6 @@ def runner(work_dir, iters, **options):
 
 def test_the_runner_trains_a_detector_with_averages_and_resumes_bit_for_bit(tmp_path):
     pytest.importorskip('mmdet.models')
-    apply_host_fixes()
     whole = runner(tmp_path / 'whole', 4).train()
     runner(tmp_path / 'parts', 2).train()
     resumed = runner(tmp_path / 'parts', 4, resume=True).train()
@@ -279,7 +280,6 @@ class Count(BaseMetric):
 
 def test_the_runner_evaluates_a_detector(tmp_path):
     pytest.importorskip('mmdet.models')
-    apply_host_fixes()
     loader = dict(
         batch_size=2, num_workers=0, dataset=Pictures(), collate_fn=dict(type='pseudo_collate'),
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -344,7 +344,6 @@ def test_mmdets_own_functions_take_a_flat_config(tmp_path):
 
 def train_in_processes(folder):
     """What each of two processes does."""
-    apply_host_fixes()
     cfg = Config(dict(model=dict(type='StyleNorm'), find_unused_parameters=False))
     prepare_cpu_distributed(cfg, 'pytorch')
     options = dict(launcher='pytorch', cfg=dict(model_wrapper_cfg=cfg.model_wrapper_cfg))

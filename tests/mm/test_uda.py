@@ -17,8 +17,6 @@ from timm_stylenorm import style_layers
 from timm_stylenorm.functional import image_weighted_max_square_loss, max_square_loss
 from timm_stylenorm.functional.adaptation import domain_loss, soft_cross_entropy, soft_labels
 
-pytestmark = pytest.mark.filterwarnings('ignore')
-
 
 def assert_equal_gradients(actual, expected):
     assert actual.keys() == expected.keys()

@@ -22,7 +22,6 @@ from timm_stylenorm import style_layers
 from timm_stylenorm.runner import distributed
 from timm_stylenorm.runner.configs import config_root, list_configs
 
-pytestmark = pytest.mark.filterwarnings('ignore')
 NAMES = [name for name in list_configs() if re.search('deeplabv2|maxsquare|fada', name)]
 ADAPTING = [name for name in NAMES if re.search('maxsquare|fada', name) and 'distill' not in name]
 SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (24, 48)}}

@@ -23,7 +23,6 @@ from tiny_uda import MODEL
 from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
 from timm_stylenorm.runner.configs import config_root
 
-pytestmark = pytest.mark.filterwarnings('ignore')
 FADA = 'quickstart/deeplabv3plus_r18-small_fada_1xb4-240_toy-streets.py'
 
 

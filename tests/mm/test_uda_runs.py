@@ -15,8 +15,6 @@ from tiny_uda import build, config, gradients, losses_of, train
 from mmseg_stylenorm.uda import JointOptimWrapperDict
 from timm_stylenorm.runner import optim
 
-pytestmark = pytest.mark.filterwarnings('ignore')
-
 
 def two_wrappers(model, first=OptimWrapper, **options):
     head, tail = (torch.optim.SGD(part.parameters(), lr=0.1) for part in model)

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from timm_stylenorm.runner import host
+import timm_stylenorm.runner  # noqa: F401 (patches mmengine, registers hooks)
 
 
 @DATASETS.register_module()
@@ -104,7 +104,6 @@ def config(work_dir, by_epoch=False, steps=6, stop=None, hooks=(), checkpoint=()
 
 def train(work_dir, **options):
     """Trains and returns the Runner; with `stop` it ends early."""
-    host.apply_host_fixes()
     runner = Runner.from_cfg(config(work_dir, **options))
     try:
         runner.train()

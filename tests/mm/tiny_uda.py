@@ -17,7 +17,7 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_stylenorm  # noqa: F401 (registers what the configs name)
-from timm_stylenorm.runner import distributed, host
+from timm_stylenorm.runner import distributed
 
 CLASSES = ('a', 'b', 'c', 'd')
 MODEL = {
@@ -144,7 +144,6 @@ def config(kind, work_dir, iters=4, workers=0, **changes):
 
 def train(kind, work_dir, iters=4, workers=0, stop=0, **changes):
     """Trains and returns the Runner; with `stop` it ends early, without the Runner's own last words."""
-    host.apply_host_fixes()
     cfg = config(kind, work_dir, iters, workers, **changes)
     cfg.custom_hooks = [*cfg.custom_hooks, *([{'type': 'KillHook', 'at': stop}] if stop else [])]
     distributed.prepare_cpu_distributed(cfg, cfg.get('launcher', 'none'))

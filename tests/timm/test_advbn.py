@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from expected import LONELY
 from golden_data import assert_matches, load
 from nets import small
 from torch import nn
@@ -20,6 +21,8 @@ from timm_stylenorm.layers import AdvBN, DualBatchNorm2d
 from timm_stylenorm.recipes import build_recipe
 from timm_stylenorm.recipes.advbn import ascend, eval_mode
 from timm_stylenorm.recipes.replay import Replay
+
+pytestmark = LONELY
 
 ARCHITECTURES = [
     'resnet18', 'densenet121', 'efficientnet_b0', 'convnext_atto', 'regnety_002', 'hrnet_w18_small',

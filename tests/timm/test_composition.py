@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from expected import LONELY
 from nets import small
 
 import timm_stylenorm
 from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.surgery.attachment import replaces_norm
+
+pytestmark = LONELY
 
 MODELS = ('resnet18', 'densenet121', 'vit_tiny_patch16_224')
 PAIRS = [

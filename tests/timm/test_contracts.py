@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import timm
 import torch
+from expected import LONELY, UNTAKEN
 from nets import small
 from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
@@ -20,6 +21,8 @@ from timm_stylenorm.recipes import LossTerm, build_recipe
 from timm_stylenorm.recipes.apply import recipe_of as needed_recipe
 from timm_stylenorm.surgery.attachment import replaces_norm
 from timm_stylenorm.surgery.hooks import styled_modules
+
+pytestmark = LONELY
 
 # Every row, acting in every training forward, and once more with its loss where it has one. At few blocks, since
 # exchanged statistics amplify rounding from one block to the next.
@@ -83,6 +86,14 @@ def build(style):
 
 def layers_of(model):
     return [layer for _, layer in timm_stylenorm.style_layers(model)]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('method', METHODS)
+def test_what_is_added_is_in_the_mode_of_the_model(method, training):
+    model = timm_stylenorm.add_style(small('resnet18').train(training), method)
+    assert layers_of(model)
+    assert {module.training for module in model.modules()} == {training}
 
 
 def refused(action):
@@ -296,6 +307,7 @@ def test_exports_in_eval_for_any_batch(style):
         torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # of lengths of parameters, which are constants
 @pytest.mark.parametrize(
     ('style', 'dynamo'),
     [
@@ -404,6 +416,7 @@ def test_defaults_are_stated_in_the_signature(method):
         timm_stylenorm.add_style(small('resnet18'), method, q=1)
 
 
+@UNTAKEN
 def test_follows_the_torch_seed_alone(style):
     model, x = build(style).train(), images(4)
     outputs = []

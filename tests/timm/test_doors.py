@@ -32,13 +32,13 @@ def _cells(whole):
             )
 
 
-@pytest.mark.parametrize(('door', 'method'), _cells(whole=2))
+@pytest.mark.parametrize(('door', 'method'), [*_cells(whole=2)])
 def test_styled_weights_come_in_whole(published, door, method):
     model, folder = published(ARCH, method)
     assert_same(door(f'{ARCH}_{method}', folder).state_dict(), model.state_dict())
 
 
-@pytest.mark.parametrize(('door', 'method'), _cells(whole=1))
+@pytest.mark.parametrize(('door', 'method'), [*_cells(whole=1)])
 def test_plain_weights_come_in_below_the_style(published, door, method):
     base, folder = published(ARCH, None)
     assert_based_on(door(f'{ARCH}_{method}', folder), base, method)
@@ -53,7 +53,7 @@ def _family_cells():
                 yield pytest.param(arch, method, door, id=f'{arch}-{method}-{door.__name__}', marks=marks)
 
 
-@pytest.mark.parametrize(('arch', 'method', 'door'), _family_cells())
+@pytest.mark.parametrize(('arch', 'method', 'door'), [*_family_cells()])
 def test_other_families_have_the_same_doors(published, arch, method, door):
     options = FAMILIES[arch][0]
     given = {} if door in (local_dir, hub) else options  # there, the config has them

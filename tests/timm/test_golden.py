@@ -6,12 +6,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from expected import LONELY
 from golden_data import assert_matches, fill, load, load_keys, sample
 
 import timm_stylenorm
 from timm_stylenorm.convert import convert
 from timm_stylenorm.functional import adain, dual_causality_loss, entropy, instance_moments, permuted_adain
 from timm_stylenorm.layers import SNR, PermutedAdaIN
+
+pytestmark = LONELY
 
 ROUNDINGS = 16
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from expected import LONELY
 from golden_data import assert_matches, load
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
@@ -22,7 +23,11 @@ from timm_stylenorm.layers import (
     MixStyle,
     SelfNorm,
 )
+from timm_stylenorm.layers.base import beta
+from timm_stylenorm.layers.cnsn import _box
 from timm_stylenorm.layers.mixing import mixing_partners
+
+pytestmark = LONELY
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -118,6 +123,74 @@ def test_crossnorm_changes_statistics_and_has_gradients(crop, channels):
     assert layer.eval()(x) is x
 
 
+def test_boxes_cover_more_than_a_tenth_and_are_cut_at_the_border():
+    boxes = [_box(20, 40) for _ in range(1000)]
+    sizes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes]
+    assert all(0 <= s.start < s.stop <= limit for box in boxes for s, limit in zip(box, (20, 40), strict=True))
+    areas = sorted(height * width / 800 for height, width in sizes)
+    assert 0.1 < areas[0] < 0.12
+    assert areas[-1] > 0.7
+    starts, ends = {rows.start for rows, _ in boxes}, {columns.stop for _, columns in boxes}
+    assert starts == {*range(max(starts) + 1)}
+    assert max(starts) > 10
+    assert 40 in ends
+    inner = [(r, c) for r, c in boxes if min(r.start, c.start) > 0 and r.stop < 20 and c.stop < 40]
+    assert len(inner) > 50
+    assert all(abs((c.stop - c.start) - 2 * (r.stop - r.start)) <= 2 for r, c in inner)
+
+
+def test_what_is_drawn_for_a_box_is_its_share_of_the_map(monkeypatch):
+    monkeypatch.setattr(torch, 'rand', lambda size: torch.tensor(0.75))
+    boxes = [_box(20, 40) for _ in range(100)]
+    assert max((r.stop - r.start) * (c.stop - c.start) for r, c in boxes) == 0.25 * 20 * 40
+
+
+def test_a_box_is_drawn_at_most_a_hundred_times():
+    torch.manual_seed(3)
+    assert _box(1, 1) == (slice(None), slice(None))  # half of one pixel is none
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    for _ in range(100):
+        torch.rand(()), torch.randint(1, ()), torch.randint(1, ())
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize('crop', ['style', 'content', 'both'])
+def test_crossnorm_takes_and_gives_statistics_in_boxes(crop, monkeypatch):
+    boxes = [(slice(1, 5), slice(2, 8)), (slice(3, 9), slice(0, 6))]
+    drawn = iter(boxes)
+    monkeypatch.setattr('timm_stylenorm.layers.cnsn._box', lambda height, width: next(drawn))
+    x = torch.randn(4, 3, 9, 9, dtype=torch.double)
+    torch.manual_seed(1)
+    y = CrossNorm(p=1, crop=crop).train()(x)
+    torch.manual_seed(1)
+    perm = torch.randperm(4)
+    whole = slice(None), slice(None)
+    source, target = {'style': (boxes[0], whole), 'content': (whole, boxes[0]), 'both': boxes}[crop]
+    expected = x.clone()
+    for n in range(4):
+        for c in range(3):
+            inside, style = x[n, c][target], x[perm[n], c][source]
+            deviation = ((style.var() + 1e-5) / (inside.var() + 1e-5)).sqrt()
+            expected[n, c][target] = (inside - inside.mean()) * deviation + style.mean()
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize('alpha', [0.3, 1.0, 2.5])
+def test_shares_are_drawn_from_a_symmetric_beta_distribution(alpha):
+    shares = beta(alpha, 20000, torch.empty(0))
+    assert shares.dtype == torch.float32
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
+
+
+def test_shares_are_drawn_within_one_graph():
+    compiled = torch.compile(lambda x: x * beta(0.1, len(x), x)[:, None], fullgraph=True, backend='eager')
+    y = compiled(torch.ones(5, 2))
+    assert torch.equal(y[:, 0], y[:, 1])
+    assert y.unique().numel() > 1
+
+
 def test_mixing_keeps_no_map_for_backward():
     kept = []
     x = torch.randn(4, 3, 8, 8, requires_grad=True)
@@ -210,8 +283,7 @@ def test_ibn_blocks_match(name, block, style):
     names = {'IN.weight': 'act3.style.ibn_b.weight', 'IN.bias': 'act3.style.ibn_b.bias'}
     state = {f'layer1.0.{names.get(k[6:], k[6:])}': v for k, v in d.items() if k.startswith('param.')}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(k.endswith('num_batches_tracked') for k in missing)
+    assert (missing, unexpected) == ([], [])
     for mode in ('eval', 'train'):
         model.train(mode == 'train').zero_grad()
         x = d['x'].clone().requires_grad_()

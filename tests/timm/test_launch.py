@@ -13,6 +13,7 @@ import pytest
 import timm
 import timm.task
 import torch
+from expected import LONELY, UNTAKEN
 from PIL import Image
 
 import timm_stylenorm
@@ -171,6 +172,8 @@ def test_within_timm_is_ours_and_after_it_timms():
     assert (timm.create_model, timm.task.ClassificationTask) == (create, task)
 
 
+@LONELY
+@UNTAKEN
 @pytest.mark.parametrize(
     ('style', 'message'),
     [

@@ -8,11 +8,14 @@ import sys
 import pytest
 import timm
 import torch
+from expected import LONELY
 from timm.models import get_pretrained_cfg
 
 import timm_stylenorm
 from timm_stylenorm import models
 from timm_stylenorm.methods import ROWS as METHODS
+
+pytestmark = LONELY
 
 RESNETS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet50_2', 'resnext50_32x4d',
            'seresnet50', 'regnety_008')  # fmt: skip
@@ -138,4 +141,4 @@ def test_import_costs_little_beside_timm(tmp_path):
     runs = [subprocess.run(command, check=True, capture_output=True, env=env, text=True).stdout for _ in range(8)]
     times = [[float(t) for t in run.split()] for run in runs[1:]]  # the first one wrote the bytecode
     theirs, ours = (min(column) for column in zip(*times, strict=True))
-    assert ours < 0.12 * theirs, times
+    assert ours < 0.1 * theirs, times

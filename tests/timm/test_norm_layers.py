@@ -6,6 +6,7 @@ import warnings
 import pytest
 import timm
 import torch
+from expected import LONELY
 from nets import small
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -14,6 +15,8 @@ from timm_stylenorm import add_style
 from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, CrossNorm, DomainNorm2d, SelfNorm
 from timm_stylenorm.surgery.sites import find_sites
 from timm_stylenorm.surgery.structure import out_channels
+
+pytestmark = LONELY
 
 GROUP = object()  # stands for a process group; only handed on
 

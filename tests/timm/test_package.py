@@ -16,7 +16,8 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'functional', 'host'},
+    {'errors', 'functional', 'patches'},
+    {'host'},
     {'checkpoints', 'layers'},
     {'methods'},
     {'surgery'},
@@ -106,10 +107,7 @@ def test_every_reader_of_torch_and_timm_is_told_to_read_weights_only():
 
 # Private names whose absence is an answer and not a surprise; everything else would hide that a host has changed.
 MAY_BE_ABSENT = {
-    '_BatchNorm',  # looked for in every module of mmseg
-    '_safe_torch_load',  # of onedl's mmengine only; tests/test_engine.py sees that nothing else reads files
     '_orig_mod',  # of modules that torch has compiled, and of no others
-    '_stylenorm_seed',  # ours
 }
 
 
@@ -152,6 +150,38 @@ def test_the_environment_names_what_a_bug_report_needs(capsys):
     shown = capsys.readouterr().out
     assert method_table() in shown
     assert re.search(r'^torch \d', shown, re.M)
+
+
+def pins(text):
+    """name -> version, of lines or strings such as `torch==2.6.0` and `timm>=1.0.26`."""
+    return dict(re.findall(r'([\w-]+)[=>]=([\d.]+)', text))
+
+
+def test_the_lowest_versions_are_those_that_setup_names():
+    floors, lowest = pins((ROOT / 'setup.py').read_text()), pins((ROOT / 'tests/lowest.txt').read_text())
+    assert {name for name in floors if name.startswith(('torch', 'timm', 'onedl'))} == {*lowest}
+    assert [name for name, version in lowest.items() if not version.startswith(floors[name])] == []
+
+
+def test_the_version_is_the_same_everywhere():
+    version = timm_stylenorm.__version__
+    assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert re.search(rf'^## \[{re.escape(version)}\]', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+
+
+def test_workflows_and_guides_name_only_targets_that_exist():
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    for file in ('.github/workflows/test.yml', 'CONTRIBUTING.md', 'README.md', '.ci/run'):
+        named = set(re.findall(r'(?:^|run: |`)make ([\w-]+)', (ROOT / file).read_text(), re.M))
+        assert named, file
+        assert named <= targets, file
+
+
+def test_the_guide_names_only_files_that_exist():
+    guide = (ROOT / 'CONTRIBUTING.md').read_text()
+    paths = set(re.findall(r'`((?:timm_stylenorm|mmseg_stylenorm|tests)/[\w/.]+)`', guide))
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 CONVERTERS = ('prepare_cityscapes', 'prepare_gta5', 'prepare_mapillary', 'prepare_synthia', 'prepare_toy_streets')

@@ -5,10 +5,13 @@ import inspect
 
 import pytest
 import torch
+from expected import LONELY
 from torch import nn
 
 from timm_stylenorm import layers
 from timm_stylenorm.functional import adain, instance_moments
+
+pytestmark = LONELY
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 LAYERS = [

@@ -12,6 +12,7 @@ from torch import nn
 
 import timm_stylenorm
 from timm_stylenorm.surgery.sites import find_sites
+from timm_stylenorm.surgery.structure import SHORTCUTS
 
 STAGES = ['stage1', 'stage2', 'stage3', 'stage4']
 
@@ -32,6 +33,30 @@ def test_convs_are_those_of_the_authors(arch, count):
     assert len(convs) == count
     assert not any('downsample' in c for c in convs)
     assert all(isinstance(model.get_submodule(c), nn.Conv2d) for c in convs)
+
+
+# word: a network whose shortcuts have a convolution and a norm under this word
+SHORTCUT_NETS = {
+    'downsample': 'resnet50',
+    'project': 'dla34',
+    'shortcut': 'ghostnet_050',
+    'skip': 'legacy_xception',
+}
+
+
+def test_every_word_for_a_shortcut_has_a_network_that_needs_it():
+    assert {*SHORTCUT_NETS} == SHORTCUTS
+
+
+@pytest.mark.parametrize('word', SHORTCUT_NETS)
+def test_convs_of_shortcuts_are_left_out(word):
+    with torch.device('meta'):
+        model = timm.create_model(SHORTCUT_NETS[word])
+    shortcuts = [k for k, m in model.named_modules() if isinstance(m, nn.Conv2d) and word in k.split('.')]
+    assert shortcuts
+    convs = names(model, 'convs')
+    assert convs
+    assert not {*shortcuts} & {*convs}
 
 
 def test_norms_stand_behind_the_convs():
@@ -146,7 +171,8 @@ def test_a_place_named_twice_counts_once():
     [
         ('resnet18', 'stge1', "ResNet has no site 'stge1'; did you mean 'stage1'"),
         ('resnet18', 'stage7', "ResNet has no site 'stage7'.*Available: convs, .*stylenorm sites"),
-        ('hrnet_w18', 'stage2', 'returns several maps'),
+        ('hrnet_w18', 'stage2', r'stage2. \(SequentialList\) returns several maps'),
+        ('hrnet_w18', 'stage2.0', r'stage2\.0. \(HighResolutionModule\) returns several maps'),
         ('vit_tiny_patch16_224', 'convs', 'has no convolution directly followed by a norm layer'),
         ('mixer_s32_224', 'stage1', 'seems to pass tokens'),
         ('mixer_s32_224', 'blocks.3', 'seems to pass tokens'),

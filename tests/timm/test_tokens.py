@@ -3,10 +3,13 @@
 import pytest
 import timm
 import torch
+from expected import LONELY
 
 import timm_stylenorm
 from timm_stylenorm.layers import DSU, SNR, BatchInstanceNorm2d, CrossNorm, EFDMix, MixStyle, PermutedAdaIN, SelfNorm
 from timm_stylenorm.methods import METHODS
+
+pytestmark = LONELY
 
 LAYERS = {
     'padain': lambda: PermutedAdaIN(p=1.0),

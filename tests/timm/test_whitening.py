@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from expected import LONELY
 from golden_data import assert_matches, load
 from nets import small
 
@@ -12,6 +13,8 @@ from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
 from timm_stylenorm.methods import ROWS as METHODS
 from timm_stylenorm.whitening import photometric_view, select_pairs
+
+pytestmark = LONELY
 
 
 @pytest.mark.parametrize('name', ['irw_a', 'isw_a'])

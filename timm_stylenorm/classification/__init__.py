@@ -4,7 +4,6 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from ..runner.host import apply_host_fixes
 from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages
@@ -13,8 +12,6 @@ from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
 from .shifts import SHIFTS, shift_image
-
-apply_host_fixes()
 
 __all__ = [
     'SHIFTS',

@@ -133,7 +133,8 @@ class TimmImages(LabelledImages):
         if self.reader is not None:
             source, target, *_ = self.reader[index]
             name = str(getattr(source, 'name', f'number {index}'))
-            return read_image(source, name), -1 if target is None else target
+            with source:
+                return read_image(source, name), -1 if target is None else target
         if hasattr(self.dataset, 'samples'):  # torchvision's folders
             path, target = self.dataset.samples[index]
             return read_image(path, path), target

@@ -83,8 +83,9 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def use_plain(x: Tensor) -> bool:
     """While a graph is captured or transformed, and on empty maps."""
-    captured = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return captured or x.numel() == 0
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.numel() == 0:
+        return True
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001 (there is no public way to ask)
 
 
 def _call(rule: Rule, mean: Tensor, var: Tensor, tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import StyleNormWarning
 from ..functional import backend
 from .companions import COMPANIONS
 
@@ -70,7 +71,7 @@ class StyleLayer(nn.Module):
         """A warning in training, which Python shows once for each method."""
         if self.training and torch.is_grad_enabled() and self.is_waiting():
             name = self.attachment.asked if self.attachment else type(self).__name__
-            warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', stacklevel=2)
+            warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', StyleNormWarning, stacklevel=2)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         own = self.state_dict() if self.training_only else {}
@@ -108,6 +109,7 @@ class StyleLayer(nn.Module):
                 f'{self.attachment}: nobody took the loss of the last forward, which this one '
                 'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
                 '`with timm_stylenorm.summed_losses(model)`',
+                StyleNormWarning,
                 stacklevel=2,
             )
 
@@ -180,4 +182,5 @@ class RandomStyleLayer(StyleLayer):
 
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:
     """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
-    return torch._sample_dirichlet(torch.full((n, 2), float(alpha), device=like.device))[:, 0]
+    shape = torch.full((n,), float(alpha), device=like.device)
+    return torch.distributions.Beta(shape, shape, validate_args=False).sample()

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoints import Fit
+from ..host import has_load_pre_hook
 from ..layers import StyleLayer
 from ..surgery.attachment import replaces_norm
 
@@ -72,7 +73,7 @@ def admit_plain(model: nn.Module) -> nn.Module:
     file that has some of them must have them all, and keys of another style are refused as any that are unexpected.
     Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
     """
-    if not any(getattr(hook, 'hook', hook) is _keep_style for hook in model._load_state_dict_pre_hooks.values()):
+    if not has_load_pre_hook(model, _keep_style):
         model.register_load_state_dict_pre_hook(_keep_style)
     return model
 

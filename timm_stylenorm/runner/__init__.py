@@ -1,11 +1,12 @@
 """What mmengine's Runner needs: `custom_imports = dict(imports=['timm_stylenorm.runner'])`.
 
-Importing this registers hooks, optimizer wrappers and `StyleNorm`, and mends mmengine (`host.apply_host_fixes`).
+Importing this registers hooks, optimizer wrappers and `StyleNorm`, and patches mmengine (`host.PATCHES`).
 """
 
+from ..patches import install_patches
 from . import adabn, checkpoint, isw, optim, resume, styled
-from .host import apply_host_fixes
+from .host import PATCHES
 
-apply_host_fixes()
+install_patches(PATCHES)
 
-__all__ = ['adabn', 'apply_host_fixes', 'checkpoint', 'isw', 'optim', 'resume', 'styled']
+__all__ = ['adabn', 'checkpoint', 'isw', 'optim', 'resume', 'styled']

@@ -1,8 +1,9 @@
 """Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
 
 mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
-not fit. `install_safe_loaders` replaces what its loaders of files, downloads and stores end in, and restores what was
-saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied into the model.
+not fit. By `host.PATCHES` its loaders of files, downloads and stores end in `load_local`, `load_url` and `load_any`,
+which restore what was saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied
+into the model.
 """
 
 import pickle
@@ -14,11 +15,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
-from mmengine.runner import checkpoint as host
 
 from ..checkpoints import compare, existing, reading, safe_globals
 from ..layers.owned import own_names, rename_main
 from ..surgery.companions import training_only_keys
+from .host import start_of, trains
 from .model import bare_model
 from .plain import from_plain
 
@@ -67,18 +68,6 @@ def load_any(file: Any, map_location: Any = None, weights_only: bool | None = No
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
     with refusing(file if isinstance(file, str) else 'the checkpoint'):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
-
-
-def install_safe_loaders() -> None:
-    """Makes every checkpoint that mmengine's `CheckpointLoader` reads go through this module; idempotent.
-
-    OpenMMLab's mmengine reads pavi://, s3:// and petrel:// by `torch.load` directly, whose default is safe as of
-    torch 2.6.
-    """
-    host.CheckpointLoader.register_scheme('', load_local, force=True)
-    host.load_url = load_url  # the schemes http, torchvision, open-mmlab and mmcls of that module end here
-    if hasattr(host, '_safe_torch_load'):  # onedl: pavi, s3, petrel, and the files of open-mmlab
-        host._safe_torch_load = load_any
 
 
 def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:
@@ -136,13 +125,13 @@ class CheckpointGuardHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Runs between reading the file and copying it into the model."""
         model = bare_model(runner.model)
-        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
-        source = str(runner._load_from or runner.work_dir)
-        if training and runner._resume:
+        training, start = trains(runner), start_of(runner)
+        source = str(start.load_from or runner.work_dir)
+        if training and start.resume:
             check_resumable(checkpoint, source)
         state = checkpoint.get('state_dict', checkpoint)
         if isinstance(state, MutableMapping):
             rename_main(
                 model.state_dict().keys(), state, 'module.' if any(k.startswith('module.') for k in state) else ''
             )
-        check_fit(model, checkpoint, source, complete=bool(runner._resume) or not training)
+        check_fit(model, checkpoint, source, complete=start.resume or not training)

@@ -1,17 +1,147 @@
-"""What this package asks of mmengine's private parts, and what it mends there."""
+"""What is patched in mmengine, and what this package asks of its private parts."""
 
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseDataPreprocessor
+from mmengine.optim import OptimWrapper
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from .checkpoint import install_safe_loaders
-from .latest import install_resume
-from .saving import install_safe_saving
+from ..patches import Patch
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+CONFIG_PACKAGES = {'mmseg': 'mmseg', 'mmseg_stylenorm': 'mmseg_stylenorm'}  # what mmengine is to import for the names
+
+PATCHES = (
+    Patch(
+        what=('mmengine.config.utils.MODULE2PACKAGE[mmseg]',),
+        why="`_base_ = 'mmseg::...'` asks for a distribution called mmsegmentation, and its maintained continuation is "
+        'called otherwise',
+        by='timm_stylenorm.runner.host.CONFIG_PACKAGES[mmseg]',
+        needed=not _is_installed('mmsegmentation'),
+        since='onedl-mmengine 0.10.8',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.config.utils.MODULE2PACKAGE[mmseg_stylenorm]',),
+        why="`_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub` know packages by a table",
+        by='timm_stylenorm.runner.host.CONFIG_PACKAGES[mmseg_stylenorm]',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.checkpoint.CheckpointLoader._schemes[]',),
+        why='files are read with `weights_only=False` where nothing else reads them',
+        by='timm_stylenorm.runner.checkpoint.load_local',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.checkpoint.load_url',),
+        why="downloads, in which the schemes http, torchvision, open-mmlab and mmcls end, are read by torch's default",
+        by='timm_stylenorm.runner.checkpoint.load_url',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.checkpoint._safe_torch_load',),
+        why="onedl's reader of pavi, s3, petrel and open-mmlab's files falls back to `weights_only=False`; that of "
+        "OpenMMLab takes torch's default, which is safe as of torch 2.6",
+        by='timm_stylenorm.runner.checkpoint.load_any',
+        needed=_is_installed('onedl-mmengine'),
+        since='onedl-mmengine 0.10.8',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=tuple(f'mmengine.runner{module}.save_checkpoint' for module in ('', '.checkpoint', '.runner')),
+        why='checkpoints hold objects, and are written in place',
+        by='timm_stylenorm.runner.saving.saving_whole',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.hooks.checkpoint_hook.open',),
+        why='`CheckpointHook` writes `last_checkpoint` in place',
+        by='timm_stylenorm.runner.saving.open_whole',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=tuple(
+            f'mmengine.hooks.CheckpointHook.{name}' for name in ('_save_checkpoint_with_step', '_save_best_checkpoint')
+        ),
+        why='old checkpoints are removed before the new one is complete',
+        by='timm_stylenorm.runner.saving.removing_late',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.hooks.CheckpointHook.before_train',),
+        why='what a killed run had still to remove would stay',
+        by='timm_stylenorm.runner.saving.removing_what_a_kill_left',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.Runner.load_or_resume',),
+        why='`resume=True` takes `load_from` for the checkpoint to resume from, and trusts `last_checkpoint` blindly',
+        by='timm_stylenorm.runner.latest.choosing',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+)
+
+
+class Start(NamedTuple):
+    """What a Runner loads before it runs, and whether it goes on from there."""
+
+    load_from: str | None
+    resume: bool
+
+
+def start_of(runner: Any) -> Start:
+    """As the config has it, or `set_start`."""
+    return Start(runner._load_from, bool(runner._resume))
+
+
+def set_start(runner: Any, load_from: str | None, resume: bool) -> None:
+    """Before it has loaded."""
+    runner._load_from, runner._resume = load_from, resume
+
+
+def trains(runner: Any) -> bool:
+    """Whether `Runner.train` is at work."""
+    return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+
+
+def has_loaded(runner: Any) -> bool:
+    """Whether `Runner.load_or_resume` has done its work."""
+    return bool(runner._has_loaded)
+
+
+def restart_workers(loader: DataLoader) -> None:
+    """Let the next iterator start workers, also where they are persistent."""
+    loader._iterator = None
+
+
+def clip_grad(wrapper: OptimWrapper) -> None:
+    """Clip the gradients of a wrapper's parameters as its config says."""
+    wrapper._clip_grad()
 
 
 @dataclass(frozen=True)
@@ -56,23 +186,3 @@ def image_format(preprocessor: Any) -> ImageFormat:
     if not own['_enable_normalize']:
         return ImageFormat(True, bool(turned), zero, byte)
     return ImageFormat(True, bool(turned), preprocessor.mean.flatten() / 255, preprocessor.std.flatten() / 255)
-
-
-def apply_host_fixes() -> None:
-    """Mends what stops mmengine from doing its work here; idempotent.
-
-    * `_base_ = 'mmseg::...'` looks for a distribution called mmsegmentation; its maintained continuation is called
-      otherwise, so the module's own name is asked for instead.
-    * `_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub.get_config` know the packages in a table; ours joins it.
-    * checkpoints are read with `weights_only=True`, without a fallback that runs code.
-    * checkpoints are saved as plain data, whole, and before the old ones are removed (`saving`).
-    * `resume=True` goes on from the newest checkpoint of the work dir, else starts from `load_from` (`latest`).
-    """
-    try:
-        importlib.metadata.distribution('mmsegmentation')
-    except importlib.metadata.PackageNotFoundError:
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
-    MODULE2PACKAGE['mmseg_stylenorm'] = 'mmseg_stylenorm'
-    install_safe_loaders()
-    install_safe_saving()
-    install_resume()

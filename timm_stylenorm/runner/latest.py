@@ -1,7 +1,7 @@
 """Which checkpoint a resumed training goes on from: the newest complete one of its work dir, else none.
 
 mmengine's `resume=True` takes `load_from` where that is set, also when it only names the weights to start from, and
-trusts `last_checkpoint` blindly. With `install_resume` it means, in every training by the Runner:
+trusts `last_checkpoint` blindly. With `choosing` (`host.PATCHES`) it means, in every training by the Runner:
 
 1. `resume_from=PATH` in the config, or a `load_from` among the checkpoints of this run: resume from that file.
 2. A complete checkpoint in the work dir: resume from the newest.
@@ -21,9 +21,9 @@ import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 
 from .checkpoint import check_resumable, load_local, refusing
+from .host import has_loaded, set_start, start_of, trains
 
 SUFFIXES = ('.pth', '.pt', '.ckpt')
 
@@ -101,11 +101,11 @@ def _folders(runner: Any) -> list[str]:
 
 def _choose(runner: Any) -> None:
     """Sets the Runner's `load_from` and `resume` to what its `load_or_resume` shall do."""
-    explicit, start = runner.cfg.get('resume_from'), runner._load_from
+    explicit, (start, resume) = runner.cfg.get('resume_from'), start_of(runner)
     if explicit:
-        runner._load_from, runner._resume = explicit, True
+        set_start(runner, explicit, True)
         return
-    if not runner._resume:
+    if not resume:
         return
     folders = _folders(runner)
     own = {os.path.realpath(folder) for folder in (runner.work_dir, *folders)}
@@ -123,27 +123,22 @@ def _choose(runner: Any) -> None:
         raise ValueError(fault)
     if newest is not None:
         runner.logger.info(f'Resuming from {newest}.')
-        runner._load_from = newest
+        set_start(runner, newest, True)
         return
-    runner._resume = False
+    set_start(runner, start, False)
     text = f'resume: there is no checkpoint in {runner.work_dir} yet; starting'
     if start:
         text += f' from the weights of load_from={start}. To go on from that checkpoint, set resume_from to it'
     runner.logger.log(logging.WARNING if start else logging.INFO, text)
 
 
-def _choosing(load_or_resume: Callable) -> Callable:
+def choosing(load_or_resume: Callable) -> Callable:
+    """`Runner.load_or_resume` with the meaning that the head of this module states."""
+
     @functools.wraps(load_or_resume)
     def run(self: Any) -> None:
-        training = self._train_loop is not None and not isinstance(self._train_loop, dict)
-        if training and not self._has_loaded:
+        if trains(self) and not has_loaded(self):
             _choose(self)
         load_or_resume(self)
 
     return run
-
-
-@functools.cache
-def install_resume() -> None:
-    """Gives `Runner.load_or_resume` the meaning that the head of this module states; once per process."""
-    Runner.load_or_resume = _choosing(Runner.load_or_resume)

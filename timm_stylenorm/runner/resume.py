@@ -14,6 +14,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
+from .host import restart_workers, start_of
+
 KEY = 'rng_states'
 
 
@@ -148,7 +150,7 @@ class RNGStateHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keeps the states until training starts; a checkpoint loaded to start from (iteration 0) ignores them."""
         self._loaded = checkpoint.get(KEY)
-        seed = checkpoint.get('meta', {}).get('seed') if runner._resume else None
+        seed = checkpoint.get('meta', {}).get('seed') if start_of(runner).resume else None
         if seed is not None and seed != runner.seed:
             runner.logger.warning(
                 f'RNGStateHook: the checkpoint has seed {seed}, this run {runner.seed}: the data order differs. '
@@ -186,9 +188,9 @@ class RNGStateHook(Hook):
         if not (loader.num_workers and skips and isinstance(loader.worker_init_fn, functools.partial)):
             return False
         init = loader.worker_init_fn
-        base = getattr(loader, '_stylenorm_seed', init.keywords.get('seed', 0))
-        loader._stylenorm_seed = base
+        base = getattr(loader, 'stylenorm_seed', init.keywords.get('seed', 0))
+        loader.stylenorm_seed = base
         seed = (base + 9973 * iteration) % 2**31
         loader.worker_init_fn = functools.partial(init.func, *init.args, **{**init.keywords, 'seed': seed})
-        loader._iterator = None  # persistent workers would live on
+        restart_workers(loader)
         return True

@@ -1,7 +1,7 @@
 """Saving by mmengine: a checkpoint file is complete or absent, and old ones go only after the new one is complete.
 
-mmengine removes the old file, then writes the new one in place. Its code is not copied here; `install_safe_saving`
-wraps three pieces of it:
+mmengine removes the old file, then writes the new one in place. Its code is not copied here; three pieces of it are
+wrapped (`host.PATCHES`):
 
 * `save_checkpoint`, under every name by which mmengine calls it: the content becomes plain data (`plain.to_plain`), and
   local files take their name when they are complete. Other stores write as before.
@@ -17,14 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mmengine.runner
 from mmengine.dist import is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
-from mmengine.hooks import CheckpointHook, checkpoint_hook
-from mmengine.runner import checkpoint as host
-from mmengine.runner import runner as runner_module
 
 from ..checkpoints import whole
+from .host import start_of
 from .plain import to_plain
 
 OUTDATED = 'outdated_ckpts'  # in the message hub: what is removed once the checkpoint that holds this is complete
@@ -39,7 +36,7 @@ def is_local(filename: str, file_client_args: dict | None = None, backend_args: 
     return isinstance(get_file_backend(filename, backend_args=backend_args), LocalBackend)
 
 
-def _saving_whole(save: Callable) -> Callable:
+def saving_whole(save: Callable) -> Callable:
     @functools.wraps(save)
     def save_checkpoint(
         checkpoint: Any, filename: Any, file_client_args: dict | None = None, backend_args: dict | None = None
@@ -62,7 +59,7 @@ def _written_whole(file: Any, encoding: str | None) -> Iterator[Any]:
         yield stream
 
 
-def _open(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> Any:
+def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> Any:
     """Stands in for `open` in the module of `CheckpointHook`."""
     if mode == 'w' and isinstance(file, str | os.PathLike):
         return _written_whole(file, encoding)
@@ -106,7 +103,7 @@ def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
         hub.update_info(OUTDATED, [])
 
 
-def _removing_late(save: Callable) -> Callable:
+def removing_late(save: Callable) -> Callable:
     @functools.wraps(save)
     def run(self: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
         backend, hub = self.file_backend, runner.message_hub
@@ -123,27 +120,15 @@ def _removing_late(save: Callable) -> Callable:
     return run
 
 
-def _removing_what_a_kill_left(before_train: Callable) -> Callable:
+def removing_what_a_kill_left(before_train: Callable) -> Callable:
     @functools.wraps(before_train)
     def run(self: Any, runner: Any) -> None:
         before_train(self, runner)
         if not is_main_process():
             return
-        folder, used = (os.path.realpath(str(path)) for path in (self.out_dir, runner._load_from))
+        folder, used = (os.path.realpath(str(path)) for path in (self.out_dir, start_of(runner).load_from))
         outdated = {path: os.path.realpath(path) for path in runner.message_hub.get_info(OUTDATED) or ()}
         own = [path for path, real in outdated.items() if os.path.dirname(real) == folder and real != used]
         _remove(self, runner.message_hub, own)
 
     return run
-
-
-@functools.cache
-def install_safe_saving() -> None:
-    """Wraps what the head of this module lists; once per process."""
-    saving = _saving_whole(host.save_checkpoint)
-    for module in (host, mmengine.runner, runner_module):
-        module.save_checkpoint = saving
-    checkpoint_hook.open = _open
-    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
-        setattr(CheckpointHook, name, _removing_late(getattr(CheckpointHook, name)))
-    CheckpointHook.before_train = _removing_what_a_kill_left(CheckpointHook.before_train)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ..errors import StyleNormWarning
 from ..layers import StyleLayer
 from .attachment import added_parameters
 
@@ -62,5 +63,6 @@ def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
             f'{label.partition(".")[0]}: layers are {state} in a model that trains. Let them train by '
             'timm_stylenorm.surgery.frozen.let_style_train(model), before the optimizer is made, or say by '
             'style=dict(..., frozen=True) that they are meant to rest',
+            StyleNormWarning,
             stacklevel=3,
         )

@@ -99,7 +99,7 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     if isinstance(vars(owner).get('style'), str):
         owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
     if not hasattr(owner, 'style'):
-        owner.style = Attachments()
+        owner.style = Attachments().train(owner.training)
     owner.style[method] = layer
     if site.where == 'after':
         of_container = owner is not module  # the owner may be a place of its own

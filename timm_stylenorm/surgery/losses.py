@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import StyleNormWarning
 from ..functional.backend import widen
 from ..layers import AdvBN, StyleLayer
 from .add import style_layers
@@ -87,12 +88,14 @@ def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
                 f'{label.partition(".")[0]}: layers that have a loss left none. They have not run since style_losses '
                 'was called, or ran in the replicas of nn.DataParallel, which keep their losses: use '
                 'DistributedDataParallel',
+                StyleNormWarning,
                 stacklevel=3,
             )
         elif layer.aux is not None and not layer.aux.requires_grad:
             warnings.warn(
                 f'{label.partition(".")[0]}: losses of layers train nothing: all before them is frozen, or runs under '
                 'torch.no_grad, or under activation checkpointing, which needs use_reentrant=False',
+                StyleNormWarning,
                 stacklevel=3,
             )
 

@@ -19,7 +19,7 @@ import torch
 from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped
+from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
 
 if TYPE_CHECKING:
     from .sites import Site
@@ -94,9 +94,11 @@ def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, st
 def _root(model: Any) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, '_orig_mod'):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod
-    return model
+    while True:
+        inner = model.module if isinstance(model, wrappers) else within_compiled(model)
+        if inner is None:
+            return model
+        model = inner
 
 
 def _channels(model: nn.Module) -> list[int]:

@@ -29,7 +29,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import no_site
-from ..host import FeatureGraphNet
+from ..host import FeatureGraphNet, last_child
 from .structure import (
     NORMS,
     SEVERAL_MAPS,
@@ -243,8 +243,8 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
         ) from None
     while is_sequence(module) and len(list(module.children())):
-        child = list(module._modules)[-1]
-        path, module = f'{path}.{child}', module.get_submodule(child)
+        last, module = last_child(module)
+        path = f'{path}.{last}'
     if type(module).__name__ in SEVERAL_MAPS and is_sequence(getattr(module, 'blocks', None)):
         return _place(model, label, f'{path}.blocks', channels, tokens)
     if isinstance(module, NORMS):

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..host import RegStage, name_within, unwrapped
+from ..host import RegStage, last_child, name_within, unwrapped
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 from .attachment import replaces_norm
@@ -48,8 +48,7 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
     if getattr(layout, 'value', layout) in ('NHWC', 'NLC'):  # extractors have an enum
         return -1, 0
     if type(model).__name__ in _TOKENS and type(model).__module__.startswith('mmseg.'):
-        with_class = bool(getattr(model, 'with_cls_token', False)) and hasattr(model, 'cls_token')
-        return -1, int(with_class)
+        return -1, int(hasattr(model, 'cls_token') and getattr(model, 'with_cls_token', True))
     return 1, 0
 
 
@@ -115,7 +114,7 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
             if name in SHORTCUTS:
                 continue
             while is_sequence(child) and list(child.children()):
-                last, child = list(child.named_children())[-1]
+                last, child = last_child(child)
                 name = f'{name}.{last}'
             if isinstance(_adapted(child), _ConvNd) and isinstance(norm, NORMS):
                 dot = f'{prefix}.' if prefix else ''

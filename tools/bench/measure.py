@@ -102,7 +102,7 @@ def layer_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, r
 def compiled_ratios(names: list[str], shape: tuple[int, ...], rounds: int, bar: tqdm) -> list:
     """Layers compiled with inductor against the eager `nn.BatchNorm2d`; NCHW."""
     x, g = maps(shape, 'NCHW')
-    torch._dynamo.reset()
+    torch.compiler.reset()
     modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1])}
     modules |= {name: torch.compile(make(name, shape[1]), dynamic=False) for name in names}
     return ratios({name: forward_backward(module, x, g) for name, module in modules.items()}, rounds, bar)
@@ -128,8 +128,9 @@ def saved_maps(name: str, shape: tuple[int, ...], memory_format: str) -> float:
 
 def graph_breaks(name: str, always: bool) -> int:
     """Breaks of one training call under `torch.compile`."""
-    torch._dynamo.reset()
-    return len(torch._dynamo.explain(make(name, 16, always))(torch.randn(4, 16, 8, 8)).break_reasons)
+    torch.compiler.reset()
+    explain = torch._dynamo.explain  # noqa: SLF001 (torch.compiler has no name for it)
+    return len(explain(make(name, 16, always))(torch.randn(4, 16, 8, 8)).break_reasons)
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict | None = None) -> Step:

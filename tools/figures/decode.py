@@ -5,7 +5,6 @@ classifier's own stage and a small decoder that is trained on the given images; 
 styliser's VGG-19 and its decoder.
 """
 
-import ast
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -21,6 +20,7 @@ from timm_stylenorm.errors import unknown
 from timm_stylenorm.functional import adain
 from timm_stylenorm.layers import AdvBN, StyleLayer
 from timm_stylenorm.methods import METHODS, Placement, get_method
+from timm_stylenorm.options import key_values
 from timm_stylenorm.recipes.advbn import ascend
 from timm_stylenorm.recipes.stylisers import AdaINStyliser
 from timm_stylenorm.surgery.sites import find_sites
@@ -184,20 +184,12 @@ def layer_of(method: str) -> Callable[..., StyleLayer]:
     if row.placement is Placement.REPLACE:
         others = [k for k, m in METHODS.items() if m.placement is not Placement.REPLACE]
         raise ValueError(f'{name!r} replaces norm layers, and restyles no map; choose from: {", ".join(others)}')
-    pairs = [pair.partition('=')[::2] for pair in arguments.split(',') if pair]
     options: dict[str, Any] = {'p': 1.0} if 'p' in row.defaults else {}
-    options |= {key: _literal(value) for key, value in pairs}
+    options |= key_values(filter(None, arguments.split(',')))
     for key in options:
         if key not in row.defaults:
             raise TypeError(unknown(f'argument of {name!r}:', key, row.defaults))
     return lambda channels: row.layer(channels, **options)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 class Decoder(nn.Module):

@@ -79,8 +79,8 @@ class Pairs:
 def read_image(path: Path) -> Image.Image:
     """Open and decode a PNG completely; a missing or broken file becomes a `BadPair`."""
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # PIL reports broken PNGs as any of these
         raise BadPair('unreadable', f'{path}: {error}') from error
     return image

@@ -1,26 +1,11 @@
-"""Hooks under the names that configs use; importing them registers them with mmengine."""
+"""Where the report of a test goes, and what its images are called."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from timm_stylenorm.runner.adabn import AdaBNHook
-from timm_stylenorm.runner.checkpoint import CheckpointGuardHook
-from timm_stylenorm.runner.isw import ISWHook
-from timm_stylenorm.runner.optim import GateOptimWrapperConstructor
-from timm_stylenorm.runner.resume import RNGStateHook
-
-from .datasets.domains import image_folders
-from .evaluation import DomainIoUMetric
-
-__all__ = [
-    'AdaBNHook',
-    'CheckpointGuardHook',
-    'GateOptimWrapperConstructor',
-    'ISWHook',
-    'RNGStateHook',
-    'ReportHook',
-]
+from ..datasets.domains import image_folders
+from .metric import DomainIoUMetric
 
 
 @HOOKS.register_module()

@@ -1,0 +1,118 @@
+"""How a host is patched: each patch is a row of a table in that host's `host.py`, and `install_patches` makes them all.
+
+A row names what it replaces and by what, as text, so that the tables import neither.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+_INSTALLED: dict[str, Any] = {}  # name of what was replaced -> what stands there since
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A row.
+
+    Attributes:
+        what: The dotted names of what is replaced; `name[key]` for an entry of a dict.
+        why: What goes wrong without the patch.
+        since: The oldest version of the host that was seen to need it.
+        until: The newest one.
+        by: The dotted name of the replacement; '' where `patched` is given it, for a while.
+        wraps: Whether `by` is called with what it replaces, and returns the replacement.
+        needed: Whether the host that is installed needs it.
+    """
+
+    what: tuple[str, ...]
+    why: str
+    since: str
+    until: str
+    by: str = ''
+    wraps: bool = False
+    needed: bool = True
+
+    def install(self) -> None:
+        """Put the replacement in place, once in a process.
+
+        Raises:
+            RuntimeError: The host has nothing of this name.
+        """
+        ours = _get(self.by)
+        new = functools.cache(ours) if self.wraps else lambda own: ours
+        for name in self.what:
+            if name not in _INSTALLED:
+                own = self.current(name)
+                _INSTALLED[name] = new(own)
+                _set(name, _INSTALLED[name])
+
+    def took(self) -> bool:
+        """Whether the host now has the replacement under all names."""
+        return all(name in _INSTALLED and self.current(name) is _INSTALLED[name] for name in self.what)
+
+    def current(self, name: str) -> Any:
+        """What the host has under one of the names.
+
+        Raises:
+            RuntimeError: It has nothing.
+        """
+        try:
+            return _get(name)
+        except (AttributeError, ImportError, KeyError) as error:
+            raise RuntimeError(
+                f'{name} is not there ({error!r}), which stylenorm replaces because {self.why}. It was there from '
+                f'{self.since} to {self.until}: install one of these versions, or a newer stylenorm'
+            ) from error
+
+
+def install_patches(table: Iterable[Patch]) -> None:
+    """Install the rows of a table that are needed here; a second call changes nothing."""
+    for patch in table:
+        if patch.needed:
+            patch.install()
+
+
+@contextmanager
+def patched(new: Mapping[Patch, Callable[[Any], Any]]) -> Iterator[None]:
+    """Within, the host has what these functions make of its own."""
+    with ExitStack() as stack:
+        for patch, wrap in new.items():
+            wrap = functools.cache(wrap)
+            for name in patch.what:
+                own = patch.current(name)
+                stack.callback(_set, name, own)
+                _set(name, wrap(own))
+        yield
+
+
+def _split(name: str) -> tuple[Any, str]:
+    """The object that holds what has this name, and its attribute or key."""
+    if name.endswith(']'):
+        owner, _, key = name[:-1].partition('[')
+    else:
+        owner, _, key = name.rpartition('.')
+    return pkgutil.resolve_name(owner), key
+
+
+def _get(name: str) -> Any:
+    owner, key = _split(name)
+    if isinstance(owner, Mapping):
+        return owner.get(key)
+    if isinstance(owner, ModuleType) and key in vars(builtins):
+        return getattr(owner, key, vars(builtins)[key])
+    return getattr(owner, key)
+
+
+def _set(name: str, value: Any) -> None:
+    owner, key = _split(name)
+    if isinstance(owner, Mapping):
+        owner[key] = value  # type: ignore[index]
+    else:
+        setattr(owner, key, value)
