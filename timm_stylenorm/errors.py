@@ -34,7 +34,7 @@ def unknown(kind: str, name: object, known: Iterable[str], lists: str = '') -> s
 
 
 def no_site(model: str, name: str, available: Iterable[str]) -> str:
-    """`RegNet has no site 'stem.pool'; available: convs, stage1, ...`"""
+    """`RegNet has no site 'stage7'; available: convs, stage1, ...`"""
     names = list(available)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean {near[0]!r}? Available' if near else 'available'

@@ -199,3 +199,21 @@ def test_helpers_of_the_tools_read_no_command_lines():
     assert helpers
     for file in helpers:
         assert 'argparse' not in set(imports(file)), file
+
+
+@pytest.mark.parametrize(
+    ('job', 'name'),
+    [
+        ("change a method's formula", '_snr_rule'),
+        ('change a site', "'stem.pool'"),
+        ('give an architecture names', "'wide_resnet*_2'"),
+        ('change a patch of a host', 'use_reentrant=False)'),
+        ("change a checkpoint's key map", 'style_reid_laye'),
+        ("change a street class's id", "('traffic light', 19, 6,"),
+    ],
+)
+def test_a_reader_finds_where_a_job_is_done(job, name):
+    """The name that one would look for is in two files at most."""
+    files = [file for folder in PYTHON for file in ROOT.glob(f'{folder}/**/*.py')]
+    found = [file for file in files if name in file.read_text()]
+    assert 1 <= len(found) <= 2, (job, found)
