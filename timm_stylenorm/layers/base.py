@@ -104,9 +104,9 @@ class StyleLayer(nn.Module):
         if self.sums:
             self.aux = aux if self.aux is None or aux is None else aux + self.aux
             self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
-        elif self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        elif self.attachment and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             warnings.warn(
-                f'{self.attachment or type(self).__name__}: nobody took the loss of the last forward, which this one '
+                f'{self.attachment}: nobody took the loss of the last forward, which this one '
                 'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
                 '`with timm_stylenorm.summed_losses(model)`',
                 StyleNormWarning,

@@ -93,8 +93,8 @@ def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
             )
         elif layer.aux is not None and not layer.aux.requires_grad:
             warnings.warn(
-                f'{label.partition(".")[0]}: losses of layers train nothing, since they have no graph. Activation '
-                'checkpointing needs use_reentrant=False; what runs under torch.no_grad has no losses',
+                f'{label.partition(".")[0]}: losses of layers train nothing: all before them is frozen, or runs under '
+                'torch.no_grad, or under activation checkpointing, which needs use_reentrant=False',
                 StyleNormWarning,
                 stacklevel=3,
             )
