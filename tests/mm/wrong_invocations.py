@@ -218,7 +218,7 @@ ROWS = [  # command line -> message
     ('visualize empty', 'no image below'),
     ('visualize folder', 'no image below'),
     ('visualize images --methods padian', "did you mean 'padain'"),
-    ('visualize images --methods padain:p', 'p is a probability'),
+    ('visualize images --methods padain:p', 'KEY=VALUE'),
     ('visualize images --model resnet81', "did you mean 'resnet"),
     ('visualize images --model resnet18 --checkpoint list.pth', 'list.pth'),
     ('visualize images --model resnet18 --checkpoint cut.pth', 'cut.pth'),
