@@ -1,7 +1,6 @@
 """The decode head that mmseg lacks: DeepLabV2's."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
@@ -28,7 +27,7 @@ class DeepLabV2Head(BaseDecodeHead):
     """
 
     def __init__(
-        self, in_channels: int, dilations: Sequence[int] = (6, 12, 18, 24), dropout_ratio: float = 0.0, **kwargs: Any
+        self, in_channels: int, dilations: Sequence[int] = (6, 12, 18, 24), dropout_ratio: float = 0.0, **kwargs: object
     ) -> None:
         kwargs.setdefault('init_cfg', dict(type='Normal', std=0.01, layer='Conv2d'))
         super().__init__(in_channels, channels=in_channels, dropout_ratio=dropout_ratio, **kwargs)

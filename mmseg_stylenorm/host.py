@@ -3,7 +3,6 @@
 import functools
 import sys
 from types import ModuleType
-from typing import Any
 
 import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
 import torch.utils.checkpoint
@@ -19,7 +18,7 @@ class _WithoutReentry(ModuleType):
         self._module = module
         self.checkpoint = functools.partial(module.checkpoint, use_reentrant=False)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
 
     def __dir__(self) -> list[str]:

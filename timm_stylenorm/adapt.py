@@ -26,7 +26,7 @@ _OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
 _IMAGES = ('inputs', 'pixel_values', 'images', 'image', 'img')  # of mmengine, transformers, and others
 
 
-def _images(batch: Any) -> Any:
+def _images(batch: object) -> object:
     """The images of a batch as loaders give it: a tensor or a list of them, (images, labels), or a dict.
 
     Raises:
@@ -43,7 +43,7 @@ def _images(batch: Any) -> Any:
     return batch[0] if isinstance(batch, list | tuple) else batch
 
 
-def _count(batch: Any) -> int:
+def _count(batch: object) -> int:
     """The number of images in a batch of any form: the rows of the first tensor in it."""
     if isinstance(batch, Tensor):
         return len(batch)
@@ -77,7 +77,7 @@ def set_statistics(model: nn.Module, statistics: Statistics) -> None:
 @torch.no_grad()
 def adabn(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     momentum: float | None = None,
     max_batches: int | None = None,
     forward: Callable[[Any], Any] | None = None,

@@ -40,14 +40,14 @@ class LogBuffer:
     """Stands in for mmengine's `HistoryBuffer`, which older checkpoints of its Runner hold beside the weights."""
 
 
-def _attribute(owner: Any, name: str) -> Any:
+def _attribute(owner: object, name: str) -> object:
     """Stands in for `getattr`, by which those name their own averaging methods; gives nothing else out."""
     if owner is not LogBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
     return name
 
 
-def safe_globals(log_buffer: Any = LogBuffer, attribute: Any = _attribute) -> list[Any]:
+def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute) -> list[Any]:
     """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
     functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
     names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
@@ -193,7 +193,7 @@ class Fit:
         return '; '.join(f'{len(kinds[kind])} {kind}: {text}' for kind, text in some.items() if text)
 
 
-def compare(own: Mapping[str, Any], loaded: Mapping[str, Any], optional: Iterable[str] = ()) -> Fit:
+def compare(own: Mapping[str, Any], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
     """Compare the state dict of a model with that of a file, before loading.
 
     Args:
@@ -233,7 +233,7 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
         part.write_bytes(safetensors.torch.save(tensors, metadata={'format': 'pt'}))
 
 
-def save_whole(content: Any, path: Path) -> None:
+def save_whole(content: object, path: Path) -> None:
     """`torch.save`, whole or not at all. Where it fails, the OSError tells why, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(content, buffer)

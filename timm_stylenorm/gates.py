@@ -6,7 +6,6 @@ Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Ne
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +55,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
     for group in list(optimizer.param_groups):
         ours = [p for p in group['params'] if p in gates]
         if ours:
-            faster: dict[str, Any] = {k: group[k] * lr_factor for k in ('lr', 'initial_lr') if k in group}
+            faster: dict[str, object] = {k: group[k] * lr_factor for k in ('lr', 'initial_lr') if k in group}
             names = dict(zip(group['params'], group.get('param_names', ()), strict=False))
             group['params'] = [p for p in group['params'] if p not in gates]
             if names:
@@ -70,7 +69,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
 
 
 @torch.no_grad()
-def clamp_gates(optimizer: Optimizer, args: Any = None, kwargs: Any = None) -> None:
+def clamp_gates(optimizer: Optimizer, args: object = None, kwargs: object = None) -> None:
     """Clamp the gates in an optimizer's groups to [0, 1]; a hook for `register_step_post_hook`."""
     for group in optimizer.param_groups:
         for parameter in group['params'] if group.get('gates') else ():

@@ -56,7 +56,7 @@ def unwrapped(model: Any) -> Any:
     return model.get_submodule(name) if name else model
 
 
-def name_within(model: Any) -> str:
+def name_within(model: object) -> str:
     """The name of that model; '' where there is none."""
     for kind, name in ((FeatureGetterNet, 'model'), (FeatureHookNet, 'body')):
         if isinstance(model, kind) and name in dict(model.named_children()):
@@ -64,7 +64,7 @@ def name_within(model: Any) -> str:
     return ''
 
 
-def compiled_call_off(attributes: dict[str, Any]) -> None:
+def compiled_call_off(attributes: dict[str, object]) -> None:
     """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
     if attributes.get('_compiled_call_impl') is not None:
         attributes['_compiled_call_impl'] = None
@@ -92,7 +92,7 @@ def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
         del module._forward_hooks[key]
 
 
-def has_load_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> bool:
+def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
     """Whether `register_load_state_dict_pre_hook` was given this function."""
     return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 

@@ -58,7 +58,7 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return argv[:i], argv[i + (argv[i : i + 1] == ['--']) :]
 
 
-def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, Any], Sequence[str]]:
+def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], Sequence[str]]:
     """The style, the recipe, its normalisation, and the script with its arguments; exits where something is wrong."""
     ours, script = _split(argv)
     parser = argparse.ArgumentParser(
@@ -91,11 +91,11 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, Any], Seq
     return style, recipe, images, script
 
 
-def _check(args: argparse.Namespace) -> tuple[Any, Recipe | None, dict[str, Any]]:
+def _check(args: argparse.Namespace) -> tuple[object, Recipe | None, dict[str, object]]:
     for name, given in (('style', len(args.style)), ('recipe', int(bool(args.recipe)))):
         if getattr(args, f'{name}_kwargs') and given != 1:
             raise ValueError(f'--{name}-kwargs with{"out" if not given else " more than one"} --{name}')
-    images: dict[str, Any] = {}
+    images: dict[str, object] = {}
     recipe = None
     if args.recipe:
         words = [*args.recipe[1:], *args.recipe_kwargs]
@@ -111,7 +111,7 @@ def _styling(
     """timm's `create_model` with a style and a recipe's layers, which must be there before optimizers and EMA."""
 
     @functools.wraps(create)
-    def create_model(*args: Any, **kwargs: Any) -> nn.Module:
+    def create_model(*args: object, **kwargs: object) -> nn.Module:
         given = inspect.signature(create).bind(*args, **kwargs)
         path = given.arguments.pop('checkpoint_path', None)
         named = None
@@ -158,7 +158,7 @@ def _load(model: nn.Module, path: str) -> None:
         raise ValueError(f'{path} does not fit: {Fit(missing, unexpected, [], {})}')
 
 
-def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:
+def _tell_missing_task(model: nn.Module, args: object, output: object) -> None:
     """A forward hook, until a task has the model: losses that nobody adds and recipes that nobody runs are errors."""
     if model.training and torch.is_grad_enabled():
         left = [label for label, layer in style_layers(model) if layer.aux is not None or layer.logits is not None]
@@ -169,11 +169,11 @@ def _tell_missing_task(model: nn.Module, args: Any, output: Any) -> None:
             )
 
 
-def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, Any]) -> type[TrainingTask]:
+def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, object]) -> type[TrainingTask]:
     """A task of timm that adds style losses, and runs the recipe or that of its model."""
 
     class Launched(StyleTask, kind):  # type: ignore[valid-type, misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, *args: object, **kwargs: Any) -> None:
             super().__init__(*args, **{'recipe': recipe, **images, **kwargs})
             for module in self.modules():
                 remove_forward_hook(module, _tell_missing_task)
@@ -182,11 +182,11 @@ def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping
     return Launched
 
 
-def _separating(create: Callable[..., Any]) -> Callable[..., Any]:
+def _separating(create: Callable[..., Any]) -> Callable[..., object]:
     """timm's `create_optimizer_v2`, which gives the gates of BIN a group of their own."""
 
     @functools.wraps(create)
-    def create_optimizer_v2(model_or_params: Any, *args: Any, **kwargs: Any) -> Any:
+    def create_optimizer_v2(model_or_params: object, *args: object, **kwargs: object) -> object:
         optimizer = create(model_or_params, *args, **kwargs)
         if isinstance(model_or_params, nn.Module):
             separate_gates(optimizer, model_or_params)
@@ -197,7 +197,7 @@ def _separating(create: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def styled_timm(
-    style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, Any] | None = None
+    style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, object] | None = None
 ) -> Iterator[None]:
     """Within, `timm.create_model` and the tasks of `timm.task` are ours, for whoever imports them now.
 

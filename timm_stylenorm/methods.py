@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from . import layers
 from .errors import unknown
@@ -51,7 +50,7 @@ class Method:
     norms_after: str | None = None
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, object]:
         """The layer's keyword arguments and their defaults."""
         parameters = list(inspect.signature(self.layer).parameters.values())[1:]
         return {p.name: p.default for p in parameters}
@@ -62,7 +61,7 @@ class Method:
         first = next(iter(inspect.signature(self.layer).parameters.values()))
         return first.default is inspect.Parameter.empty
 
-    def check_kwargs(self, name: str, kwargs: Mapping[str, Any]) -> None:
+    def check_kwargs(self, name: str, kwargs: Mapping[str, object]) -> None:
         """Raise a TypeError for a key of a style dict that neither the layer nor `add_style` takes."""
         for key in kwargs:
             if key not in self.defaults and key not in _OF_ADD_STYLE:

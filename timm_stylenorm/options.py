@@ -11,7 +11,7 @@ from .methods import get_method
 from .recipes import build_recipe
 
 
-def key_values(words: Iterable[str]) -> dict[str, Any]:
+def key_values(words: Iterable[str]) -> dict[str, object]:
     """['p=0.05', 'sites=stage1'] -> {'p': 0.05, 'sites': 'stage1'}; values are Python literals where they can be.
 
     timm's `ParseKwargs` does the same only since some version that we need not have.
@@ -31,7 +31,7 @@ def key_values(words: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def read_style(given: Iterable[Sequence[str]]) -> Any:
+def read_style(given: Iterable[Sequence[str]]) -> object:
     """The `style` of these options, one list of words for each: a dict, a list of dicts where there are several, None.
 
     Raises:
@@ -44,7 +44,7 @@ def read_style(given: Iterable[Sequence[str]]) -> Any:
     return styles if len(styles) > 1 else next(iter(styles), None)
 
 
-def read_recipe(words: Sequence[str] | None) -> dict[str, Any] | None:
+def read_recipe(words: Sequence[str] | None) -> dict[str, object] | None:
     """The `recipe` of this option.
 
     Raises:
@@ -67,7 +67,7 @@ def _read(option: str, words: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f'{option} {name}: {error}; name files and configs before the option') from None
 
 
-def slug(style: Any, recipe: Any = None) -> str:
+def slug(style: Any, recipe: object = None) -> str:
     """A name for files: [{'type': 'mixstyle', 'alpha': 0.1}, 'ibn_a'] -> 'mixstyle-alpha0.1_ibn_a'; '' for nothing."""
     specs = [*(style if isinstance(style, list) else [style]), recipe]
     return '_'.join(_slug({'type': spec} if isinstance(spec, str) else spec) for spec in specs if spec)

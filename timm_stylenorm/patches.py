@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-_INSTALLED: dict[str, Any] = {}  # name of what was replaced -> what stands there since
+_INSTALLED: dict[str, object] = {}  # name of what was replaced -> what stands there since
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Patch:
         """Whether the host now has the replacement under all names."""
         return all(name in _INSTALLED and self.current(name) is _INSTALLED[name] for name in self.what)
 
-    def current(self, name: str) -> Any:
+    def current(self, name: str) -> object:
         """What the host has under one of the names.
 
         Raises:
@@ -80,7 +80,7 @@ def install_patches(table: Iterable[Patch]) -> None:
 
 
 @contextmanager
-def patched(new: Mapping[Patch, Callable[[Any], Any]]) -> Iterator[None]:
+def patched(new: Mapping[Patch, Callable[[object], object]]) -> Iterator[None]:
     """Within, the host has what these functions make of its own."""
     with ExitStack() as stack:
         for patch, wrap in new.items():
@@ -92,7 +92,7 @@ def patched(new: Mapping[Patch, Callable[[Any], Any]]) -> Iterator[None]:
         yield
 
 
-def _split(name: str) -> tuple[Any, str]:
+def _split(name: str) -> tuple[object, str]:
     """The object that holds what has this name, and its attribute or key."""
     if name.endswith(']'):
         owner, _, key = name[:-1].partition('[')

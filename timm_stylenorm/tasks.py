@@ -56,7 +56,7 @@ class RecipeModule(nn.Module):
         super().__init__()
         self.module, self.recipe = model, recipe
 
-    def forward(self, input: Tensor, target: Tensor | None = None, criterion: Any = None) -> Any:
+    def forward(self, input: Tensor, target: Tensor | None = None, criterion: Any = None) -> object:
         """Logits (N, K), or the losses by name and the logits of the first pass.
 
         Args:
@@ -78,7 +78,7 @@ class RecipeModule(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """For timm's optimizers, see `DistillationTask`s of timm."""
-        model: Any = self.module
+        model: object = self.module
         names = model.no_weight_decay() if hasattr(model, 'no_weight_decay') else ()
         return {f'module.{name}' for name in names}
 
@@ -113,7 +113,7 @@ class StyleTask(TrainingTask):
     def __init__(
         self,
         *args: Any,
-        recipe: str | Mapping[str, Any] | Recipe | None = None,
+        recipe: str | Mapping[str, object] | Recipe | None = None,
         mean: Channels | None = None,
         std: Channels | None = None,
         **kwargs: Any,
@@ -152,12 +152,12 @@ class StyleTask(TrainingTask):
             return result
         return {**result, 'loss': sum(terms.values(), result['loss']), 'loss_cls': result['loss'], **terms}
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> Any:
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> Any:
         """See timm's; on the CPU, where DDP takes no devices, it gets none."""
         cpu = all(p.device.type == 'cpu' for p in self._trained.parameters())
         return super().prepare_distributed(None if cpu else device_ids, **ddp_kwargs)
 
-    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: Any) -> Any:
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: object) -> Any:
         """See timm's; with a recipe, only what lies after its cut, in place, and the log says what."""
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)
@@ -193,7 +193,7 @@ class StyleNormTask(StyleTask, ClassificationTask):
 class _NamedRecipe(StyleNormTask):
     name: str
 
-    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: nn.Module, *args: object, **kwargs: Any) -> None:
         hosts = {*inspect.signature(ClassificationTask).parameters, 'mean', 'std'}
         options = {k: kwargs.pop(k) for k in list(kwargs) if k not in hosts}
         super().__init__(model, *args, recipe={'type': self.name, **options}, **kwargs)

@@ -39,7 +39,7 @@ def selective_layers(model: nn.Module) -> list[tuple[str, SelectiveWhitening]]:
 
 @torch.no_grad()
 def select_pairs(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
+    model: nn.Module, batches: Iterable[object], forward: Callable[[Any], object] | None = None
 ) -> dict[str, int]:
     """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.
 

@@ -14,13 +14,13 @@ from torch.utils.data import ConcatDataset, Dataset
 from timm_stylenorm.errors import unknown
 
 
-def parts_of(dataset: Any) -> list[Any]:
+def parts_of(dataset: object) -> list[object]:
     """The data sets with files that a data set or wrapper consists of."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
 
 
-def image_folder(dataset: Any) -> str | None:
+def image_folder(dataset: object) -> str | None:
     """The folder that all images of a data set or wrapper lie in or below, under names that differ without suffix.
 
     None if the data set does not say so: it has no folder, or several suffixes of images.
@@ -37,14 +37,14 @@ def image_folder(dataset: Any) -> str | None:
         return None
 
 
-def image_folders(dataset: Any) -> dict[str, str]:
+def image_folders(dataset: object) -> dict[str, str]:
     """`image_folder` by domain, or of the whole data set under the name ''."""
     domains = {part.domain: part.dataset for part in getattr(dataset, 'datasets', ()) if isinstance(part, _Domain)}
     found = {name: image_folder(part) for name, part in (domains or {'': dataset}).items()}
     return {name: folder for name, folder in found.items() if folder}
 
 
-def with_pipeline(dataset: Any, pipeline: Sequence[Any]) -> Any:
+def with_pipeline(dataset: object, pipeline: Sequence[object]) -> object:
     """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
 
     Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
@@ -65,7 +65,7 @@ def with_pipeline(dataset: Any, pipeline: Sequence[Any]) -> Any:
     return dataset
 
 
-def _replaced(parts: dict[str, Any], pipeline: Sequence[Any], keep: Sequence[str]) -> dict[str, Any]:
+def _replaced(parts: dict[str, object], pipeline: Sequence[object], keep: Sequence[str]) -> dict[str, Any]:
     """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
@@ -130,7 +130,7 @@ class DomainConcatDataset(ConcatDataset):
         self,
         domains: Mapping[str, Any],
         only: str | Sequence[str] | None = None,
-        pipeline: Sequence[Any] | None = None,
+        pipeline: Sequence[object] | None = None,
         keep: Sequence[str] = (),
     ) -> None:
         domains = {name: part for name, part in domains.items() if name != '_scope_'}  # mmengine's mark in configs

@@ -149,7 +149,7 @@ class StreetsDataset(CityscapesDataset):
         img_suffix: str | None = None,
         seg_map_suffix: str | None = None,
         data_prefix: dict | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(unknown('layout', layout, LAYOUTS))

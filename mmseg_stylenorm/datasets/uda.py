@@ -32,7 +32,7 @@ class UDADataset(Dataset):
             raise ValueError(f'UDADataset: the source has the classes {classes[0]} and the target {classes[1]}')
 
     @property
-    def metainfo(self) -> dict[str, Any]:
+    def metainfo(self) -> dict[str, object]:
         """The source's."""
         return self.source.metainfo
 
@@ -44,7 +44,7 @@ class UDADataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         # the index goes in, too: processes whose generators are in the same state have different ones
         draw = (int(torch.randint(len(self.target), ())) + index) % len(self.target)
         return {**self.source[index], 'target': self.target[draw]}

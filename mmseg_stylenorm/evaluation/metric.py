@@ -50,7 +50,7 @@ def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return hits / (truth + matrix.sum(0) - hits), hits / truth
 
 
-def _unmarked(names: Any) -> Any:
+def _unmarked(names: object) -> Any:
     """Without mmengine's `_scope_`, a mark in dicts that a config takes over from another."""
     return {key: value for key, value in names.items() if key != '_scope_'} if isinstance(names, Mapping) else names
 
@@ -128,7 +128,7 @@ class DomainIoUMetric(BaseMetric):
         for name in {*means} & {*self.pools}:
             raise ValueError(f'DomainIoUMetric: a mean is called {name!r}, and so is a pool')
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
         for sample in data_samples:
             prediction, domain = sample['pred_sem_seg']['data'].squeeze(0), sample.get('domain', '')

@@ -12,7 +12,7 @@ from timm_stylenorm.checkpoints import whole
 COLUMNS = 4  # confusion matrices beside each other
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """nan, which JSON does not have, becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -68,7 +68,7 @@ def _draw_scores(report: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
-def _known(report: dict[str, Any], domain: str) -> Any:
+def _known(report: dict[str, Any], domain: str) -> object:
     """IoU by class as a masked array, without those that are nan."""
     return np.ma.masked_invalid([report['domains'][domain]['IoU'][name] for name in report['classes']])
 

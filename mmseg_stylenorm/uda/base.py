@@ -22,11 +22,11 @@ class UDADataPreProcessor(SegDataPreProcessor):
     would be adapted to like anything else.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.target = SegDataPreProcessor(**{**kwargs, 'size': None, 'size_divisor': kwargs.get('size_divisor') or 1})
 
-    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+    def forward(self, data: dict[str, object], training: bool = False) -> dict[str, object]:
         """As mmseg's; in training with the key `target`: dict(inputs=..., data_samples=...).
 
         Raises:
@@ -47,13 +47,13 @@ class UDASegmentor(StyleNormEncoderDecoder):
     `UDADataPreProcessor`.
     """
 
-    def __init__(self, *args: Any, data_preprocessor: Any = None, **kwargs: Any) -> None:
+    def __init__(self, *args: object, data_preprocessor: object = None, **kwargs: Any) -> None:
         if isinstance(data_preprocessor, dict) and data_preprocessor.get('type') in _PLAIN:
             data_preprocessor = {**data_preprocessor, 'type': 'UDADataPreProcessor'}
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
 
     def forward(
-        self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor', target: dict[str, Any] | None = None
+        self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor', target: dict[str, Any] | None = None
     ) -> Any:
         """mmseg's, with what `UDADataPreProcessor` adds to training batches.
 

@@ -72,13 +72,13 @@ class FADA(UDASegmentor):
 
     def __init__(
         self,
-        *args: Any,
-        discriminator: dict[str, Any] | None = None,
+        *args: object,
+        discriminator: dict[str, object] | None = None,
         temperature: float = 1.8,
         cap: float = 0.9,
         adversarial_weight: float = 0.001,
         feature_index: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if kwargs.get('recipe') is not None:
             raise ValueError('FADA is a training procedure of its own and does not go with `recipe`')

@@ -1,7 +1,5 @@
 """Adaptation by the maximum squares loss (Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
@@ -56,13 +54,13 @@ class MaxSquareUDA(UDASegmentor):
 
     def __init__(
         self,
-        *args: Any,
+        *args: object,
         target_weight: float = 0.1,
         image_weighted: bool = False,
         ratio: float = 0.2,
         level_weight: float = 0.1,
         threshold: float = 0.95,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if any(getattr(layer, 'mode', None) == 'source_target' for _, layer in style_layers(self)):

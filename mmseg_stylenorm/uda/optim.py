@@ -32,7 +32,7 @@ class JointOptimWrapperDict(OptimWrapperDict):
         with first.optim_context(model):
             yield
 
-    def update_params(self, loss: Tensor, step_kwargs: Any = None, zero_kwargs: Any = None) -> None:
+    def update_params(self, loss: Tensor, step_kwargs: object = None, zero_kwargs: object = None) -> None:
         """Backward, then all optimizers step, unless gradients are still accumulated."""
         first, *others = self.values()
         first.backward(first.scale_loss(loss))

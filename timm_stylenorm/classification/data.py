@@ -92,7 +92,7 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         image, target = self.load(index)
         inputs = self.transform(image)
         if self.shift is not None:
@@ -100,7 +100,7 @@ class LabelledImages(Dataset):
         return _sample(inputs, target, self.domain_of(index))
 
 
-def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, Any]:
+def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, object]:
     sample = dict(inputs=inputs, targets=target)
     return sample if domain is None else dict(sample, domain=domain)
 
@@ -155,7 +155,7 @@ class TimmStream(IterableDataset):
         self.dataset: Any = dataset
         self.domain, self.transform = domain, build_transform(transform)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, object]]:
         worker = get_worker_info()
         if worker is not None and hasattr(self.dataset, 'set_loader_cfg'):
             self.dataset.set_loader_cfg(num_workers=worker.num_workers)

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
@@ -32,7 +31,7 @@ class TopK(BaseMetric):
         if not self.topk or min(self.topk) < 1:
             raise ValueError(f'TopK: topk takes whole numbers of at least 1, got {topk}')
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keep the rank of each label. data_samples: dicts with `scores` (K,), `target` (int) and maybe `domain`."""
         for sample in data_samples:
             scores, target = sample['scores'], sample['target']

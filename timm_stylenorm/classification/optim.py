@@ -1,7 +1,5 @@
 """timm's optimizers, and its rules for parameter groups, in mmengine's Runner."""
 
-from typing import Any
-
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from timm.optim import create_optimizer_v2
@@ -47,5 +45,5 @@ class TimmOptimWrapperConstructor:
         for group in optimizer.param_groups:
             group['lr'] *= group.pop('lr_scale', 1.0)
         separate_gates(optimizer, model)
-        wrapper_cfg: dict[str, Any] = {'type': 'OptimWrapper', **self.wrapper_cfg}
+        wrapper_cfg: dict[str, object] = {'type': 'OptimWrapper', **self.wrapper_cfg}
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args=dict(optimizer=optimizer))

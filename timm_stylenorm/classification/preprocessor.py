@@ -1,7 +1,6 @@
 """From uint8 images to what the network sees: normalisation, Mixup, CutMix and random erasing, on the device."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -43,7 +42,7 @@ class ClsPreprocessor(BaseDataPreprocessor):
         cutmix: float = 0.0,
         label_smoothing: float = 0.0,
         erasing: float = 0.0,
-        **mixing: Any,
+        **mixing: object,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:

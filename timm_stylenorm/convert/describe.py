@@ -51,7 +51,7 @@ def num_classes(state: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | None:
+def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] | None:
     """The style dict for `add_style` whose layers the tensors fit: method and arguments that are not the default.
 
     None also for several methods at once.
@@ -68,7 +68,7 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | N
     return None if method is None else {'type': method}
 
 
-def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, object]]:
     """A style dict for each method of which our keys tell; methods without tensors leave none."""
     kinds = {'.gate': 'bin', '.aux_bn.weight': 'dual_bn'}
     found: list[Any] = [{'type': name} for end, name in kinds.items() if any(key.endswith(end) for key in state)]
@@ -94,7 +94,7 @@ def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, Any]:
     parts = instance_parts(state)
     first = not any(path.startswith('features.') for path in parts)
     usual = {m[1] for key in state if (m := re.match(r'(layer[1-3]\.\d+\.bn1)\.', key))}
-    found: dict[str, Any] = {'type': 'ibn_a'} | ({} if first else {'instance_first': False})
+    found: dict[str, object] = {'type': 'ibn_a'} | ({} if first else {'instance_first': False})
     if parts.keys() != usual:
         found['sites'] = list(parts)
     for ratio in (0.5, *(i / 100 for i in range(1, 100))):
@@ -103,7 +103,7 @@ def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     """None if no instance norm follows a residual sum."""
     sums = dict.fromkeys(m[1] for key in state if (m := re.match(r'layer(\d)\.\d+\.\w+\.style\.ibn_b\.', key)))
     sites = [] if 'bn1.running_mean' in state else ['stem.norm']
@@ -113,8 +113,8 @@ def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return {'type': 'ibn_b'} | ({} if sites == ['stem.norm', 'stage1.sum', 'stage2.sum'] else {'sites': sites})
 
 
-def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {'type': 'snr'}
+def _snr(state: Mapping[str, Tensor]) -> dict[str, object]:
+    found: dict[str, object] = {'type': 'snr'}
     for key, value in state.items():
         if key.endswith('.style.snr.fc1.weight'):
             hidden, c = value.shape[:2]
@@ -127,7 +127,7 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return found if sorted(places) == ends else {**found, 'sites': places}
 
 
-def _advbn(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _advbn(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The cut is below the first stage with auxiliary batch norms."""
     above = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
     return {'type': 'advbn'} | ({} if above == 2 else {'sites': [f'stage{above - 1}']})

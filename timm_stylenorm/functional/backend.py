@@ -14,7 +14,6 @@ The CPU's kernels see the map as `_view`: one image of N*C channels, (1, N*C, L,
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def outside_autocast(x: Tensor) -> AbstractContextManager[Any]:
+def outside_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which arithmetic on the device of `x` keeps its dtype."""
     kind = x.device.type
     enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

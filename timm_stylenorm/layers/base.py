@@ -73,7 +73,7 @@ class StyleLayer(nn.Module):
             name = self.attachment.asked if self.attachment else type(self).__name__
             warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', StyleNormWarning, stacklevel=2)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: object) -> None:
         own = self.state_dict() if self.training_only else {}
         written = any(prefix + name in state_dict for name in own if name not in self.training_only)
         for name in self.training_only:
@@ -128,7 +128,7 @@ class StyleLayer(nn.Module):
         y = self.restyle(x.movedim(self.channel_dim, 1)).movedim(1, self.channel_dim)
         return torch.cat([prefix, y], 1) if self.prefix_tokens else y
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the losses behind: they belong to a graph, which cannot be copied."""
         return {**self.__dict__, 'aux': None, 'logits': None}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,5 +102,5 @@ class DualBatchNorm2d(OwnsBatchNorm):
             return self.route.apply(x, self.bn, self.aux_bn)
         return self.aux_bn(x)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), 'route': 'clean'}

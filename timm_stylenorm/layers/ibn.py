@@ -63,7 +63,7 @@ class IBN(NormLayer):
         self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+    def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
         layer: Any = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)

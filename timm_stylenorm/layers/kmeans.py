@@ -38,7 +38,7 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     return variance > float(values[lowest[-1] - 1])
 
 
-def _one_more_cluster(best: Any, lowest: Any, spread: Any) -> tuple[Any, Any]:
+def _one_more_cluster(best: Any, lowest: Any, spread: Any) -> tuple[object, Any]:
     """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
     n = len(best)
     new_best, new_lowest = best.copy(), lowest.copy()

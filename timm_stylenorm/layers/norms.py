@@ -39,7 +39,7 @@ class NormLayer(StyleLayer):
         self.register_module('act', None)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+    def from_norm(cls, norm: Any, **kwargs: object) -> NormLayer:
         """The layer that replaces a batch norm layer.
 
         Args:
@@ -93,12 +93,12 @@ class NormLayer(StyleLayer):
             for key, value in ours.items():
                 state.setdefault(prefix + key, value)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
         self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def is_frozen(norm: Any) -> bool:
+def is_frozen(norm: object) -> bool:
     """Whether it is a batch norm whose weights and statistics cannot change, of torchvision, timm or their likes."""
     return bool({'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__})
 

@@ -40,7 +40,7 @@ class OwnsBatchNorm(NormLayer):
         self.bn = KINDS[self.dim](num_features, eps, momentum)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: Any) -> NormLayer:
+    def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
         layer: Any = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             for name in ('bn', 'aux_bn'):
@@ -79,24 +79,24 @@ class OwnsBatchNorm(NormLayer):
         return getattr(innermost(self.bn), 'momentum', None)
 
     @property
-    def weight(self) -> Any:
+    def weight(self) -> object:
         """That of `bn`, (C,), as are the following; None where it has none."""
         return getattr(innermost(self.bn), 'weight', None)
 
     @property
-    def bias(self) -> Any:
+    def bias(self) -> object:
         return getattr(innermost(self.bn), 'bias', None)
 
     @property
-    def running_mean(self) -> Any:
+    def running_mean(self) -> object:
         return getattr(innermost(self.bn), 'running_mean', None)
 
     @property
-    def running_var(self) -> Any:
+    def running_var(self) -> object:
         return getattr(innermost(self.bn), 'running_var', None)
 
     @property
-    def num_batches_tracked(self) -> Any:
+    def num_batches_tracked(self) -> object:
         return getattr(innermost(self.bn), 'num_batches_tracked', None)
 
     def extra_repr(self) -> str:
@@ -113,7 +113,7 @@ class MainFirst(OwnsBatchNorm):
             yield first
 
 
-def own_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+def own_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, object]:
     """A state dict, of a plain model or of a styled one, in the names that this model gives its batch norms."""
     result = dict(state)
     for name, module in model.named_modules():
@@ -123,7 +123,7 @@ def own_names(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def rename_main(own: Collection[str], state: MutableMapping[str, Any], prefix: str = '') -> None:
+def rename_main(own: Collection[str], state: MutableMapping[str, object], prefix: str = '') -> None:
     """For a model with plain batch norms: the main half of dual ones in a file (all keys of which may begin with
     `prefix`) gets their names, in place."""
     for key in [k for k in state if '.aux_bn.' in k]:
@@ -146,7 +146,7 @@ def is_read(bn: Any) -> bool:
     return is_plain(bn, *KINDS.values(), *([type(bn)] if frozen else []))
 
 
-def affine(bn: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+def affine(bn: object, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a batch norm; ones and zeros of the channels of `like` (N, C, ...) where it has none."""
     bn = innermost(bn)
     weight, bias = (getattr(bn, name, None) for name in ('weight', 'bias'))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,7 +156,7 @@ class SelectiveWhitening(InstanceWhitening):
         """Drop what was observed."""
         self.variance, self.batches = None, 0
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.chosen = int(self.mask.sum())
 

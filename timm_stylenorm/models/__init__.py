@@ -107,7 +107,7 @@ def _as_sites(sites: Iterable[str]) -> tuple[str, ...]:
 
 
 def _register(base: str, method: str, name: str) -> None:
-    def entrypoint(pretrained: bool = False, style: Style | None = None, **kwargs: Any) -> nn.Module:
+    def entrypoint(pretrained: bool = False, style: Style | None = None, **kwargs: object) -> nn.Module:
         specs = as_specs({'type': method, **(style or {})} if isinstance(style, Mapping | None) else style, {})
         for spec in specs:
             get_method(spec['type']).check_kwargs(spec['type'], spec)

@@ -79,7 +79,7 @@ def admit_plain(model: nn.Module) -> nn.Module:
 
 
 def _keep_style(
-    module: nn.Module, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *args: Any
+    module: nn.Module, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *args: object
 ) -> None:
     """The load pre-hook."""
     layers = layers_of(module)
@@ -97,7 +97,7 @@ def _keep_style(
 def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, Tensor]]:
     """What layers hold beyond what the weights of a plain model give."""
     found = by_owner(layers, keys)
-    tried: dict[Any, list[str]] = {}  # layers of one kind lack the same
+    tried: dict[object, list[str]] = {}  # layers of one kind lack the same
     for path, layer in layers.items():
         own = layer.state_dict()
         names: Iterable[str] = own

@@ -62,7 +62,7 @@ def build(
         return _finish(model, names[1])
     file = _read(cfg, kwargs.get('cache_dir'))
     source = _source(cfg)
-    overlay: dict[str, Any] = {**(kwargs.get('pretrained_cfg_overlay') or {}), 'state_dict': None}
+    overlay: dict[str, object] = {**(kwargs.get('pretrained_cfg_overlay') or {}), 'state_dict': None}
     with torch.random.fork_rng(devices=[]):
         reference = _Reference(create, {**kwargs, 'pretrained_cfg_overlay': overlay}, style, cfg.classifier)
     styled = reference.fits_style(file)
@@ -81,7 +81,7 @@ def build(
     return _finish(model, names[1], {key: getattr(cfg, key) for key in ('state_dict', 'source', 'custom_load')})
 
 
-def _finish(model: nn.Module, name: str, entries: Mapping[str, Any] | None = None) -> nn.Module:
+def _finish(model: nn.Module, name: str, entries: Mapping[str, object] | None = None) -> nn.Module:
     """What timm saves beside the weights names the model, and tells where they came from; the log tells the style."""
     _logger.info(describe_style(model))
     for module in model.modules():
@@ -94,7 +94,7 @@ def _finish(model: nn.Module, name: str, entries: Mapping[str, Any] | None = Non
     return admit_plain(model)
 
 
-def _names_weights(kwargs: Mapping[str, Any]) -> bool:
+def _names_weights(kwargs: Mapping[str, object]) -> bool:
     """Whether the caller, and not the registry, says where the weights are."""
     given = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
     entries = [
@@ -115,7 +115,7 @@ def _source(cfg: Any) -> str:
 class _Reader(nn.Module):
     """Stands in for a model where timm loads weights, and keeps them."""
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: object) -> object:
         self.found = dict(state_dict)
         return super().load_state_dict({}, strict=False)
 
@@ -136,7 +136,7 @@ class _Reference:
     """
 
     def __init__(
-        self, create: Callable[..., nn.Module], kwargs: Mapping[str, Any], style: Any, classifier: Any
+        self, create: Callable[..., nn.Module], kwargs: Mapping[str, object], style: Any, classifier: Any
     ) -> None:
         self.model = create(pretrained=False, **{k: v for k, v in kwargs.items() if k not in _OF_FEATURES})
         self.plain = dict(self.model.state_dict())

@@ -30,7 +30,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def build_recipe(recipe: str | Mapping[str, Any]) -> Recipe:
+def build_recipe(recipe: str | Mapping[str, object]) -> Recipe:
     """A recipe from its name, or from a dict with its name under `type` and its arguments.
 
     Raises:

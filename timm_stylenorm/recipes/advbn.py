@@ -7,7 +7,6 @@ arXiv:2009.08965.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +97,7 @@ class AdvBNRecipe(Recipe):
     def _is_cut(self, encoder: nn.Module, module: nn.Module) -> bool:
         return [site.module for site in find_sites(encoder, self.cut or ())] == [module]
 
-    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: object, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:
             return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)

@@ -74,7 +74,7 @@ class Recipe:
         """
         return forward_loss(images, [LossTerm(target)])
 
-    def __deepcopy__(self, memo: Any) -> Recipe:
+    def __deepcopy__(self, memo: object) -> Recipe:
         return self
 
 

@@ -53,7 +53,7 @@ class DebiasedRecipe(Recipe):
 
     def __init__(
         self,
-        styliser: str | Mapping[str, Any] | Styliser = 'adain',
+        styliser: str | Mapping[str, object] | Styliser = 'adain',
         alpha: float = 0.5,
         gamma: float | None = None,
         scale: float | Sequence[float] = 1.0,
@@ -91,7 +91,7 @@ class DebiasedRecipe(Recipe):
         provide(model, 'recipe')
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
-    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: object, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """See `Recipe.losses`.
 
         Raises:

@@ -60,7 +60,7 @@ class Replay:
             for handle in handles:
                 handle.remove()
 
-    def _record(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _record(self, module: nn.Module, args: Any, output: object) -> None:
         if not self.layer.recorded:  # still before the cut
             self._outputs[module].append(output)
 
@@ -93,10 +93,10 @@ def _forward(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
             module.forward = own
 
 
-def _player(forward: Callable[..., Any], outputs: list[Any]) -> Callable[..., Any]:
+def _player(forward: Callable[..., object], outputs: list[object]) -> Callable[..., object]:
     left = iter(outputs)
 
-    def play(*args: Any, **kwargs: Any) -> Any:
+    def play(*args: object, **kwargs: object) -> object:
         for output in left:
             return output
         return forward(*args, **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ class Styliser:
         """Images, not clamped yet, of the shape of `content`."""
         raise NotImplementedError
 
-    def __deepcopy__(self, memo: Any) -> Styliser:
+    def __deepcopy__(self, memo: object) -> Styliser:
         return self
 
 
@@ -191,7 +190,7 @@ STYLISERS: dict[str, type[Styliser]] = {
 }
 
 
-def build_styliser(styliser: str | Mapping[str, Any] | Styliser) -> Styliser:
+def build_styliser(styliser: str | Mapping[str, object] | Styliser) -> Styliser:
     """A styliser from its name, or from a dict with its name under `type` and its arguments; or itself.
 
     Raises:

@@ -48,7 +48,7 @@ def adapt_model(
     total = min(len(loader), max_batches or len(loader)) if has_length(loader) else max_batches  # samplers may go on
     seen = single = 0
 
-    def parts() -> Iterator[dict[str, Any]]:
+    def parts() -> Iterator[dict[str, object]]:
         nonlocal seen, single
         for number, batch in enumerate(islice(loader, total), 1):
             for part in same_size(batch):
@@ -117,25 +117,25 @@ class AdaBNHook(Hook):
         self._source: Statistics | None = None
         self._domain: str | None = None
 
-    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
         """Adapts at the first batch: by then hooks that exchange weights, such as EMAHook, have done so."""
         if 'test' in self.on:
             self._adapt(runner, runner.test_loop.dataloader, data_batch)
 
-    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
         """Likewise."""
         if 'val' in self.on:
             self._adapt(runner, runner.val_loop.dataloader, data_batch)
 
-    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner: object, metrics: dict[str, float] | None = None) -> None:
         """Puts the old statistics back."""
         self._restore(runner)
 
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: object, metrics: dict[str, float] | None = None) -> None:
         """Likewise."""
         self._restore(runner)
 
-    def _adapt(self, runner: Any, tested: DataLoader, batch: Any) -> None:
+    def _adapt(self, runner: Any, tested: DataLoader, batch: object) -> None:
         domain = self._domain_of(batch)
         if self._source is not None and domain == self._domain:
             return

@@ -24,7 +24,7 @@ from .model import bare_model
 from .plain import from_plain
 
 
-def _statistic(owner: Any, name: str) -> Any:
+def _statistic(owner: object, name: str) -> object:
     """Stands in for `getattr`, by which log buffers name their own averaging methods; gives nothing else out."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
@@ -36,7 +36,7 @@ def refusing(source: str) -> AbstractContextManager[None]:
     return reading(source, safe_globals(HistoryBuffer, _statistic))
 
 
-def load_local(filename: str, map_location: Any = None) -> Any:
+def load_local(filename: str, map_location: Any = None) -> object:
     """Reads a checkpoint file with `weights_only=True`.
 
     Raises:
@@ -52,19 +52,19 @@ def load_local(filename: str, map_location: Any = None) -> Any:
     return held
 
 
-def _kind(held: Any) -> str:
+def _kind(held: object) -> str:
     """`a list`, or `a dict of epoch, state_dict`."""
     names = f' of {", ".join(map(str, list(held)[:5]))}' if isinstance(held, Mapping) else ''
     return f'a {type(held).__name__}{names}'
 
 
-def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> object:
     """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
     with refusing(url):
         return from_plain(torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True))
 
 
-def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> object:
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
     with refusing(file if isinstance(file, str) else 'the checkpoint'):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
@@ -101,7 +101,7 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str
     )
 
 
-def check_resumable(checkpoint: Any, source: str) -> None:
+def check_resumable(checkpoint: object, source: str) -> None:
     """Refuses a checkpoint that mmengine's `Runner.resume` cannot use, such as one that holds weights only.
 
     Raises:

@@ -4,7 +4,6 @@ import atexit
 import gc
 import logging
 import os
-from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -31,7 +30,7 @@ def _rank_variables(launcher: str) -> None:
         )
 
 
-def _sync_bn_to_bn(node: Any) -> int:
+def _sync_bn_to_bn(node: object) -> int:
     """Replaces SyncBN in a model config, in place; returns how often."""
     if isinstance(node, dict):
         own = node.get('type') in ('SyncBN', 'MMSyncBN')

@@ -46,7 +46,7 @@ class ISWHook(Hook):
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
         if self.begin is None or runner.iter < self.begin or self.done:
             return

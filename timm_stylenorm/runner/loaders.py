@@ -62,7 +62,7 @@ def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**batch, **{key: [value[k] for k in chosen] for key, value in lists.items()}}
 
 
-def forward_in(model: Any, mode: str) -> Callable[[dict[str, Any]], Any]:
+def forward_in(model: Any, mode: str) -> Callable[[dict[str, object]], object]:
     """Calls an mmengine model with a batch as its loader gives it, outside training."""
     return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
 

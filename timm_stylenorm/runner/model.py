@@ -14,7 +14,7 @@ from ..surgery.describe import describe_style
 class StyleLossMixin:
     """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
 
-    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def parse_losses(self, losses: dict[str, object]) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds `style.*`, and those of further passes as `adv.style.*`, to the total.
 
         mmengine sums only keys that contain 'loss' and merely logs the others.

@@ -25,14 +25,14 @@ BASICS: tuple[Any, ...] = (str, int, float, complex, bytes, bytearray)
 FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 DTYPES = {np.dtype(t) for t in ('bool', 'u1', 'i1', 'i2', 'i4', 'i8', 'f2', 'f4', 'f8', 'c8', 'c16')}  # torch's own
 DEEPEST = 50  # levels; a structure that contains itself has no end
-Keys = tuple[Any, ...]
+Keys = tuple[object, ...]
 
 
-def _array(value: Any, dtype: Any = None) -> np.ndarray:
+def _array(value: object, dtype: Any = None) -> np.ndarray:
     return np.array(value.cpu().numpy() if isinstance(value, Tensor) else value, dtype)
 
 
-RESTORE: dict[str, Callable[[Any, Any], Any]] = {  # name of a type: value and detail, back to the object
+RESTORE: dict[str, Callable[[Any, Any], object]] = {  # name of a type: value and detail, back to the object
     'ndarray': _array,
     'number': lambda value, dtype: np.dtype(dtype).type(value),
     'HistoryBuffer': lambda value, _: HistoryBuffer(
@@ -55,10 +55,10 @@ class _Converter:
     """One conversion: `notes` for `from_plain`, and in `kept` what could not be converted."""
 
     def __init__(self) -> None:
-        self.notes: list[list[Any]] = []
+        self.notes: list[list[object]] = []
         self.kept: list[str] = []
 
-    def convert(self, value: Any, keys: Keys) -> Any:
+    def convert(self, value: object, keys: Keys) -> object:
         """The value itself if it is plain all through, else a plain copy; nothing is changed in place."""
         if type(value) in ATOMS:
             return value
@@ -89,31 +89,31 @@ class _Converter:
                 return basic.__str__(value) if basic is str else basic(value)
         return self._keep(value, keys)
 
-    def _note(self, plain: Any, keys: Keys, kind: str, detail: Any = None) -> Any:
+    def _note(self, plain: object, keys: Keys, kind: str, detail: object = None) -> object:
         self.notes.append([list(keys), kind, detail])
         return plain
 
-    def _unnoted(self, value: Any, keys: Keys) -> Any:
+    def _unnoted(self, value: object, keys: Keys) -> object:
         count = len(self.notes)
         plain = self.convert(value, keys)
         del self.notes[count:]
         return plain
 
-    def _keep(self, value: Any, keys: Keys) -> Any:
+    def _keep(self, value: object, keys: Keys) -> object:
         where = ''.join(f'[{key!r}]' for key in keys)
         self.kept.append(f'checkpoint{where} ({type(value).__module__}.{type(value).__qualname__})')
         return value
 
-    def _tensor(self, value: Tensor, keys: Keys) -> Any:
+    def _tensor(self, value: Tensor, keys: Keys) -> object:
         if type(value) in (Tensor, torch.nn.Parameter):
             return value.detach() if vars(value) else value  # attributes would be pickled along
         if hasattr(type(value), '__tensor_flatten__'):  # of several tensors, such as DTensor
             return self._keep(value, keys)
         return value.detach().as_subclass(Tensor)
 
-    def _numpy(self, value: Any, keys: Keys) -> Any:
+    def _numpy(self, value: Any, keys: Keys) -> object:
         dtype = value.dtype
-        plain: Any = None
+        plain: object = None
         if isinstance(value, np.generic):
             plain = value.item()
             if type(plain) in ATOMS:
@@ -126,8 +126,8 @@ class _Converter:
             return self._keep(value, keys)
         return self._note(plain, keys, 'ndarray', dtype.str)
 
-    def _mapping(self, value: Mapping, keys: Keys) -> Any:
-        plain: dict[Any, Any] = OrderedDict() if type(value) is OrderedDict else {}
+    def _mapping(self, value: Mapping, keys: Keys) -> object:
+        plain: dict[object, object] = OrderedDict() if type(value) is OrderedDict else {}
         same = type(value) in (dict, OrderedDict)
         for key, entry in value.items():
             if keys[:1] == ('param_schedulers',) and isinstance(entry, FUNCTIONS):
@@ -143,14 +143,14 @@ class _Converter:
             vars(plain).update(plain_attributes)
         return value if same else plain
 
-    def _sequence(self, value: Any, keys: Keys) -> Any:
+    def _sequence(self, value: Any, keys: Keys) -> object:
         plain = [self.convert(entry, (*keys, index)) for index, entry in enumerate(value)]
         if type(value) in (list, tuple) and all(a is b for a, b in zip(plain, value, strict=True)):
             return value
         return tuple(plain) if isinstance(value, tuple) else plain
 
 
-def to_plain(checkpoint: Any) -> Any:
+def to_plain(checkpoint: object) -> object:
     """A checkpoint that `torch.load(path)` reads; shares tensors with the given one, which stays as it is.
 
     What cannot be converted stays, and a warning names its key. Functions in the state of a parameter scheduler are
@@ -166,7 +166,7 @@ def to_plain(checkpoint: Any) -> Any:
     return {**plain, TYPES: converter.notes} if converter.notes and isinstance(plain, dict) else plain
 
 
-def _restored(tree: Any, keys: list[Any], kind: str, detail: Any) -> Any:
+def _restored(tree: Any, keys: list[object], kind: str, detail: object) -> object:
     if not keys:
         return RESTORE[kind](tree, detail)
     key, *rest = keys
@@ -176,7 +176,7 @@ def _restored(tree: Any, keys: list[Any], kind: str, detail: Any) -> Any:
     return tree
 
 
-def from_plain(checkpoint: Any) -> Any:
+def from_plain(checkpoint: object) -> object:
     """Restores, in place, what `to_plain` noted. Notes on what is no longer there are passed over."""
     if not isinstance(checkpoint, dict):
         return checkpoint

@@ -19,7 +19,7 @@ from .host import restart_workers, start_of
 KEY = 'rng_states'
 
 
-def get_rng_state(loader: torch.Generator | None = None) -> dict[str, Any]:
+def get_rng_state(loader: torch.Generator | None = None) -> dict[str, object]:
     """The generators of this process as tensors and numbers, so that they load with `weights_only=True`."""
     version, words, gauss = random.getstate()
     legacy: Any = np.random.get_state()  # noqa: NPY002 (what mmengine and mmcv draw from)
@@ -60,7 +60,7 @@ class _RestoreAfterSkip:
         self.inner.skip_iter(count)
         self.left = 0
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         if self.left > 0:
             self.left -= 1
             return next(self.inner)
@@ -113,7 +113,7 @@ class RNGStateHook(Hook):
                 )
             set_rng_state(state, self._generator)
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: object = None) -> None:
         """Gathers the ranks' states when a checkpoint is about to be saved."""
         if not any(self._saves_now(runner, hook) for hook in runner.hooks if isinstance(hook, CheckpointHook)):
             return
@@ -121,16 +121,16 @@ class RNGStateHook(Hook):
         if isinstance(runner.train_loop, IterBasedTrainLoop) and self._reseed_workers(runner, runner.iter + 1):
             runner.train_loop.dataloader_iterator.skip_iter(runner.iter + 1)
 
-    def after_train_epoch(self, runner: Any) -> None:
+    def after_train_epoch(self, runner: object) -> None:
         """Gathers the ranks' states; epochs are few."""
         self._gather()
 
-    def before_val(self, runner: Any) -> None:
+    def before_val(self, runner: object) -> None:
         """Remembers the training generators; the best checkpoint is saved in validation and gets these."""
         self._gather()
         self._before_val = get_rng_state(self._generator)
 
-    def after_val(self, runner: Any) -> None:
+    def after_val(self, runner: object) -> None:
         """Puts the training generators back."""
         if self._before_val is not None:
             set_rng_state(self._before_val, self._generator)
@@ -173,7 +173,7 @@ class RNGStateHook(Hook):
             self._gathered = all_gather_object(get_rng_state(self._generator))
 
     @staticmethod
-    def _saves_now(runner: Any, hook: CheckpointHook) -> bool:
+    def _saves_now(runner: object, hook: CheckpointHook) -> bool:
         if hook.by_epoch:
             return False
         due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)

@@ -39,7 +39,7 @@ def is_local(filename: str, file_client_args: dict | None = None, backend_args: 
 def saving_whole(save: Callable) -> Callable:
     @functools.wraps(save)
     def save_checkpoint(
-        checkpoint: Any, filename: Any, file_client_args: dict | None = None, backend_args: dict | None = None
+        checkpoint: object, filename: object, file_client_args: dict | None = None, backend_args: dict | None = None
     ) -> None:
         filename, plain = str(filename), to_plain(checkpoint)
         options = {'file_client_args': file_client_args, 'backend_args': backend_args}
@@ -54,12 +54,12 @@ def saving_whole(save: Callable) -> Callable:
 
 
 @contextmanager
-def _written_whole(file: Any, encoding: str | None) -> Iterator[Any]:
+def _written_whole(file: Any, encoding: str | None) -> Iterator[object]:
     with whole(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
         yield stream
 
 
-def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> Any:
+def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> object:
     """Stands in for `open` in the module of `CheckpointHook`."""
     if mode == 'w' and isinstance(file, str | os.PathLike):
         return _written_whole(file, encoding)
@@ -69,14 +69,14 @@ def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | 
 class _Waiting:
     """A file backend whose removals are only noted, also in the message hub and so in the checkpoint."""
 
-    def __init__(self, backend: Any, hub: Any) -> None:
+    def __init__(self, backend: object, hub: Any) -> None:
         self.backend, self.hub = backend, hub
         self.outdated: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.backend, name)
 
-    def remove(self, path: Any) -> None:
+    def remove(self, path: object) -> None:
         """Notes a file."""
         self.outdated.append(str(path))
         self.hub.update_info(OUTDATED, list(self.outdated))
@@ -105,7 +105,7 @@ def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
 
 def removing_late(save: Callable) -> Callable:
     @functools.wraps(save)
-    def run(self: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Any, runner: Any, *args: object, **kwargs: object) -> object:
         backend, hub = self.file_backend, runner.message_hub
         if isinstance(backend, _Waiting):  # called by a method that is itself wrapped, and will remove
             return save(self, runner, *args, **kwargs)

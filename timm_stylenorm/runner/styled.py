@@ -23,7 +23,7 @@ from .host import image_format
 from .model import StyleLossMixin, log_style, warn_without_recipe
 
 
-def plain(style: Any) -> Any:
+def plain(style: object) -> Any:
     """Config objects to plain dicts and lists, without mmengine's `_scope_` marks."""
     if isinstance(style, dict):
         return {key: plain(value) for key, value in style.items() if key != '_scope_'}
@@ -52,7 +52,7 @@ class StyledModel(StyleLossMixin):
     _bgr = False  # whether images are turned around for the recipe
 
     def __init__(
-        self, *args: Any, style: Any = None, recipe: Any = None, where: str = 'backbone', **kwargs: Any
+        self, *args: object, style: object = None, recipe: object = None, where: str = 'backbone', **kwargs: object
     ) -> None:
         super().__init__(*args, **kwargs)
         model: Any = self
@@ -71,7 +71,7 @@ class StyledModel(StyleLossMixin):
         part.train(part.training)  # it freezes stages of the base, with what was just added
         let_style_train(part, part.training)
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> object:
         """The model's own, in which backbones freeze stages; what style methods added there trains and acts on."""
         super().train(mode)  # type: ignore[misc]
         let_style_train(self, mode)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ class StyledModel(StyleLossMixin):
         head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         return None if head is None else int(head.ignore_index)
 
-    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Any]:
+    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm]) -> dict[str, object]:
         """Losses of one pass; see `Recipe.losses`.
 
         Raises:
@@ -127,7 +127,7 @@ class StyledModel(StyleLossMixin):
         return channels.flip(dim) if self._bgr else channels
 
 
-def labels_of(samples: Any) -> Tensor | None:
+def labels_of(samples: object) -> Tensor | None:
     """Label maps (N, H, W) or image labels (N,) of OpenMMLab's data samples; None where they have neither.
 
     Samples of several labels for each image have none that a loss over classes takes.
@@ -170,7 +170,7 @@ def styled_class(kind: type) -> type:
 _PREFIX = 'StyleNorm_'
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Classes of models that were pickled in another process."""
     path = name.removeprefix(_PREFIX).replace('__', '.')
     module, _, kind = path.rpartition('.')
@@ -181,12 +181,12 @@ def __getattr__(name: str) -> Any:
 
 @MODELS.register_module(name='StyleNorm')
 def style_norm(
-    model: Mapping[str, Any] | None = None,
+    model: Mapping[str, object] | None = None,
     of: str | type | None = None,
-    style: Any = None,
-    recipe: Any = None,
+    style: object = None,
+    recipe: object = None,
     where: str = 'backbone',
-    **kwargs: Any,
+    **kwargs: object,
 ) -> nn.Module:
     """Builds a model of any scope with a style; registered as `StyleNorm`.
 

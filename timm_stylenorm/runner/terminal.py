@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -30,7 +30,7 @@ class TerminalFilter(logging.Filter):
 class QuietRunner(Runner):
     """mmengine's Runner, whose environment, config and hooks go to the log file and not to the terminal."""
 
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+    def build_logger(self, *args: object, **kwargs: object) -> MMLogger:
         """mmengine's logger with our filter on what it shows."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:

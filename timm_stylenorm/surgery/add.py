@@ -26,10 +26,10 @@ from .probe import Arrivals, probe
 from .sites import Site, find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
-Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, object]]
 
 
-def add_style(model: nn.Module, style: Style, **kwargs: Any) -> nn.Module:
+def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
     """Attach the layers of one or several style methods to a model, in place, or replace its norm layers by them.
 
     Args:
@@ -63,7 +63,7 @@ def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Mod
 def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
     seen = probe(model, [site for request in requests for site in request.sites])
     plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
-    taken: dict[Any, str] = {
+    taken: dict[object, str] = {
         (owner, method): method for owner, style in attachments_of_model(model) for method in style
     }
     for plan in plans:
@@ -82,8 +82,8 @@ class _Request:
     method: str
     row: Method
     sites: list[Site]
-    layout: Mapping[str, Any] = field(default_factory=dict)
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    layout: Mapping[str, object] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     frozen: bool = False
 
 
@@ -94,7 +94,7 @@ class _Plan:
     layer: StyleLayer
 
 
-def as_specs(style: Style, kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def as_specs(style: Style, kwargs: Mapping[str, object]) -> list[dict[str, Any]]:
     """A dict with its name under `type` for each method."""
     if isinstance(style, str):
         return [{'type': style, **kwargs}]
@@ -270,7 +270,7 @@ def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
             yield str(module.attachment or '') or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
 
 
-def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> None:
+def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> None:
     """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
 
     Args:
@@ -281,7 +281,7 @@ def set_domains(model: nn.Module, domains: Sequence[Any] | Tensor | None) -> Non
     if domains is not None and not isinstance(domains, Tensor):
         known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
         domains = torch.tensor([known[label] for label in domains])
-    layers: Iterator[tuple[str, Any]] = style_layers(model)
+    layers: Iterator[tuple[str, object]] = style_layers(model)
     for _, layer in layers:
         if hasattr(layer, 'domains'):
             layer.domains = domains

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -79,7 +79,7 @@ def record_of(layer: StyleLayer) -> Attachment | None:
     return layer.attachment
 
 
-def replaces_norm(layer: Any) -> bool:
+def replaces_norm(layer: object) -> bool:
     """Whether a style method has put the layer in the place of a norm layer."""
     record = record_of(layer) if isinstance(layer, NormLayer) else None
     return record is not None and record.position == 'replace'

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
 
 @contextmanager
-def override_attr(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[None]:
+def override_attr(modules: Iterable[nn.Module], name: str, value: object) -> Iterator[None]:
     """An attribute of all these modules has another value."""
     before = [(module, getattr(module, name)) for module in modules]
     try:

@@ -48,12 +48,12 @@ def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False
     return x
 
 
-def _run_style(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+def _run_style(module: nn.Module, args: object, output: Tensor) -> Tensor:
     """The forward hook."""
     return _run(module, output, 'after')
 
 
-def _run_style_of_container(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+def _run_style_of_container(module: nn.Module, args: object, output: Tensor) -> Tensor:
     """The forward hook of a container."""
     return _run(module, output, 'after', of_container=True)
 
@@ -69,12 +69,12 @@ def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: Any, args: Any) -> None:
+def _begin_calls(block: Any, args: object) -> None:
     """The forward pre-hook of that block."""
     block.relu.style_calls = 0
 
 
-def _check_calls(block: Any, args: Any, output: Any) -> None:
+def _check_calls(block: Any, args: Any, output: object) -> None:
     """The forward hook of that block."""
     if block.relu.style_calls != block.relu.style_wanted and not block.relu.style.muted:
         raise RuntimeError(
@@ -104,7 +104,7 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     if site.where == 'after':
         of_container = owner is not module  # the owner may be a place of its own
         layer.attachment.of_container = of_container
-        hook: Callable[..., Any] = _run_style_of_container if of_container else _run_style
+        hook: Callable[..., object] = _run_style_of_container if of_container else _run_style
         _hook_once(owner.style, module._forward_hooks, module.register_forward_hook, hook)
     elif site.block is None:
         _hook_once(owner.style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
@@ -116,13 +116,13 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         _hook_once(owner.style, block._forward_hooks, block.register_forward_hook, _check_calls)
 
 
-def _hook_once(style: Attachments, present: Mapping[int, Any], register: Callable[..., Any], hook: Any) -> None:
+def _hook_once(style: Attachments, present: Mapping[int, object], register: Callable[..., Any], hook: object) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
         style.handles.append(register(hook, prepend=True))
 
 
-def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
+def replace(model: nn.Module, layers: Mapping[object, Any]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
         for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them

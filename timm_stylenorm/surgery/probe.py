@@ -110,7 +110,7 @@ def _channels(model: nn.Module) -> list[int]:
 def _sizes(model: nn.Module) -> list[tuple[int, int]]:
     """Image sizes to try: the model's own first."""
     inner = unwrapped(model)
-    sizes: list[Any] = [getattr(m, 'img_size', None) for m in (inner, getattr(inner, 'patch_embed', None))]
+    sizes: list[object] = [getattr(m, 'img_size', None) for m in (inner, getattr(inner, 'patch_embed', None))]
     for name in ('pretrained_cfg', 'default_cfg'):
         cfg = getattr(inner, name, None)
         sizes.append((cfg.get('input_size') or (None,))[-2:] if isinstance(cfg, dict) else None)
@@ -174,16 +174,16 @@ class _Recorder:
                 site.block.register_forward_hook(self._end),
             ]
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after(self, module: nn.Module, args: object, output: object) -> None:
         self.calls.append(_call(output))
 
     def _before(self, module: nn.Module, args: Any) -> None:
         self.calls.append(_call(args[0] if args else None))
 
-    def _begin(self, module: nn.Module, args: Any) -> None:
+    def _begin(self, module: nn.Module, args: object) -> None:
         self.since = len(self.calls)
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
         self.counts.append(len(self.calls) - (self.since or 0))
         del self.calls[self.since : -1]  # the last call is meant
 
@@ -195,7 +195,7 @@ class _Recorder:
             handle.remove()
 
 
-def _call(value: Any) -> Call:
+def _call(value: object) -> Call:
     if isinstance(value, Tensor):
         return Call(tuple(value.shape), str(tuple(value.shape)))
     items = list(value.values()) if isinstance(value, dict) else value

@@ -142,13 +142,13 @@ def norms_after(model: nn.Module, module: nn.Module) -> list[Named]:
     return [(name, norm) for name, norm in batch_norms(model) if order[norm] > last]
 
 
-def is_sequence(module: Any) -> bool:
+def is_sequence(module: object) -> bool:
     """Whether it runs its children one after the other; a Sequential with a forward of its own may join their maps."""
     forwards = (nn.Sequential.forward, nn.ModuleList.forward, RegStage.forward)
     return isinstance(module, SEQUENCES) and type(module).forward in forwards
 
 
-def is_batch_norm(module: Any) -> bool:
+def is_batch_norm(module: object) -> bool:
     """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
     return is_frozen(module) or (
         isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d)
