@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
 from torch import nn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from .advbn import AdvBNRecipe
 from .base import LossTerm, Recipe, build
