@@ -66,7 +66,7 @@ class StyledModel(StyleLossMixin):
         else:
             shown = image_format(model.data_preprocessor)
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
-            self.recipe.prepare(model, part, self._turned(shown.mean), self._turned(shown.std))
+            self.recipe.prepare(model, part, self._swap_rb(shown.mean), self._swap_rb(shown.std))
         log_style(model)
         part.train(part.training)  # it freezes stages of the base, with what was just added
         let_style_train(part, part.training)
@@ -96,7 +96,7 @@ class StyledModel(StyleLossMixin):
             The model's losses and `style.<method>.<site>`, already weighted. They are part of the total. The further
             passes of a recipe have its word before them: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
         """
-        images = self._turned(inputs, 1)
+        images = self._swap_rb(inputs, 1)
         return self.recipe.losses(self, images, data_samples, self._forward_loss)  # type: ignore[arg-type]
 
     @property
@@ -117,12 +117,12 @@ class StyledModel(StyleLossMixin):
                 f'{type(self).__name__} gives one loss for all images of a pass, and the recipe asks for {len(parts)}'
             )
         (part,) = parts
-        losses = super().loss(self._turned(images, 1), part.target)  # type: ignore[misc]
+        losses = super().loss(self._swap_rb(images, 1), part.target)  # type: ignore[misc]
         style = style_losses(self, labels_of(part.target), self.ignore_index)  # type: ignore[arg-type]
         losses = {**losses, **{f'style.{name}': value for name, value in style.items()}}
         return {part.label(name): value for name, value in losses.items()}
 
-    def _turned(self, channels: Tensor, dim: int = 0) -> Tensor:
+    def _swap_rb(self, channels: Tensor, dim: int = 0) -> Tensor:
         """BGR to RGB, and back."""
         return channels.flip(dim) if self._bgr else channels
 

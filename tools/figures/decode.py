@@ -61,7 +61,7 @@ class StageCodec:
 
         with _hooked(self.site.module, take), suppress(_Reached):
             self.classifier(images)
-        return self._turned(taken[0], back=False)
+        return self._channels_last(taken[0], back=False)
 
     def decode(self, features: Tensor, size: Sequence[int]) -> Tensor:
         lower = self.decoder(features)
@@ -75,9 +75,9 @@ class StageCodec:
 
     def giving(self, features: Tensor) -> AbstractContextManager[None]:
         """Within, the stage gives these maps."""
-        return _hooked(self.site.module, lambda module, args, output: self._turned(features, back=True))
+        return _hooked(self.site.module, lambda module, args, output: self._channels_last(features, back=True))
 
-    def _turned(self, x: Tensor, back: bool) -> Tensor:
+    def _channels_last(self, x: Tensor, back: bool) -> Tensor:
         if self.site.channel_dim == 1:
             return x
         if x.dim() != 4:
