@@ -2,6 +2,7 @@
 
 import pytest
 
+from timm_stylenorm.errors import unknown
 from timm_stylenorm.options import key_values, read_recipe, read_style, slug
 
 
@@ -59,3 +60,9 @@ def test_wrong_words_are_named(read, error, text):
 )
 def test_every_style_has_a_name_for_files(style, recipe, expected):
     assert slug(style, recipe) == expected
+
+
+def test_up_to_twenty_known_names_are_shown_and_more_are_counted():
+    names = [f'n{i}' for i in range(21)]
+    assert unknown('thing', 'x', names[:20]).endswith(f'Known: {", ".join(sorted(names[:20]))}.')
+    assert unknown('thing', 'x', names).endswith('21 are known.')
