@@ -227,17 +227,17 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.pth':
-        save_whole(tensors, path)
+        save_atomic(tensors, path)
         return
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(safetensors.torch.save(tensors, metadata={'format': 'pt'}))
 
 
-def save_whole(content: object, path: Path) -> None:
+def save_atomic(content: object, path: Path) -> None:
     """`torch.save`, whole or not at all. Where it fails, the OSError tells why, which torch's own writer does not."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
 
 
@@ -269,7 +269,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
 
     The name of the temporary file is unique and ends in `.part`. After an error it is removed; those of processes that

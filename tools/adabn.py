@@ -93,10 +93,10 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 
 def write(content: dict[str, Any], out: Path) -> None:
     """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
-    from timm_stylenorm.checkpoints import save_whole
+    from timm_stylenorm.checkpoints import save_atomic
     from timm_stylenorm.runner.plain import to_plain
 
-    save_whole(to_plain(content), out)
+    save_atomic(to_plain(content), out)
 
 
 @command

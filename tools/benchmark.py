@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.runs import read_json, write_whole
+from bench.runs import read_json, write_json
 from cli import COUNT
 from mistakes import command
 from tqdm import tqdm
@@ -264,7 +264,7 @@ def update(file: Path, result: dict[str, Any]) -> None:
     """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
     before, after = around_tables(file)
     file.write_text(f'{before}\n{markdown(result)}\n\n{after}')
-    write_whole(file.with_suffix('.json'), result)
+    write_json(file.with_suffix('.json'), result)
 
 
 @command
@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             bar.set_description(section)
             result['tables'] += globals()[f'measure_{section}'](args, bar)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out.with_suffix('.json'), result)
+    write_json(args.out.with_suffix('.json'), result)
     if args.update:
         update(args.update, result)
     print(markdown(result))

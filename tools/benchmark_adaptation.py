@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.runs import fingerprint, read_json, spread, write_whole
+from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, load_config, parser
 from demo import call, cell, versions
 from mistakes import command
@@ -110,12 +110,12 @@ def run_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if run.is_dir() and (not order.is_file() or read_json(order) != asked):
         shutil.rmtree(run)  # begun with another config: nothing to resume from
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(order, asked)
+    write_json(order, asked)
     begun, resume = time.time(), ['--resume'] if (run / 'last_checkpoint').is_file() else []
     call('train.py', config, *style, '--work-dir', str(run), '--seed', str(seed), *resume, '--cfg-options', *changed)
     result = {**asked, 'seconds': round(time.time() - begun)}
     result |= {'plain': test(name, run, adabn=False), 'adabn': test(name, run, adabn=True)}
-    write_whole(done, result)
+    write_json(done, result)
     return result
 
 
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     results = [run_row(name, seed, args) for seed in args.seeds for name in ROWS]
     if args.jobs > 1 or len(args.seeds) > 1:
         text = table(results)
-        write_whole(args.work_dir / 'summary.json', {'versions': versions(), 'iters': args.iters, 'results': results})
+        write_json(args.work_dir / 'summary.json', {'versions': versions(), 'iters': args.iters, 'results': results})
         (args.work_dir / 'summary.md').write_text(text + '\n')
         plot(results, args.work_dir / 'summary.png')
         draw(args.seeds[0], args, args.work_dir / 'pictures.png')

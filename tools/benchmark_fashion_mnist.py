@@ -23,7 +23,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from bench.arguments import FASHION_MNIST, place_of
-from bench.runs import fingerprint, read_json, spread, write_whole
+from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, check_data, check_methods
 from mistakes import command
 from tqdm import tqdm
@@ -146,11 +146,11 @@ def make_start(seed: int, args: argparse.Namespace, bar: tqdm) -> None:
     if file.exists():
         bar.update(cfg.train_cfg.max_iters)
         return
-    from timm_stylenorm.checkpoints import save_whole
+    from timm_stylenorm.checkpoints import save_atomic
 
     state = train('start', seed, cfg, bar).model.state_dict()
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_whole({'state_dict': state}, file)
+    save_atomic({'state_dict': state}, file)
 
 
 def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> dict:
@@ -167,7 +167,7 @@ def result_of(method: str, seed: int, cfg: Config, bar: tqdm, folder: Path) -> d
     }  # accuracy/<domain>/top1
     result = dict(method=method, seed=seed, train_seconds=round(seconds, 1), accuracy=metrics)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, result)
+    write_json(file, result)
     return result
 
 
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
     versions['mmengine'] = mmengine.__version__
     args.out.parent.mkdir(parents=True, exist_ok=True)
     summary = dict(versions=versions, seeds=args.seeds, table=table, runs=results)
-    write_whole(args.out.with_suffix('.json'), summary)
+    write_json(args.out.with_suffix('.json'), summary)
     sets = DATASETS.build(next(iter(configs.values())).test_dataloader.dataset).datasets
     plot(table, {part.domain: part[0]['inputs'] for part in sets}, args.out.with_suffix('.png'))
     print(markdown(table))

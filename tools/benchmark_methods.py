@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.runs import read_json, spread, write_whole
+from bench.runs import read_json, spread, write_json
 from cli import COUNT, SEED, check_methods
 from mistakes import command
 from tqdm import tqdm
@@ -178,9 +178,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
         {k: v for k, v in vars(job).items() if k != 'folder'} | job.result() for job in sorted(done, key=jobs.index)
     ]
     cost: dict[str, Any] = dict(processor_seconds=seconds, wall_minutes=round((time.time() - begun) / 60, 1))
-    write_whole(
-        args.work_dir / 'summary.json', dict(seeds=args.seeds, table=table, runs=single, jobs=args.jobs, **cost)
-    )
+    write_json(args.work_dir / 'summary.json', dict(seeds=args.seeds, table=table, runs=single, jobs=args.jobs, **cost))
     (args.work_dir / 'summary.md').write_text(text + '\n')
     if table:
         plot(table, args.benchmarks, args.work_dir / 'summary.png')

@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads otherwise spin on a busy machine
 
 from bench.arguments import TOY_STREETS, words
-from bench.runs import fingerprint, read_json, spread, write_whole
+from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, check_methods, load_config, parser
 from mistakes import command
 
@@ -119,13 +119,13 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
     if run.is_dir() and (not order.is_file() or read_json(order) != asked):
         shutil.rmtree(run)  # begun with another config: nothing to resume from
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(order, asked)
+    write_json(order, asked)
     begun = time.time()
     extra = ['--seed', str(seed), '--resume', '--cfg-options', *options(args)]
     call('train.py', config_of(method), *style(method), '--work-dir', str(run), *extra)
     trained = time.time() - begun
     result = {**asked, **evaluate(method, run, args), 'seconds': trained}
-    write_whole(done, result)
+    write_json(done, result)
     return result
 
 
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     call('prepare_toy_streets.py', str(args.data))
     results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
     text = table(results, args.methods)
-    write_whole(args.out / 'results.json', {'versions': versions(), 'results': results})
+    write_json(args.out / 'results.json', {'versions': versions(), 'results': results})
     (args.out / 'results.md').write_text(text + '\n')
     draw(args.out, args.data, args.methods, args.seeds[0])
     print(f'\n{text}\n\nmIoU in percent. Picture: {args.out / "demo.png"}; numbers: {args.out / "results.json"}')

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.runs import fingerprint, read_json, write_whole
+from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, parse_pictures, picture_parser
 from mistakes import command
 from PIL import Image
@@ -69,7 +69,7 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f'{args.out} is not empty, and not made by this tool (no {MARK}); choose another folder')
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(mark, {'fingerprint': print_, 'settings': {k: str(v) for k, v in settings.items()}})
+    write_json(mark, {'fingerprint': print_, 'settings': {k: str(v) for k, v in settings.items()}})
 
 
 def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
@@ -86,7 +86,7 @@ def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> Non
     import torch
     from figures.pictures import evenly, load_images
 
-    from timm_stylenorm.checkpoints import read_state_dict, save_whole
+    from timm_stylenorm.checkpoints import read_state_dict, save_atomic
 
     torch.manual_seed(args.seed)
     file = args.out / DECODER
@@ -95,7 +95,7 @@ def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> Non
     if file.is_file():
         codec.decoder.load_state_dict(read_state_dict(file))
         return
-    save_whole(codec.decoder.state_dict(), file)
+    save_atomic(codec.decoder.state_dict(), file)
 
 
 def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Classifier) -> dict[Path, int]:
@@ -115,11 +115,11 @@ def write_image(image: Tensor, file: Path) -> None:
     """In the format that the name says, whole or not at all."""
     from torchvision.transforms.functional import to_pil_image
 
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import atomic_write
 
     file.parent.mkdir(parents=True, exist_ok=True)
     form = Image.registered_extensions()[file.suffix.lower()]
-    with whole(file) as part:
+    with atomic_write(file) as part:
         to_pil_image(image).save(part, format=form, **({'quality': 95} if form in ('JPEG', 'WEBP') else {}))
 
 

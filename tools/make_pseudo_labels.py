@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from bench.runs import fingerprint, read_json, write_whole
+from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
 from mistakes import command
 
@@ -91,7 +91,7 @@ def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / MANIFEST, settings)
+    write_json(out / MANIFEST, settings)
 
 
 def is_whole(file: Path, num_classes: int) -> bool:
@@ -115,11 +115,11 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
     import torch
 
     from mmseg_stylenorm.uda.pseudo_labels import write_soft
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import atomic_write
 
     probabilities = logits.float().softmax(0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
+    with atomic_write(file) as part:
         if args.soft:
             write_soft(part, torch.nn.functional.avg_pool2d(probabilities, args.stride, ceil_mode=True))
             return

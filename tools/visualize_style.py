@@ -96,9 +96,9 @@ def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[s
                 line[0].text(0.95, 0.5, method.replace(':', '\n'), ha='right', va='center', fontsize=11)
         for ax, title in zip(axes[0, left:], ['input', *titles], strict=False):
             ax.set_title(title, fontsize=11)
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import atomic_write
 
-    with whole(out) as part:
+    with atomic_write(out) as part:
         fig.savefig(part, dpi=110, format='png')
     plt.close(fig)
 

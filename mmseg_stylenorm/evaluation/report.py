@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_stylenorm.checkpoints import whole
+from timm_stylenorm.checkpoints import atomic_write
 
 COLUMNS = 4  # confusion matrices beside each other
 
@@ -31,11 +31,11 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
     matplotlib.use('Agg')
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / 'domains.json') as part:
+    with atomic_write(folder / 'domains.json') as part:
         part.write_text(json.dumps(_plain(report), indent=1) + '\n')
-    with whole(folder / 'domains.png') as part:
+    with atomic_write(folder / 'domains.png') as part:
         _draw_scores(report, part)
-    with whole(folder / 'confusion.png') as part:
+    with atomic_write(folder / 'confusion.png') as part:
         _draw_confusion(report, part)
 
 

@@ -70,9 +70,9 @@ def test_a_result_is_written_whole_or_not_at_all(arguments, tmp_path, monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr(demo.os, 'replace', killed)
         with pytest.raises(KeyboardInterrupt):
-            demo.write_whole(tmp_path / 'result.json', {'seen': 40.0})
+            demo.write_json(tmp_path / 'result.json', {'seen': 40.0})
     assert not (tmp_path / 'result.json').exists()
-    demo.write_whole(tmp_path / 'result.json', {'seen': 40.0})
+    demo.write_json(tmp_path / 'result.json', {'seen': 40.0})
     assert json.loads((tmp_path / 'result.json').read_text()) == {'seen': 40.0}
 
 

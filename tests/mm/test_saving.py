@@ -17,7 +17,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import save_checkpoint
 from tiny_runs import kill_in_write, start, status, train
 
-from timm_stylenorm.checkpoints import whole
+from timm_stylenorm.checkpoints import atomic_write
 from timm_stylenorm.patches import install_patches
 from timm_stylenorm.runner import host
 
@@ -162,7 +162,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     file.write_text('old')
 
     def fail():
-        with whole(file) as part:
+        with atomic_write(file) as part:
             part.write_text('new')
             raise RuntimeError
 

@@ -20,7 +20,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 
-from ..checkpoints import whole
+from ..checkpoints import atomic_write
 from .host import start_of
 from .plain import to_plain
 
@@ -47,7 +47,7 @@ def saving_whole(save: Callable) -> Callable:
             save(plain, filename, **options)
             return
         os.makedirs(os.path.dirname(filename) or '.', exist_ok=True)
-        with whole(Path(filename)) as part:
+        with atomic_write(Path(filename)) as part:
             save(plain, str(part), **options)
 
     return save_checkpoint
@@ -55,7 +55,7 @@ def saving_whole(save: Callable) -> Callable:
 
 @contextmanager
 def _written_whole(file: Any, encoding: str | None) -> Iterator[object]:
-    with whole(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
+    with atomic_write(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
         yield stream
 
 

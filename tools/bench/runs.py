@@ -13,11 +13,11 @@ def fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_whole(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    from timm_stylenorm.checkpoints import whole
+    from timm_stylenorm.checkpoints import atomic_write
 
-    with whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(json.dumps(content, indent=2) + '\n')
 
 

@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from timm_stylenorm.checkpoints import reading, save_whole, whole
+from timm_stylenorm.checkpoints import atomic_write, reading, save_atomic
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
 
@@ -72,7 +72,7 @@ def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
             network.load_state_dict(vgg.from_vgg19(timm.create_model('vgg19', pretrained=True).state_dict()))
         batches = load(images, args, range(-SCALING_BATCHES, 0))
         vgg.normalise(network.to(args.device), (batch.to(args.device) for batch in batches))
-        save_whole(network.cpu().state_dict(), file)
+        save_atomic(network.cpu().state_dict(), file)
     return vgg.load_encoder(file).to(args.device)
 
 
@@ -134,7 +134,7 @@ def train(args: Any, images: ImageDataset, encoder: nn.Sequential) -> nn.Sequent
             if not torch.isfinite(content + style):
                 raise FloatingPointError(f'the loss is not finite after {step} iterations; try a lower --lr')
             state = {'decoder': decoder.state_dict(), 'optimizer': optimizer.state_dict()}
-            save_whole({'settings': settings, 'step': step, **state}, args.out / 'training.pth')
+            save_atomic({'settings': settings, 'step': step, **state}, args.out / 'training.pth')
     return decoder
 
 
@@ -149,7 +149,7 @@ def draw(args: Any, images: ImageDataset) -> Path:
     rows = [torch.ones_like(shown[0]), *shown]
     for content in shown:
         rows += [content, *styliser(content.expand_as(shown), shown)]
-    with whole(args.out / 'samples.png') as part:
+    with atomic_write(args.out / 'samples.png') as part:
         save_image(rows, part, nrow=SAMPLES + 1, format='png')
     return args.out / 'samples.png'
 
@@ -176,5 +176,5 @@ def run(args: Any) -> Path:
         raise FileExistsError(f'{args.out} holds a decoder.pth that was not trained there; choose another --out')
     args.out.mkdir(parents=True, exist_ok=True)
     decoder = train(args, images, open_encoder(args, images))
-    save_whole(decoder.cpu().state_dict(), args.out / 'decoder.pth')
+    save_atomic(decoder.cpu().state_dict(), args.out / 'decoder.pth')
     return draw(args, images)
