@@ -11,13 +11,14 @@ from mmengine.registry import METRICS
 class TopK(BaseMetric):
     """Share of images, in percent, whose label is among the k classes with the highest scores.
 
-    Reports `top1`, `top5`, ... over all images. Where the images carry a domain (several test sets in one
-    `JoinedDataset`, or `DomainFolders`), it also reports `<domain>/top1`, ... for each of them. A class with the same
-    score as the label's counts as ranked before it when its index is smaller.
+    Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. Where
+    the images carry a domain (several test sets in one `JoinedDataset`, or `DomainFolders`), it also reports
+    `accuracy/<domain>/top1`, ... for each of them. A class with the same score as the label's counts as ranked before
+    it when its index is smaller.
 
     Args:
         topk: the values of k.
-        prefix: goes before every name, so that several metrics or test sets can be told apart.
+        prefix: in the place of 'accuracy', so that several metrics or test sets can be told apart.
         collect_device: see mmengine's `BaseMetric`.
     """
 
