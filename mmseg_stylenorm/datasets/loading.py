@@ -54,8 +54,8 @@ class LoadTrainIds(LoadAnnotations):
 
     Raises:
         FileNotFoundError: If the label does not exist.
-        ValueError: If it cannot be decoded, is not a map of single ids, or holds an id out of range; if an image of a
-            data set has none.
+        ValueError: If it cannot be decoded, is not a map of single ids, has another size than the image that was loaded
+            before it, or holds an id out of range; if an image of a data set has none.
     """
 
     def __init__(self, num_classes: int = 19, **kwargs: object) -> None:
@@ -80,6 +80,12 @@ class LoadTrainIds(LoadAnnotations):
         label = results['gt_seg_map']
         if label.ndim != 2:
             raise ValueError(f'label {path} has shape {label.shape}, expected (H, W) train ids; {_CURE}')
+        height, width = results.get('ori_shape', label.shape)[:2]
+        if label.shape != (height, width):
+            raise ValueError(
+                f'label {path} is {label.shape[1]}x{label.shape[0]}, and its image {results.get("img_path")} '
+                f'{width}x{height}: they do not belong together, or one of them was turned (EXIF); {_CURE}'
+            )
         if wide or not self._valid[label].all():
             ids = np.unique(label)
             wrong = wide or ids[~self._valid[ids]].tolist()

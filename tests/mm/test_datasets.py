@@ -120,6 +120,17 @@ def test_the_range_of_ids_follows_num_classes(root):
         GTA5Dataset(data_root=str(root), pipeline=[load])[2]
 
 
+@pytest.mark.parametrize('between', [[], [{'type': 'Resize', 'scale': (12, 8)}]])
+def test_a_label_of_another_size_than_its_image_names_both_files(root, between):
+    path = root / 'labels/00001_labelTrainIds.png'
+    pipeline = [PIPELINE[0], *between, PIPELINE[1]]
+    dataset = GTA5Dataset(data_root=str(root), pipeline=pipeline)
+    assert dataset[1]['gt_seg_map'].shape == (16, 24)
+    Image.fromarray(np.zeros((24, 16), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=rf'label {path} is 16x24, and its image .*images/00001.png 24x16: .*EXIF'):
+        dataset[1]
+
+
 def test_a_truncated_label_names_the_file(root):
     path = root / 'labels/00001_labelTrainIds.png'
     truncate(path)
