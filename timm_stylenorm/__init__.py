@@ -1,5 +1,6 @@
 """Style normalisation for timm models: `import timm_stylenorm`, then `timm.create_model('resnet50_padain')`."""
 
+from . import host, patches
 from .dual_bn import convert_dual_bn, split_dual_bn
 from .methods import list_methods
 from .models import register_method, register_variants
@@ -8,6 +9,8 @@ from .surgery.listing import list_sites
 from .surgery.losses import style_losses, summed_losses
 
 __version__ = '0.1.0'
+
+patches.install_patches(host.PATCHES)
 
 __all__ = [
     'add_style',

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -133,6 +134,45 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     from timm.optim import Lookahead  # which `import timm` does not load
 
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
+
+
+def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., Any]:
+    """timm's `group_with_matcher`, in which a style layer belongs to the group of what it follows.
+
+    A family's patterns match names of blocks; 'stages.1.style.snr.weight' would go to the last group, that of the head.
+    """
+
+    @functools.wraps(group_with_matcher)
+    def group(
+        named_objects: Iterable[Any], group_matcher: Any, return_values: bool = False, reverse: bool = False
+    ) -> Any:
+        named = list(named_objects)
+        plain = [name for name, _ in named if '.style.' not in name]
+        hosts = {}
+        for name, _ in named:
+            place = name.partition('.style.')[0]
+            inside = [other for other in plain if other.startswith(f'{place}.')] if place != name else []
+            hosts[name] = inside[-1] if inside else name
+        pairs = [(hosts[name], value if return_values else name) for name, value in named]
+        if return_values or not reverse:
+            return group_with_matcher(pairs, group_matcher, True, reverse)
+        groups = group_with_matcher(pairs, group_matcher, True)
+        return {name: number for number, names in groups.items() for name in names}
+
+    return group
+
+
+# What holds from the import of this package on
+PATCHES = (
+    Patch(
+        what=('timm.models._manipulate.group_with_matcher',),
+        why='layer-wise learning rates take the layers that follow a stage for a part of the head',
+        since='timm 1.0.26',
+        until='timm 1.0.31',
+        by='timm_stylenorm.host.group_with_hosts',
+        wraps=True,
+    ),
+)
 
 
 def script_patches() -> tuple[Patch, ...]:

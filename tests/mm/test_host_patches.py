@@ -11,6 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmengine')
+from timm_stylenorm.host import PATCHES as OF_TIMM
 from timm_stylenorm.patches import Patch, install_patches
 from timm_stylenorm.runner.host import PATCHES as OF_MMENGINE
 
@@ -21,7 +22,7 @@ if HAS_MMSEG:
     from mmseg_stylenorm.host import PATCHES as OF_MMSEG
 else:
     OF_MMSEG = ()
-PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in (*OF_MMENGINE, *OF_MMSEG)]
+PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in (*OF_TIMM, *OF_MMENGINE, *OF_MMSEG)]
 
 
 @pytest.mark.parametrize('patch', PATCHES)
@@ -39,7 +40,7 @@ def test_a_row_is_complete(patch):
 
 
 def test_patches_are_installed_once():
-    rows = [*OF_MMENGINE, *OF_MMSEG]
+    rows = [*OF_TIMM, *OF_MMENGINE, *OF_MMSEG]
     before = [patch.current(name) for patch in rows for name in patch.what if patch.needed]
     install_patches(rows)
     assert all(
@@ -86,7 +87,7 @@ print(json.dumps(changed))
 def test_importing_changes_nothing_in_the_hosts_but_what_the_tables_name():
     run = subprocess.run([sys.executable, '-c', COMPARE], capture_output=True, text=True, check=True)
     changed = json.loads(run.stdout.splitlines()[-1])
-    named = {name for patch in (*OF_MMENGINE, *OF_MMSEG) if patch.needed for name in patch.what}
+    named = {name for patch in (*OF_TIMM, *OF_MMENGINE, *OF_MMSEG) if patch.needed for name in patch.what}
     within = {name for name in named if name.endswith(']') or '.CheckpointHook.' in name or '.Runner.' in name}
     assert {*changed} == named - within
     modules = {name: rest for name, (kind, *rest) in changed.items() if kind == 'module'}
