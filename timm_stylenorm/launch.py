@@ -74,7 +74,8 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], 
     )  # fmt: skip
     parser.add_argument(
         '--recipe', nargs='+', metavar=('NAME', 'KEY=VALUE'),
-        help='how to train, and `mean` and `std` of the images; a model like resnet50_advbn tells by itself',
+        help='how to train, and `mean` and `std` of the images, by default as the script has them; a model like '
+        'resnet50_advbn tells by itself',
     )  # fmt: skip
     for name in ('style', 'recipe'):
         text = f'the same as behind --{name} NAME'
@@ -88,7 +89,16 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], 
         parser.error('name the script to run: the path of train.py or validate.py in a clone of timm')
     if not Path(script[0]).is_file():
         parser.error(f'there is no script {script[0]!r}; timm has its scripts in its repository, not in the package')
-    return style, recipe, images, script
+    return style, recipe, {**_images_of(script[1:]), **images}, script
+
+
+def _images_of(arguments: Sequence[str]) -> dict[str, object]:
+    """The mean and deviation that the script was told of: it keeps them to itself, and recipes need them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ('mean', 'std'):
+        parser.add_argument(f'--{name}', nargs='+', type=float)
+    found, _ = parser.parse_known_args([str(word) for word in arguments])
+    return {name: tuple(values) for name, values in vars(found).items() if values is not None}
 
 
 def _check(args: argparse.Namespace) -> tuple[object, Recipe | None, dict[str, object]]:

@@ -252,3 +252,16 @@ def test_two_processes_keep_equal_weights(ours, folder, tmp_path):
     subprocess.run([*command, '--grad-accum-steps', '3'], check=True, capture_output=True, timeout=300)
     ranks = [weights(tmp_path / f'rank{i}.pth') for i in range(2)]
     assert all(torch.equal(ranks[0][key], value) for key, value in ranks[1].items())
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'images'),
+    [
+        ([], ['--mean', '0.1', '0.2', '0.3', '--lr', '1', '--std', '.5'], {'mean': (0.1, 0.2, 0.3), 'std': (0.5,)}),
+        (['mean=(0.9,)'], ['--mean', '0.1'], {'mean': (0.9,)}),
+        ([], ['--lr', '1'], {}),
+    ],
+)
+def test_a_recipe_has_the_mean_and_deviation_of_the_scripts_images(ours, theirs, images):
+    line = ['--recipe', 'debiased', 'styliser=pixel', *ours, TRAIN, *theirs]
+    assert launch._parse(line)[2] == images
