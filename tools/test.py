@@ -40,6 +40,19 @@ def save_predictions(cfg: Config, folder: str) -> None:
         cfg.test_evaluator = [*metrics, {'type': 'SavePredictions', 'output_dir': folder}]
 
 
+def show(cfg: Config, folder: str) -> None:
+    """Lets the test write overlays to `folder`, also where the config says nothing of pictures."""
+    hooks = cfg.get('default_hooks') or {}
+    hook = {'type': 'SegVisualizationHook', **hooks.get('visualization', {}), 'draw': True}
+    if hook['type'] == 'SegVisualizationHook':
+        hook['type'] = 'OverlayHook'
+    cfg.default_hooks = {**hooks, 'visualization': hook}
+    own = {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
+    visualizer = {**own, **(cfg.get('visualizer') or {}), 'save_dir': folder}
+    visualizer.pop('name', None)  # under which mmengine would find the one of another run in this process
+    cfg.visualizer = visualizer
+
+
 @command
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
@@ -61,9 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if args.out:
         save_predictions(cfg, args.out)
     if args.show_dir:
-        cfg.merge_from_dict(
-            {'default_hooks': {'visualization': {'draw': True}}, 'visualizer': {'save_dir': args.show_dir}}
-        )
+        show(cfg, args.show_dir)
     if args.tta:
         lacks = [key for key in ('tta_model', 'tta_pipeline') if not cfg.get(key)]
         if lacks:

@@ -159,6 +159,17 @@ def test_one_run_tests_the_unseen_domains(small, tmp_path):
     assert len([*tmp_path.glob('*/domains.json')]) == 1
 
 
+@pytest.mark.parametrize('lacks', [(), ('visualizer', 'vis_backends', 'default_hooks')])
+def test_predictions_are_drawn_whatever_the_config_says_of_pictures(small, tmp_path, lacks):
+    cfg = Config.fromfile(small[0])
+    for key in lacks:
+        cfg.pop(key, None)
+    cfg.dump(small[0])
+    test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--show-dir', str(tmp_path / 'drawn')])
+    drawn = {path.name.partition('.')[0] for path in (tmp_path / 'drawn').rglob('*.png')}
+    assert len(drawn) > 5
+
+
 def test_a_checkpoint_is_adapted_to_one_domain_at_a_time(small, tmp_path):
     line = [*small, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'adapted.pth')]
     with pytest.raises(SystemExit, match=r'3 domains .* --cfg-options test_dataloader\.dataset\.only=bdd100k'):
