@@ -19,7 +19,11 @@ from mmengine.runner import Runner
 from timm_stylenorm import add_style, style_losses
 from timm_stylenorm.runner import distributed, model
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU')]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason='checks the way without a GPU'),
+    pytest.mark.filterwarnings('ignore:.*nobody has said'),
+]
 STYLES = {
     'snr': {'type': 'snr', 'reduction': 2},
     'causality': {'type': 'snr', 'reduction': 2, 'num_classes': 3},

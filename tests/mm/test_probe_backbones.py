@@ -8,6 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmseg')
+from expected import LONELY, UNTAKEN
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from sweep import SWEPT, outcome
@@ -16,6 +17,8 @@ import timm_stylenorm
 from timm_stylenorm.surgery.probe import probe
 from timm_stylenorm.surgery.sites import find_sites
 from timm_stylenorm.surgery.structure import _TOKENS
+
+pytestmark = [LONELY, UNTAKEN]
 
 log = logging.getLogger('sweep')
 COUNTS = collections.Counter()

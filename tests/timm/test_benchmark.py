@@ -6,9 +6,12 @@ from pathlib import Path
 import benchmark
 import pytest
 from bench import measure
+from expected import LONELY
 from tqdm import tqdm
 
 from timm_stylenorm.methods import METHODS
+
+pytestmark = LONELY
 
 BAR = tqdm(disable=True)
 
