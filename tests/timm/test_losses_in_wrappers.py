@@ -130,7 +130,8 @@ def sharded():
     found = gradients_of(model, images()[half], TARGET[half])
     for name, gradient in found.items():
         torch.testing.assert_close(gradient.full_tensor(), expected[name], rtol=1e-4, atol=1e-6, msg=name)
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may abort a process that ends in the usual way
 
 
 @pytest.mark.slow
