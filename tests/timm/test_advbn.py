@@ -266,8 +266,8 @@ def test_wrong_recipes_are_named(options, error, message):
     [
         ({'cut': ('stage1', 'stage2')}, 'at one cut, got 2 sites'),
         ({'cut': 'stage9'}, "ResNet has no site 'stage9'"),
-        ({'steps': 0}, 'expected a number steps > 0'),
-        ({'steps': 1.5}, 'integer number of steps'),
+        ({'steps': 0}, 'expected a whole number steps >= 1'),
+        ({'steps': 1.5}, 'expected a whole number steps >= 1, got 1.5'),
         ({'clamp': 'yes'}, "clamp is true, false or 'auto', got 'yes'"),
     ],
 )

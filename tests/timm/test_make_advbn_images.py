@@ -101,7 +101,7 @@ def test_other_peoples_folders_and_other_settings_are_refused(source, copy, tmp_
         make(source, source / 'images/copy')
     with pytest.raises(SystemExit, match="expected 'advbn'"):
         make(source, tmp_path / 'new', '--advbn', 'padain')
-    with pytest.raises(SystemExit, match='integer number of steps'):
+    with pytest.raises(SystemExit, match='a whole number steps >= 1'):
         make(source, tmp_path / 'new', '--advbn', 'advbn:steps=1.5')
     with pytest.raises(SystemExit, match='2'):  # argparse's
         make(source, tmp_path / 'new', '--batch-size', '0')

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional import restyle
-from .base import StyleLayer, check
+from .arguments import check, check_count
+from .base import StyleLayer
 
 
 class AdvBN(StyleLayer):
@@ -61,10 +62,8 @@ class AdvBN(StyleLayer):
 
     def change(self, **options: Any) -> None:
         """Set arguments of the layer."""
-        numbers = {k: v for k, v in options.items() if k != 'clamp'}
-        check(self, **numbers)
-        if not isinstance(options.get('steps', 1), int):
-            raise ValueError(f'AdvBN: expected an integer number of steps, got {options["steps"]!r}')
+        check(self, **{k: v for k, v in options.items() if k not in ('clamp', 'steps')})
+        check_count(self, 1, steps=options.get('steps', 1))
         if options.get('clamp', True) not in (True, False, 'auto'):
             raise ValueError(f"AdvBN: clamp is true, false or 'auto', got {options['clamp']!r}")
         vars(self).update(options)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import StyleNormWarning
 from ..functional import backend
+from .arguments import check_range
 from .companions import COMPANIONS
 
 
@@ -133,13 +134,6 @@ class StyleLayer(nn.Module):
         return {**self.__dict__, 'aux': None, 'logits': None}
 
 
-def check(layer: StyleLayer, **values: float) -> None:
-    """Raise a ValueError for an argument that is not a positive number."""
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f'{type(layer).__name__}: expected a number {name} > 0, got {value!r}')
-
-
 def is_plain(module: Any, *kinds: type[nn.Module]) -> bool:
     """Whether a module computes what its kind does from its tensors, so that these may be read without calling it.
 
@@ -169,8 +163,7 @@ class RandomStyleLayer(StyleLayer):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not isinstance(p, int | float) or not 0 <= p <= 1:
-            raise ValueError(f'{type(self).__name__}: p is a probability, expected 0 <= p <= 1, got {p!r}')
+        check_range(self, 0, 1, p=p)
         self.p = p
 
     def should_apply(self, x: Tensor) -> bool:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..functional import adain, exchange_styles, instance_moments, restyle, style_affine
 from ..functional.styles import unbiased_std
-from .base import RandomStyleLayer, StyleLayer, called, check, is_plain
+from .arguments import check, check_count, check_flag
+from .base import RandomStyleLayer, StyleLayer, called, is_plain
 from .owned import affine, statistics, update_running
 
 
@@ -60,7 +61,9 @@ class CrossNorm(RandomStyleLayer):
         super().__init__(p)
         if crop not in ('neither', 'style', 'content', 'both'):
             raise ValueError(f"CrossNorm: crop must be 'neither', 'style', 'content' or 'both', got {crop!r}")
-        check(self, eps=eps, active=active + 1)
+        check(self, eps=eps)
+        check_count(self, 0, active=active)
+        check_flag(self, channels=channels)
         self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
 
     @classmethod
@@ -133,6 +136,7 @@ class SelfNorm(StyleLayer):
     def __init__(self, num_features: int, two: bool = False, eps: float = 1e-12) -> None:
         super().__init__()
         check(self, num_features=num_features, eps=eps)
+        check_flag(self, two=two)
         self.eps = eps
         for name in ('g', 'f')[: 1 + two]:
             self.add_module(f'{name}_fc', nn.Conv1d(num_features, num_features, 2, bias=False, groups=num_features))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..functional import NORM_FLOOR, domain_norm, instance_norm_rule, style_affine
 from ..functional.backend import widen
-from .base import check
+from .arguments import check, check_flag
 from .norms import NormLayer
 
 
@@ -41,6 +41,7 @@ class DomainNorm2d(NormLayer):
         if order not in ('in_first', 'l2_first'):
             raise ValueError(f"DomainNorm2d: order must be 'in_first' or 'l2_first', got {order!r}")
         check(self, num_features=num_features, eps=eps)
+        check_flag(self, l2=l2)
         self.num_features, self.l2, self.order, self.eps = num_features, l2, order, eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))

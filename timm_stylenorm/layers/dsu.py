@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..functional import uncertain_style
-from .base import RandomStyleLayer, check
+from .arguments import check, check_range
+from .base import RandomStyleLayer
 
 
 class DSU(RandomStyleLayer):
@@ -31,6 +32,7 @@ class DSU(RandomStyleLayer):
     def __init__(self, num_features: int | None = None, p: float = 0.5, eps: float = 1e-6, factor: float = 1.0) -> None:
         super().__init__(p)
         check(self, eps=eps)
+        check_range(self, 0, factor=factor)
         self.eps, self.factor = eps, factor
 
     def restyle(self, x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
-from .base import check, is_plain
+from .arguments import check, check_flag, check_range
+from .base import is_plain
 from .norms import NormLayer, batch_moments
 from .owned import affine, is_read, statistics, update_running
 
@@ -51,6 +52,8 @@ class IBN(NormLayer):
     ) -> None:
         super().__init__()
         check(self, num_features=num_features, eps=eps)
+        check_range(self, 0, 1, ratio=ratio, **({} if momentum is None else {'momentum': momentum}))
+        check_flag(self, instance_first=instance_first)
         half = int(num_features * ratio) if instance_first else num_features - int(num_features * (1 - ratio))
         if not 0 < half < num_features:
             raise ValueError(

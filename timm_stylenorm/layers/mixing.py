@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..functional import efdmix, mixstyle
-from .base import RandomStyleLayer, beta, check
+from .arguments import check
+from .base import RandomStyleLayer, beta
 
 
 def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = None) -> Tensor:

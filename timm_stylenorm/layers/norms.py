@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import instance_norm_rule, style_affine
-from .base import StyleLayer, check
+from .arguments import check
+from .base import StyleLayer
 
 
 class NormLayer(StyleLayer):

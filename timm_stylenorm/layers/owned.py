@@ -12,7 +12,8 @@ import torch
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from .base import check, is_plain
+from .arguments import check, check_range
+from .base import is_plain
 from .norms import NormLayer, is_frozen
 
 KINDS: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -36,6 +37,7 @@ class OwnsBatchNorm(NormLayer):
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__()
         check(self, num_features=num_features, eps=eps)
+        check_range(self, 0, 1, **({} if momentum is None else {'momentum': momentum}))
         self.num_features = num_features
         self.bn = KINDS[self.dim](num_features, eps, momentum)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..functional import permuted_adain
-from .base import RandomStyleLayer, check
+from .arguments import check, check_flag
+from .base import RandomStyleLayer
 
 
 class PermutedAdaIN(RandomStyleLayer):
@@ -48,6 +49,7 @@ class PermutedAdaIN(RandomStyleLayer):
         if mode not in ('permute', 'source_target'):
             raise ValueError(f"PermutedAdaIN: mode must be 'permute' or 'source_target', got {mode!r}")
         check(self, eps=eps)
+        check_flag(self, branch_free=branch_free)
         self.eps = eps
         self.mode = mode
         self.branch_free = branch_free

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import dual_causality_loss, instance_moments, instance_norm_rule, restyle, style_affine
-from .base import StyleLayer, called, check, is_plain
+from .arguments import check, check_count, check_flag, check_range
+from .base import StyleLayer, called, is_plain
 
 
 class SNR(StyleLayer):
@@ -67,7 +68,10 @@ class SNR(StyleLayer):
         ce_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        check(self, num_features=num_features, reduction=reduction, eps=eps, num_classes=(num_classes or 0) + 1)
+        check(self, num_features=num_features, reduction=reduction, eps=eps)
+        check_count(self, 0, num_classes=0 if num_classes is None else num_classes)
+        check_range(self, 0, loss_weight=loss_weight, ce_weight=ce_weight)
+        check_flag(self, dense=dense)
         self.waits_for = 'classes' if num_classes is None else ''
         self.reduction, self.eps, self.dense = reduction, eps, dense
         self.loss_weight, self.ce_weight = loss_weight, ce_weight

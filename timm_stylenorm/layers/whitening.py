@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..functional import covariance, instance_norm_rule, style_affine, whitening_loss
-from .base import check
+from .arguments import check, check_count, check_range
 from .kmeans import split_by_variance
 from .norms import NormLayer
 
@@ -41,8 +41,7 @@ class InstanceWhitening(NormLayer):
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, relax: float = 64.0, eps: float = 1e-5) -> None:
         super().__init__()
-        if not min(loss_weight, relax) >= 0:
-            raise ValueError(f'{type(self).__name__}: expected loss_weight, relax >= 0, got {loss_weight!r}, {relax!r}')
+        check_range(self, 0, loss_weight=loss_weight, relax=relax)
         check(self, num_features=num_features, eps=eps)
         self.num_features, self.loss_weight, self.relax, self.eps = num_features, loss_weight, relax, eps
 
@@ -104,7 +103,7 @@ class SelectiveWhitening(InstanceWhitening):
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, clusters: int = 3, eps: float = 1e-5) -> None:
         super().__init__(num_features, loss_weight, 0.0, eps)
-        check(self, clusters=clusters - 1)
+        check_count(self, 2, clusters=clusters)
         self.clusters = clusters
         self.register_buffer('mask', torch.zeros(num_features, num_features, dtype=torch.bool))
         self.variance: Tensor | None = None  # sum over batches while it is estimated

@@ -8,7 +8,7 @@ runs its own layers. A layer that replaces a norm layer takes its name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +96,8 @@ class _Plan:
 
 def as_specs(style: Style, kwargs: Mapping[str, object]) -> list[dict[str, Any]]:
     """A dict with its name under `type` for each method."""
+    if 'type' in kwargs:
+        raise TypeError(f'style names its method already, and type={kwargs["type"]!r} is given beside it')
     if isinstance(style, str):
         return [{'type': style, **kwargs}]
     if isinstance(style, Mapping):
@@ -104,6 +106,8 @@ def as_specs(style: Style, kwargs: Mapping[str, object]) -> list[dict[str, Any]]
         return [{**style, **kwargs}]
     if not isinstance(style, Sequence) or not all(isinstance(item, str | Mapping) for item in style):
         raise TypeError(f'style must be a name, a dict, or a list of them, got {style!r}')
+    if not style:
+        raise ValueError(f'style names no method, got {style!r}')
     if kwargs:
         raise TypeError(f'with a list of methods, arguments belong into its dicts, got {sorted(kwargs)} beside it')
     return [spec for item in style for spec in as_specs(item, {})]
@@ -122,6 +126,10 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
     if layout.get('channel_dim', 1) not in (1, -1):
         raise ValueError(f'style method {name!r}: channel_dim must be 1 or -1, got {layout["channel_dim"]!r}')
     names = sites_within(model, method.sites) if names is None else names
+    names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    for site in names:
+        if not isinstance(site, str):
+            raise ValueError(f'style method {name!r}: a site is a name, got {site!r}; list_sites(model) lists them')
     sites = find_sites(model, names, tokens='channel_dim' in layout)
     declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
     return _Request(method.layers_of or name, method, declared, layout, kwargs, frozen)

@@ -1,0 +1,44 @@
+"""Checks of the arguments of layers: what is asked for is named with its value."""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+from numbers import Integral, Real
+
+import numpy as np
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def _refuse(layer: object, name: str, expected: str, value: object) -> None:
+    raise ValueError(f'{type(layer).__name__}: expected {expected.format(name)}, got {value!r}')
+
+
+def check(layer: object, **values: object) -> None:
+    """Raise a ValueError for what is no positive, finite number."""
+    for name, value in values.items():
+        if not _is_number(value) or not value > 0:  # type: ignore[operator]
+            _refuse(layer, name, 'a number {} > 0', value)
+
+
+def check_range(layer: object, low: float, high: float = inf, **values: object) -> None:
+    """Raise a ValueError for what is no finite number from `low` to `high`."""
+    for name, value in values.items():
+        if not _is_number(value) or not low <= value <= high:  # type: ignore[operator]
+            _refuse(layer, name, f'{low} <= {{}}' + (f' <= {high}' if high < inf else ''), value)
+
+
+def check_count(layer: object, least: int, **values: object) -> None:
+    """Raise a ValueError for what is no whole number of at least `least`."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            _refuse(layer, name, f'a whole number {{}} >= {least}', value)
+
+
+def check_flag(layer: object, **values: object) -> None:
+    """Raise a ValueError for what is neither true nor false."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            _refuse(layer, name, '{} to be true or false', value)
