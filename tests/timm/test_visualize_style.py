@@ -128,7 +128,7 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
         (['--methods', 'bin'], "'bin' replaces norm layers"),
         (['--methods', 'padian'], "did you mean 'padain'"),
         (['--methods', 'mixstyle:alhpa=1'], "did you mean 'alpha'"),
-        (['--methods', 'advbn:steps=0'], 'steps > 0'),
+        (['--methods', 'advbn:steps=0'], 'steps >= 1'),
         (['--labels', '1', '2'], '2 classes for 6 images'),
         (['--labels', *'00000', '999'], 'has classes 0 to'),
         (['--stages', 'stage9'], 'stage9'),

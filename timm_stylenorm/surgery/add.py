@@ -283,16 +283,14 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
 
     Args:
         model: Any module that contains style layers.
-        domains: One label for each image of the next batch, of any type; None: the halves of
-            the batch count as two domains.
+        domains: A label of any type for each image of the next batch; None: its halves count as two domains.
     """
     if domains is not None and not isinstance(domains, Tensor):
-        known = {label: i for i, label in enumerate(dict.fromkeys(domains))}
-        domains = torch.tensor([known[label] for label in domains])
-    layers: Iterator[tuple[str, object]] = style_layers(model)
-    for _, layer in layers:
+        known = list(dict.fromkeys(domains))
+        domains = torch.tensor([known.index(label) for label in domains])
+    for _, layer in [*style_layers(model)]:
         if hasattr(layer, 'domains'):
-            layer.domains = domains
+            layer.domains = domains  # type: ignore[assignment]
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
