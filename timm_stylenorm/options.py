@@ -14,7 +14,7 @@ from .recipes import build_recipe
 def key_values(words: Iterable[str]) -> dict[str, object]:
     """['p=0.05', 'sites=stage1'] -> {'p': 0.05, 'sites': 'stage1'}; values are Python literals where they can be.
 
-    timm's `ParseKwargs` does the same only since some version that we need not have.
+    timm's `ParseKwargs` of 1.0.26, the oldest that is supported, fails for values such as `layer?.*` and `a=b`.
 
     Raises:
         ValueError: A word without an equals sign.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import NormLayer, StyleLayer
 from ..methods import Method, Placement, get_method
-from .attachment import Attachment, Attachments, attachments_of_model, record_of, replaces_norm
+from .attachment import Attachment, Attachments, attachments_of_model, replaces_norm
 from .context import override_attr
 from .hooks import attach, detach_all, owner_of, replace
 from .layouts import Unchecked, settle
@@ -175,7 +175,7 @@ def _check_replacement(name: str, method: Method, site: Site) -> None:
             "converters replace together with what is attached; use 'convs', stages, or names of blocks"
         )
     if isinstance(site.module, NormLayer):
-        other = str(record_of(site.module) or type(site.module).__name__).partition('.')[0]
+        other = str(site.module.attachment or type(site.module).__name__).partition('.')[0]
         if other == name:
             raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
         raise ValueError(_both_replace(other, name, site))

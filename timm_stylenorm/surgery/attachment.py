@@ -70,16 +70,11 @@ def attachments_of_model(model: nn.Module) -> list[tuple[nn.Module, Attachments]
 
 def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
     """Parameters that the model has not without the layer, or with a batch norm in the place of a norm layer."""
-    attached = layer.attachment is not None and layer.attachment.position != 'replace'
+    attached = layer.attachment is not None and not replaces_norm(layer)
     return list(layer.parameters() if attached else layer.added_parameters())
-
-
-def record_of(layer: StyleLayer) -> Attachment | None:
-    """What was noted of a layer; None for a layer that stands alone."""
-    return layer.attachment
 
 
 def replaces_norm(layer: object) -> bool:
     """Whether a style method has put the layer in the place of a norm layer."""
-    record = record_of(layer) if isinstance(layer, NormLayer) else None
+    record = layer.attachment if isinstance(layer, NormLayer) else None
     return record is not None and record.position == 'replace'

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import StyleNormWarning
 from ..layers import StyleLayer
-from .attachment import added_parameters
+from .attachment import added_parameters, replaces_norm
 
 
 def let_style_train(model: nn.Module, mode: bool = True) -> None:
@@ -37,7 +37,7 @@ def _is_meant_to_rest(layer: StyleLayer) -> bool:
 
 def _follows_norms(layer: StyleLayer) -> bool:
     """Whether it stands for a norm layer, and has the mode that hosts give to norms."""
-    return layer.is_norm and (layer.attachment is None or layer.attachment.position == 'replace')
+    return layer.is_norm and (layer.attachment is None or replaces_norm(layer))
 
 
 def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
-from .attachment import Attachments, record_of
+from .attachment import Attachments
 from .context import override_attr
 from .sites import Site
 
@@ -148,7 +148,7 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
     Raises:
         ValueError: The layer is not attached in this model.
     """
-    record = record_of(layer)
+    record = layer.attachment
     for module in styled_modules(model):
         owner = owner_of(module)
         if record is not None and layer in owner.style.values() and record.of_container == (owner is not module):
