@@ -141,6 +141,8 @@ class StreetsDataset(CityscapesDataset):
             `lazy_init=True` when the data list is first needed.
     """
 
+    ann_file: str  # mmengine's, below data_root
+
     def __init__(
         self,
         layout: str,
