@@ -269,11 +269,8 @@ def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
     found = {}
     for key, value in state.items():
         path, first, _ = key.partition('.denselayer1.conv1.weight')
-        if (
-            not first
-            or f'{path}.denselayer1.norm1.weight' in state
-            or f'{path}.denselayer1.norm2.aux_bn.weight' not in state
-        ):
+        layer = f'{path}.denselayer1'
+        if not first or f'{layer}.norm1.weight' in state or f'{layer}.norm2.aux_bn.weight' not in state:
             continue
         c, why = (
             value.shape[1],
@@ -283,5 +280,5 @@ def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
         parts = {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - 1e-5}
         for name, part in {**parts, 'num_batches_tracked': torch.tensor(0)}.items():
             for norm in ('norm1', 'norm1.aux_bn'):
-                found[f'{path}.denselayer1.{norm}.{name}'] = part.clone(), why
+                found[f'{layer}.{norm}.{name}'] = part.clone(), why
     return found
