@@ -151,12 +151,13 @@ def _homes(keys: Iterable[str]) -> dict[str, str]:
 
 def _dense_homes(keys: Iterable[str]) -> dict[str, str]:
     """The same for dense networks of four stages, of which the cut is after a transition."""
-    theirs, ours, dual = set(), set(), set()
+    theirs: set[int] = set()
+    dual: set[int] = set()
     for key in keys:
         if found := re.match(r'feature_x\.denseblock([1-4])\.', key):
             theirs.add(int(found[1]))
-        elif found := re.match(r'features\.denseblock([1-4])\.(.*\.aux_bn\.)?', key):
-            (dual if found[2] else ours).add(int(found[1]))
+        elif found := re.match(r'features\.denseblock([1-4])\..*\.aux_bn\.', key):
+            dual.add(int(found[1]))
     if not theirs and not dual:
         return {}
     cut = max(theirs) if theirs else min(dual) - 1

@@ -272,10 +272,8 @@ def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
         layer = f'{path}.denselayer1'
         if not first or f'{layer}.norm1.weight' in state or f'{layer}.norm2.aux_bn.weight' not in state:
             continue
-        c, why = (
-            value.shape[1],
-            'the authors have no norm there: one that changes nothing, while it has these statistics',
-        )
+        c = value.shape[1]
+        why = 'the authors have no norm there: one that changes nothing, while it has these statistics'
         ones, zeros = value.new_ones(c), value.new_zeros(c)
         parts = {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - 1e-5}
         for name, part in {**parts, 'num_batches_tracked': torch.tensor(0)}.items():
