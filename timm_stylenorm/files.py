@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ['LOCK', 'PART', 'atomic_write', 'claimed', 'is_empty', 'naming']
+__all__ = ['LOCK', 'PART', 'InUse', 'atomic_write', 'claimed', 'is_empty', 'naming']
 
 PART = '.part'  # how the names of temporary files end
 LOCK = '.stylenorm.lock'  # in a folder that a run has claimed
@@ -32,6 +32,10 @@ PATIENCE = 3.0  # seconds in which the processes of a run that was killed may en
 FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system
 _HELD: dict[tuple[int, Path], int] = {}  # what this process has claimed: (process, lock file) -> handle
+
+
+class InUse(FileExistsError):
+    """A folder belongs to another run."""
 
 
 @functools.cache
@@ -204,7 +208,7 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[No
         cure: What else than waiting there is to do, in messages: 'choose another --work-dir'.
 
     Raises:
-        FileExistsError: another process has claimed it; says which, and what to do.
+        InUse: another process has claimed it; says which, and what to do.
     """
     place = Path(os.path.realpath(folder))
     key = os.getpid(), place / LOCK
@@ -219,7 +223,7 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[No
         return
     handle = _take(key[1])
     if handle is None:
-        raise FileExistsError(_refusal(folder, key[1], what, cure))
+        raise InUse(_refusal(folder, key[1], what, cure))
     _HELD[key] = handle
     try:
         yield

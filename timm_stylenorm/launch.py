@@ -22,7 +22,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from timm.models import split_model_name_tag
 from timm.task import TrainingTask
 from torch import nn
 
+from . import saver
 from .checkpoints import Fit
+from .files import InUse
 from .gates import separate_gates
-from .host import remove_forward_hook, script_patches
+from .host import remove_forward_hook, safety_patches, script_patches
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
 from .options import key_values, read_recipe, read_style
@@ -46,6 +48,7 @@ from .recipes.apply import recipe_of
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
+from .workers import ending_with_parent
 
 _logger = logging.getLogger(__name__)
 
@@ -223,7 +226,16 @@ def styled_timm(
         create_optimizer: _separating,
         tasks: functools.partial(_with_style, recipe=recipe, images=images),
     }
-    with patched(new):
+    with ExitStack() as claims:
+        safe: dict[str, Callable[[Any], Any]] = {
+            '__init__': functools.partial(saver.claiming, claims=claims),
+            '_save': saver.saving_whole,
+            '_replace': lambda own: saver.replace,
+            '_duplicate': lambda own: saver.duplicate,
+            '_worker_init': ending_with_parent,
+        }
+        new |= {patch: safe[name] for name, patch in safety_patches().items()}
+        claims.enter_context(patched(new))
         yield
 
 
@@ -237,7 +249,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
     with styled_timm(style, recipe, images):
-        runpy.run_path(script[0], run_name='__main__')
+        try:
+            runpy.run_path(script[0], run_name='__main__')
+        except InUse as error:
+            sys.stderr.write(f'error: {error}\n')
+            raise SystemExit(2) from None
 
 
 if __name__ == '__main__':

@@ -9,23 +9,25 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
 
-NAME = 'timm_stylenorm.files'
+PACKAGE = 'timm_stylenorm'
 
 
-def _load() -> ModuleType:
-    """The module, once in a process, under the name by which the package finds it."""
-    package = importlib.util.find_spec(NAME.partition('.')[0])
+def standalone(name: str) -> ModuleType:
+    """A module of the package that needs nothing else of it, once in a process, under its own name."""
+    full = f'{PACKAGE}.{name}'
+    if full in sys.modules:
+        return sys.modules[full]
+    package = importlib.util.find_spec(PACKAGE)
     if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError(f'timm_stylenorm is neither installed nor in {sys.path[0]}')
-    file = Path(package.submodule_search_locations[0], 'files.py')
-    spec = importlib.util.spec_from_file_location(NAME, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
+        raise ModuleNotFoundError(f'{PACKAGE} is neither installed nor in {sys.path[0]}')
+    file = Path(package.submodule_search_locations[0], f'{name}.py')
+    spec = importlib.util.spec_from_file_location(full, file)
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-files = sys.modules.get(NAME) or _load()
+files = standalone('files')
 atomic_write, claimed, is_empty = files.atomic_write, files.claimed, files.is_empty
 
 

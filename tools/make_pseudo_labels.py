@@ -159,6 +159,7 @@ def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str
     from torch.utils.data import DataLoader
 
     from timm_stylenorm.runner.terminal import QuietRunner
+    from timm_stylenorm.workers import end_with_parent
 
     out, num_classes = Path(args.out), settings['num_classes']
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
@@ -173,7 +174,8 @@ def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str
     todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
-        loader = DataLoader(dataset.get_subset(todo), collate_fn=pseudo_collate, num_workers=workers)
+        loading = dict(collate_fn=pseudo_collate, num_workers=workers, worker_init_fn=end_with_parent)
+        loader = DataLoader(dataset.get_subset(todo), **loading)
         bar = ProgressBar(len(todo))
         with torch.no_grad():
             for k, batch in zip(todo, loader, strict=True):

@@ -16,8 +16,8 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'files', 'functional', 'patches'},
-    {'host'},
+    {'errors', 'files', 'functional', 'patches', 'workers'},
+    {'host', 'saver'},
     {'checkpoints', 'layers'},
     {'methods'},
     {'surgery'},

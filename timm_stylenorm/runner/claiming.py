@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 
-from ..files import claimed
+from ..files import InUse, claimed
 from .latest import folders_of
 from .saving import is_local
 
@@ -33,7 +33,7 @@ def claiming(train: Callable) -> Callable:
                     fault[0] = str(error)
             broadcast_object_list(fault)
             if fault[0] is not None:
-                raise FileExistsError(fault[0])
+                raise InUse(fault[0])
             return train(self, *args, **kwargs)
 
     return run

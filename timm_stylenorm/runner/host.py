@@ -95,6 +95,18 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
+        what=(
+            'mmengine.dataset.worker_init_fn',
+            'mmengine.dataset.utils.worker_init_fn',
+            'mmengine.runner.runner.default_worker_init_fn',
+        ),
+        why='workers may outlive a run that is killed',
+        by='timm_stylenorm.workers.ending_with_parent',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
         what=('mmengine.runner.Runner.train',),
         why='two trainings in one work dir remove and resume from the checkpoints of each other',
         by='timm_stylenorm.runner.claiming.claiming',

@@ -17,6 +17,7 @@ from timm_stylenorm.checkpoints import reading, save_atomic
 from timm_stylenorm.files import atomic_write, claimed
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
+from timm_stylenorm.workers import end_with_parent
 
 DECAY = 5e-5  # of the learning rate: lr / (1 + DECAY * iteration)
 SAMPLES = 5  # images in the picture
@@ -59,7 +60,8 @@ def open_images(args: Any) -> ImageDataset:
 
 def load(images: ImageDataset, args: Any, numbers: range) -> DataLoader:
     """Batches of these numbers, in this order."""
-    return DataLoader(Batches(images, args, numbers), batch_size=None, num_workers=args.workers)
+    batches = Batches(images, args, numbers)
+    return DataLoader(batches, batch_size=None, num_workers=args.workers, worker_init_fn=end_with_parent)
 
 
 def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
