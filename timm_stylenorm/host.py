@@ -179,6 +179,7 @@ PATCHES = (
 def script_patches() -> tuple[Patch, ...]:
     """What `launch` replaces while a script of timm runs; `import timm` does not load all of it."""
     import timm.optim
+    import timm.scheduler
     import timm.task
 
     base = timm.task.TrainingTask
@@ -194,6 +195,15 @@ def script_patches() -> tuple[Patch, ...]:
         Patch(
             what=('timm.optim.create_optimizer_v2', 'timm.optim._optim_factory.create_optimizer_v2'),
             why='a script builds its optimizer by it, and gates need a group of their own',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
+            what=(
+                'timm.scheduler.create_scheduler_v2',
+                'timm.scheduler.scheduler_factory.create_scheduler_v2',
+            ),
+            why='a recipe may follow the course of training, which a script tells its scheduler only',
             since='timm 1.0.26',
             until='timm 1.0.31',
         ),

@@ -10,12 +10,15 @@ import functools
 import io
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from .files import atomic_write, claimed
+from .host import safety_patches
+from .patches import patched
+from .workers import ending_with_parent
 
 
 def claiming(create: Callable[..., None], claims: ExitStack) -> Callable[..., None]:
@@ -60,3 +63,18 @@ def duplicate(saver: object, src: str, dst: str) -> None:
             os.link(src, part)
         except (OSError, NotImplementedError):
             shutil.copyfile(src, part)
+
+
+@contextmanager
+def safe_saving() -> Iterator[None]:
+    """Within, savers are as this module says, and workers of timm's loaders end with their parent."""
+    with ExitStack() as claims:
+        new: dict[str, Callable[[Any], Any]] = {
+            '__init__': functools.partial(claiming, claims=claims),
+            '_save': saving_whole,
+            '_replace': lambda own: replace,
+            '_duplicate': lambda own: duplicate,
+            '_worker_init': ending_with_parent,
+        }
+        claims.enter_context(patched({patch: new[name] for name, patch in safety_patches().items()}))
+        yield

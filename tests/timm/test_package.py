@@ -17,8 +17,8 @@ README = (ROOT / 'README.md').read_text()
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
     {'errors', 'files', 'functional', 'patches', 'workers'},
-    {'host', 'saver'},
-    {'checkpoints', 'layers'},
+    {'host'},
+    {'checkpoints', 'layers', 'saver'},
     {'methods'},
     {'surgery'},
     {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},

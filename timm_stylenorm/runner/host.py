@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
 from torch import Tensor
@@ -168,6 +169,20 @@ def trains(runner: Any) -> bool:
 def has_loaded(runner: Any) -> bool:
     """Whether `Runner.load_or_resume` has done its work."""
     return bool(runner._has_loaded)
+
+
+def progress() -> tuple[float, int] | None:
+    """Share of the training that is done, and the batch of the epoch; None outside a Runner's training.
+
+    The share counts finished epochs, or the iterations of a loop that knows no epochs.
+    """
+    info = MessageHub.get_current_instance().runtime_info
+    if info.get('loop_stage') != 'train':
+        return None
+    epoch, epochs, iteration, iterations = (info[key] for key in ('epoch', 'max_epochs', 'iter', 'max_iters'))
+    if epochs <= 1:
+        return iteration / iterations, iteration
+    return epoch / epochs, iteration - epoch * (iterations // epochs)
 
 
 def restart_workers(loader: DataLoader) -> None:
