@@ -36,6 +36,7 @@ from timm.task import TrainingTask
 from torch import nn
 
 from .checkpoints import Fit
+from .files import InUse
 from .gates import separate_gates
 from .host import remove_forward_hook, script_patches
 from .models import default_cfgs, register_variants
@@ -44,6 +45,7 @@ from .options import key_values, read_recipe, read_style
 from .patches import Patch, patched
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
+from .saver import safe_saving
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
@@ -264,7 +266,7 @@ def styled_timm(
     }
     if recipe is not None:
         new[create_scheduler] = functools.partial(_following, recipe=recipe)
-    with patched(new):
+    with patched(new), safe_saving():
         yield
 
 
@@ -278,7 +280,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
     with styled_timm(style, recipe, images):
-        runpy.run_path(script[0], run_name='__main__')
+        try:
+            runpy.run_path(script[0], run_name='__main__')
+        except InUse as error:
+            sys.stderr.write(f'error: {error}\n')
+            raise SystemExit(2) from None
 
 
 if __name__ == '__main__':

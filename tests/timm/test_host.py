@@ -26,7 +26,7 @@ TABLES = {
 }
 
 
-PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in host.script_patches()]
+PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in (*host.script_patches(), *host.safety_patches().values())]
 
 
 @pytest.fixture
