@@ -4,7 +4,7 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
+from .data import AugSplits, JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages
 from .metrics import TopK
@@ -15,6 +15,7 @@ from .shifts import SHIFTS, shift_image
 
 __all__ = [
     'SHIFTS',
+    'AugSplits',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',

@@ -8,6 +8,8 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
 
     transform=dict(input_size=224, is_training=True, color_jitter=None)
     transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
+
+`AugSplits`, at the end of such a list, gives several views of each image: `inputs` (splits, 3, H, W).
 """
 
 import importlib.util
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
@@ -42,7 +45,38 @@ def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.
             if transform.get(key):
                 raise ValueError(f'transform: {key} is the task of model.data_preprocessor; set {instead} there')
         return create_transform(**{**transform, 'normalize': False})
-    return tv.Compose([*_build_steps(transform or ()), tv.PILToTensor()])
+    return tv.Compose([*_build_steps(transform or ()), _to_tensor])
+
+
+class AugSplits:
+    """An image, and further views of it, changed by transforms: timm's `--aug-splits`, of AugMix with the JSD loss.
+
+        dict(type='AugSplits', splits=3, transforms=[dict(type='AugMix', all_ops=False)])
+
+    Hendrycks et al., 'AugMix', ICLR 2020, arXiv:1912.02781.
+
+    Args:
+        transforms: Callables on images, applied one after the other to all views but the first.
+        splits: Views of each image, the unchanged one among them.
+
+    Raises:
+        ValueError: Fewer than two splits.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Image.Image], Image.Image]], splits: int = 3) -> None:
+        if splits < 2:
+            raise ValueError(f'AugSplits: expected splits >= 2, got {splits}')
+        self.transform, self.splits = tv.Compose(list(transforms)), splits
+
+    def __call__(self, image: Image.Image) -> list[Image.Image]:
+        return [image, *(self.transform(image) for _ in range(self.splits - 1))]
+
+
+def _to_tensor(image: Image.Image | Sequence[Image.Image]) -> Tensor:
+    """uint8, (3, H, W), or (splits, 3, H, W) of several views."""
+    if isinstance(image, Image.Image):
+        return tv.functional.pil_to_tensor(image)
+    return torch.stack([tv.functional.pil_to_tensor(view) for view in image])
 
 
 def _build_steps(transform: Sequence[dict]) -> list[Callable[[Image.Image], Image.Image]]:
@@ -50,11 +84,12 @@ def _build_steps(transform: Sequence[dict]) -> list[Callable[[Image.Image], Imag
     for step in transform:
         arguments = dict(step)
         name = arguments.pop('type')
-        if not hasattr(tv, name):
-            raise ValueError(unknown('torchvision transform', name, tv.__dict__.get('__all__') or _transform_names()))
+        kind = AugSplits if name == 'AugSplits' else getattr(tv, name, None)
+        if kind is None:
+            raise ValueError(unknown('torchvision transform', name, [*_transform_names(), 'AugSplits']))
         if 'transforms' in arguments:  # of RandomApply and its like
             arguments['transforms'] = _build_steps(arguments['transforms'])
-        steps.append(getattr(tv, name)(**arguments))
+        steps.append(kind(**arguments))
     return steps
 
 
@@ -102,6 +137,8 @@ class LabelledImages(Dataset):
         image, target = self.load(index)
         inputs = self.transform(image)
         if self.shift is not None:
+            if inputs.dim() == 4:
+                raise ValueError('AugSplits is for training, and `shift` for tests: use one of the two')
             inputs = shift_image(inputs, self.shift, seed=index)
         return _sample(inputs, target, self.domain_of(index))
 
