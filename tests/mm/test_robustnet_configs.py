@@ -88,7 +88,7 @@ def test_weights_of_csail_reach_every_parameter_of_the_deep_stem(monkeypatch):
 
 
 TWO_NORMS = "sites=['stem.1','stem.4','stage1.sum','stage2.sum']"
-ROBUSTNET = [  # config, --style, how many instance norms, whether they have an affine map, weight and margin of the loss
+ROBUSTNET = [  # config, --style, how many instance norms, whether these have an affine map, the loss' weight and margin
     (DG[0], [], 0, False, None),
     (DG[0], ['ibn_b'], 3, True, None),
     (DG[0], ['irw', 'relax=0', 'loss_weight=0.8'], 3, False, (0.8, 0)),
