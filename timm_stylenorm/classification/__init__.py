@@ -4,7 +4,7 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from .data import AugSplits, JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
+from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages
 from .metrics import TopK
@@ -12,6 +12,7 @@ from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
 from .shifts import SHIFTS, shift_image
+from .transforms import AugSplits
 
 __all__ = [
     'SHIFTS',

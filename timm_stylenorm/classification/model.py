@@ -146,8 +146,8 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.aug_splits and len(logits) % self.aug_splits:
             raise ValueError(
-                f'StyleNormClassifier: aug_splits={self.aug_splits}, and a pass has {len(logits)} images; the transform '
-                f'of train_dataloader ends with dict(type="AugSplits", splits={self.aug_splits}, transforms=[...])'
+                f'StyleNormClassifier: aug_splits={self.aug_splits}, and a pass has {len(logits)} images: the transform'
+                f' of training images ends with dict(type="AugSplits", splits={self.aug_splits}, ...)'
             )
         loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
         return loss(logits.float(), targets)
