@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
 from .host import image_format
-from .loaders import forward_in, same_size, target_loader
+from .loaders import Batch, forward_in, same_size, target_loader
 from .model import bare_model
 from .resume import get_rng_state, set_rng_state
 
@@ -46,7 +47,7 @@ class ISWHook(Hook):
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
         if self.begin is None or runner.iter < self.begin or self.done:
             return
@@ -67,7 +68,7 @@ class ISWHook(Hook):
             f'instance selective whitening: pairs of channels chosen from {self.batches} batches: {told}', 'current'
         )
 
-    def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
+    def _pairs(self, loader: DataLoader, model: BaseModel) -> Iterator[Batch]:
         """[views; images] as the loader would give them, of one size: images smaller than a crop differ."""
         bgr = image_format(model.data_preprocessor).loads_bgr
         for data in (part for batch in islice(loader, self.batches) for part in same_size(batch)):
