@@ -34,6 +34,7 @@ class StyleLayer(nn.Module):
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         sums: Losses of several forwards add up, and their logits stand one after the other; see `summed_losses`.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
+        ce_weight: Weight of the cross entropy of `logits`.
         waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
         training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
             does not.
@@ -46,6 +47,7 @@ class StyleLayer(nn.Module):
     aux: Tensor | None = None
     sums: bool = False
     logits: Tensor | None = None
+    ce_weight: float = 1.0
     waits_for: str = ''
     is_norm = False  # see NormLayer
     training_only: tuple[str, ...] = ()

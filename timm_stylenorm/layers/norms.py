@@ -6,7 +6,7 @@ They are plain modules, since every SyncBatchNorm converter turns subclasses of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,15 @@ class NormLayer(StyleLayer):
     instance norm of IBN-b after a residual sum, does not run then.
 
     Attributes:
+        num_features: C.
+        to_norm: Of layers that can be taken off: makes the batch norm.
         drop: timm's fused dropout of the replaced layer, or None.
         act: timm's fused activation of the replaced layer, or None.
     """
 
     is_norm = True
+    num_features: int
+    to_norm: Callable[[], nn.Module]
     drop: nn.Module | None
     act: nn.Module | None
 
