@@ -6,7 +6,7 @@ Choi et al., 'RobustNet', CVPR 2021, arXiv:2103.15597.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torchvision.transforms import v2
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
 from .surgery.context import eval_mode, override_attr
+
+T = TypeVar('T')
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]
@@ -39,7 +41,7 @@ def selective_layers(model: nn.Module) -> list[tuple[str, SelectiveWhitening]]:
 
 @torch.no_grad()
 def select_pairs(
-    model: nn.Module, batches: Iterable[object], forward: Callable[[Any], object] | None = None
+    model: nn.Module, batches: Iterable[T], forward: Callable[[T], object] | None = None
 ) -> dict[str, int]:
     """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.
 

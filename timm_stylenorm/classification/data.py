@@ -10,10 +10,12 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
     transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
 """
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
@@ -25,6 +27,10 @@ from torchvision import transforms as tv
 
 from ..errors import unknown
 from .shifts import SHIFTS, shift_image
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+    from typing_extensions import Unpack
 
 STREAMS = {'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
 PACKAGES = {'hfds': 'datasets', **STREAMS}
@@ -54,6 +60,14 @@ def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.
 
 def _transform_names() -> list[str]:
     return [name for name in dir(tv) if name[0].isupper()]
+
+
+class ImageOptions(TypedDict, total=False):
+    """The arguments of `LabelledImages`."""
+
+    transform: dict | Sequence[dict] | None
+    domain: str | None
+    shift: str | None
 
 
 class LabelledImages(Dataset):
@@ -105,7 +119,7 @@ def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, object
     return sample if domain is None else dict(sample, domain=domain)
 
 
-def read_image(source: Any, name: str) -> Image.Image:
+def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     """An RGB image from a file or file object.
 
     Raises:
@@ -121,7 +135,7 @@ def read_image(source: Any, name: str) -> Image.Image:
 class TimmImages(LabelledImages):
     """A data set with random access made by `timm.data.create_dataset`: `timm_dataset` chooses it."""
 
-    def __init__(self, dataset: Dataset, **common: Any) -> None:
+    def __init__(self, dataset: Dataset, **common: Unpack[ImageOptions]) -> None:
         super().__init__(**common)
         self.dataset: Any = dataset
         self.reader = getattr(dataset, 'reader', None)
@@ -174,7 +188,7 @@ class TimmStream(IterableDataset):
 class StreamEpochHook(Hook):
     """Tells a `TimmStream` which epoch starts; mmengine tells samplers only, and a stream has none."""
 
-    def before_train_epoch(self, runner: Any) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Passes the epoch on."""
         dataset = runner.train_dataloader.dataset
         if isinstance(dataset, TimmStream):

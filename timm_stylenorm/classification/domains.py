@@ -1,9 +1,11 @@
 """Image sets of several domains with the same classes: PACS, Office-Home, ..."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -13,7 +15,10 @@ from timm.data import get_img_extensions
 from torch.utils.data import Sampler
 
 from ..errors import unknown
-from .data import LabelledImages, read_image
+from .data import ImageOptions, LabelledImages, read_image
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @DATASETS.register_module(name=['DomainFolders', 'PACS'])
@@ -38,7 +43,7 @@ class DomainFolders(LabelledImages):
         root: str,
         domains: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
-        **common: Any,
+        **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
         if not Path(root).is_dir():

@@ -88,7 +88,7 @@ def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return parts
 
 
-def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The authors' resnets have instance norm on the first int(C * ratio) channels; their densenets have batch norm on
     the first int(C * (1 - ratio))."""
     parts = instance_parts(state)
