@@ -238,7 +238,8 @@ CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since ke
     'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
     **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
     **dict.fromkeys(
-        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset'), lambda dataset: [dataset['dataset']]
+        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'RareClassDataset'),
+        lambda dataset: [dataset['dataset']],
     ),
 }
 
