@@ -6,14 +6,14 @@ What the labels hold is known from `class_pixels`, which reads all of them once 
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process, sync_random_seed
 from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATA_SAMPLERS
 from PIL import Image
 from torch.utils.data import Sampler
@@ -25,7 +25,7 @@ from .loading import IGNORE
 CACHE = 'class_pixels.json'
 
 
-def labelled_part(dataset: Any) -> Any:
+def labelled_part(dataset: object) -> BaseSegDataset:
     """The data set with labels inside of wrappers: the source of a `UDADataset`, the part of a `RareClassDataset`."""
     while not hasattr(dataset, 'load_data_list'):
         inner = getattr(dataset, 'source', None) or getattr(dataset, 'dataset', None)
@@ -52,7 +52,7 @@ def _stamp(file: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _known(cache: Path) -> dict[str, Any]:
+def _known(cache: Path) -> dict[str, list]:
     try:
         known = json.loads(cache.read_text())
     except (OSError, ValueError):
@@ -80,7 +80,7 @@ def _counted(files: Sequence[str], cache: Path | None) -> list[list[int]]:
     return [known[name][1] for name in names]
 
 
-def class_pixels(dataset: Any, cache: str | None = CACHE) -> np.ndarray:
+def class_pixels(dataset: object, cache: str | None = CACHE) -> np.ndarray:
     """Pixels of each class in the label of each image, (N, K) of int64, at the size of the label's file.
 
     Labels are read once, in threads; what they hold is kept below `data_root` in the file `cache`, for the next run.
@@ -94,19 +94,19 @@ def class_pixels(dataset: Any, cache: str | None = CACHE) -> np.ndarray:
     Raises:
         ValueError: A label is damaged or no map of train ids; the data set has no labels.
     """
-    dataset = labelled_part(dataset)
+    labelled = labelled_part(dataset)
     if not is_main_process():
-        received: list[Any] = [None]
+        received: list = [None]
         broadcast_object_list(received)
         return received[0]
-    files = [dataset.get_data_info(k).get('seg_map_path') for k in range(len(dataset))]
+    files = [labelled.get_data_info(k).get('seg_map_path') for k in range(len(labelled))]
     if None in files:
-        raise ValueError(f'{type(dataset).__name__}: images without labels cannot be drawn by their classes')
-    root = getattr(dataset, 'data_root', None)
-    found = np.zeros((len(files), len(dataset.metainfo['classes'])), np.int64)
+        raise ValueError(f'{type(labelled).__name__}: images without labels cannot be drawn by their classes')
+    root = getattr(labelled, 'data_root', None)
+    found = np.zeros((len(files), len(labelled.metainfo['classes'])), np.int64)
     for row, counts in zip(found, _counted(files, Path(root) / cache if root and cache else None), strict=True):
         for old, count in enumerate(counts):
-            new = (dataset.label_map or {}).get(old, old)
+            new = (labelled.label_map or {}).get(old, old)
             if new < len(row):
                 row[new] += count
     broadcast_object_list([found])
@@ -121,7 +121,7 @@ class EndlessSampler(Sampler):
         seed: The same on all processes; mmengine's by default.
     """
 
-    def __init__(self, dataset: Any, seed: int | None = None) -> None:
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.size, self.start = len(dataset), 0
@@ -168,7 +168,7 @@ class ClassBalancedSampler(EndlessSampler):
         ValueError: No image shows any class; `block` is below 1.
     """
 
-    def __init__(self, dataset: Any, block: int = 3000, cache: str | None = CACHE, seed: int | None = None) -> None:
+    def __init__(self, dataset: Sized, block: int = 3000, cache: str | None = CACHE, seed: int | None = None) -> None:
         super().__init__(dataset, seed)
         if block < 1:
             raise ValueError(f'ClassBalancedSampler: expected a block of 1 draw or more, got {block}')
@@ -178,7 +178,7 @@ class ClassBalancedSampler(EndlessSampler):
             raise ValueError('ClassBalancedSampler: no label holds a class')
 
     def draws(self, rng: np.random.Generator) -> Iterator[int]:
-        present = self.shown.any(0)
+        present: np.ndarray = np.any(self.shown, axis=0)
         queues: list[list[int]] = [[] for _ in present]
         while True:
             drawn, counts = np.empty(self.block, np.int64), np.zeros(len(present))
