@@ -8,7 +8,7 @@
     python -m timm_stylenorm.launch --recipe advbn steps=3 train.py --data-dir images --model resnet50
     torchrun --nproc_per_node 2 -m timm_stylenorm.launch --recipe advbn train.py --data-dir images --model resnet50
 
-SCRIPT is a file of a clone of timm, of the version that is installed; everything behind it is its own. It runs as
+SCRIPT is a file of a clone of timm, of the version that is installed; everything after it is its own. It runs as
 `python SCRIPT ARGS...` would, but `timm.create_model` puts the style into what it builds and reads `resnet50_snr`, and
 timm's tasks add style losses and run recipes. validate.py takes the same options as the training did.
 """
@@ -80,7 +80,7 @@ def _parse(argv: Sequence[str]) -> tuple[Style | None, Recipe | None, Mapping[st
         'resnet50_advbn tells by itself',
     )  # fmt: skip
     for name in ('style', 'recipe'):
-        text = f'the same as behind --{name} NAME'
+        text = f'the same as after --{name} NAME'
         parser.add_argument(f'--{name}-kwargs', nargs='+', default=[], metavar='KEY=VALUE', help=text)
     args = parser.parse_args(ours)
     try:
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     style, recipe, images, script = _parse(sys.argv[1:] if argv is None else argv)
     folder = Path(script[0]).resolve().parent
     if (folder / 'timm').is_dir() and folder != Path(timm.__file__).resolve().parents[1]:
-        _logger.warning(f'timm {timm.__version__} of {timm.__file__} runs, not the one beside {script[0]}')
+        _logger.warning(f'timm {timm.__version__} of {timm.__file__} runs, not the one next to {script[0]}')
     sys.argv = list(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)

@@ -1,4 +1,4 @@
-# The baseline with ISW in the stem and behind stages 1 and 2, weight 0.6, 3 clusters (Choi et al., CVPR 2021,
+# The baseline with ISW in the stem and after stages 1 and 2, weight 0.6, 3 clusters (Choi et al., CVPR 2021,
 # arXiv:2103.15597). Pairs of channels are chosen at step 4,000, about where the authors have trained for 5 epochs.
 _base_ = './deeplabv3plus_r50-d16_4xb4-40k_gtav2domains-768x768.py'
 model = dict(type='StyleNormEncoderDecoder', style=dict(type='isw', loss_weight=0.6, clusters=3))

@@ -1,4 +1,4 @@
-# The baseline with ISW: instance norm in the stem and behind stages 1 and 2, and from iteration 4,000 on the
+# The baseline with ISW: instance norm in the stem and after stages 1 and 2, and from iteration 4,000 on the
 # whitening of the pairs of channels that react to photometric changes (Choi et al., CVPR 2021, arXiv:2103.15597). The
 # authors choose the pairs after 5 of some 50 epochs.
 _base_ = './deeplabv3plus_r50-d8_4xb2-40k_gtav2cityscapes-512x1024.py'

@@ -31,7 +31,7 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int
     """
     if label.shape != prediction.shape:
         raise ValueError(
-            f'a label is {tuple(label.shape)} and its prediction {tuple(prediction.shape)}: load labels behind what '
+            f'a label is {tuple(label.shape)} and its prediction {tuple(prediction.shape)}: load labels after what '
             'resizes images, or put ScoreAsShown last'
         )
     keep = label != ignore_index

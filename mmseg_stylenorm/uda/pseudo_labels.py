@@ -58,7 +58,7 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
 class LoadSoftLabels(BaseTransform):
     """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
 
-    Both follow the image through mmseg's transforms. Put it behind the image's loading, and `PackSoftLabels` last.
+    Both follow the image through mmseg's transforms. Put it after the image's loading, and `PackSoftLabels` last.
     Images that come from no data set need no label, see `LoadTrainIds`.
 
     Args:

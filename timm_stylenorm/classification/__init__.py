@@ -11,10 +11,10 @@ from .metrics import TopK
 from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
-from .shifts import SHIFTS, shift_image
+from .style_shifts import STYLE_SHIFTS, shift_image
 
 __all__ = [
-    'SHIFTS',
+    'STYLE_SHIFTS',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',

@@ -26,7 +26,7 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker
 from torchvision import transforms as tv
 
 from ..errors import unknown
-from .shifts import SHIFTS, shift_image
+from .style_shifts import STYLE_SHIFTS, shift_image
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -76,7 +76,7 @@ class LabelledImages(Dataset):
     Args:
         transform: see the module's docstring.
         domain: name of the domain all images belong to; `TopK` then reports it by itself.
-        shift: one of `SHIFTS`, applied after `transform`: a test set in another style.
+        shift: one of `STYLE_SHIFTS`, applied after `transform`: a test set in another style.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class LabelledImages(Dataset):
         domain: str | None = None,
         shift: str | None = None,
     ) -> None:
-        if shift is not None and shift not in SHIFTS:
-            raise ValueError(unknown('shift', shift, SHIFTS))
+        if shift is not None and shift not in STYLE_SHIFTS:
+            raise ValueError(unknown('style shift', shift, STYLE_SHIFTS))
         self.transform = build_transform(transform)
         self.domain, self.shift = domain, shift
         self.classes: list[str] | None = None

@@ -128,9 +128,9 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _advbn(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """The cut is below the first stage with auxiliary batch norms."""
-    above = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
-    return {'type': 'advbn'} | ({} if above == 2 else {'sites': [f'stage{above - 1}']})
+    """The cut is before the first stage with auxiliary batch norms."""
+    first = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
+    return {'type': 'advbn'} | ({} if first == 2 else {'sites': [f'stage{first - 1}']})
 
 
 def _blocks(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:

@@ -32,7 +32,7 @@ class Layout:
     Attributes:
         blocks: Stage -> index of its last block.
         act: Name of the activation after the residual sum.
-        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' above.
+        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' after it.
     """
 
     blocks: Mapping[str, str]
@@ -115,7 +115,7 @@ def drop(theirs: str, why: str, rank: int = 0) -> Rule:
     return Rule(theirs, None, why, rank=rank)
 
 
-def behind(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
+def prefixed(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
     """The same rules, where the authors' keys have a prefix."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)

@@ -113,7 +113,7 @@ class OwnsBatchNorm(NormLayer):
 
 
 class MainFirst(OwnsBatchNorm):
-    """Its own parameters come behind those of `bn`, where they have always been: optimizers save states by position."""
+    """Its own parameters come after those of `bn`, where they have always been: optimizers save states by position."""
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = '', remove_duplicate: bool = True

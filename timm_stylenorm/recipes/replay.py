@@ -1,4 +1,4 @@
-"""Run only what lies above a style layer, again and again: what comes before it returns what it returned before."""
+"""Run only what follows a style layer, again and again: what comes before it returns what it returned before."""
 
 from __future__ import annotations
 
