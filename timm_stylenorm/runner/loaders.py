@@ -1,10 +1,12 @@
 """Batches of mmengine's loaders outside training: other orders, one domain, one size."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dataset import Compose
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -52,6 +54,27 @@ def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str
         return alike(sampler=indices[get_rank() :: get_world_size()])
     own = domains(loader.dataset)
     return alike(sampler=[index for index in indices if own[index] == domain])
+
+
+def with_pipeline(dataset: Any, pipeline: Sequence[object]) -> Any:
+    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
+
+    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
+
+    Raises:
+        TypeError: A data set has no pipeline.
+    """
+    dataset = copy.copy(dataset)
+    if hasattr(dataset, 'pipeline'):
+        own = [step for step in dataset.pipeline.transforms if getattr(step, 'of_the_domain', False)]
+        dataset.pipeline = Compose([*pipeline[:1], *own, *pipeline[1:]])
+    elif hasattr(dataset, 'datasets'):
+        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
+    elif hasattr(dataset, 'dataset'):
+        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
+    else:
+        raise TypeError(f'a {type(dataset).__name__} has no pipeline to replace')
+    return dataset
 
 
 def same_size(batch: Batch) -> Iterator[Batch]:
