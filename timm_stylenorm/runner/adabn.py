@@ -152,7 +152,9 @@ class AdaBNHook(Hook):
         else:
             loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=0)
         # processes may reach their domains in another order, so that each adapts to all images of its domain by itself
-        adapt_model(model, loader, self.momentum, self.max_batches, self.mode, sync=domain is None)
+        adapt_model(
+            model, loader, momentum=self.momentum, max_batches=self.max_batches, mode=self.mode, sync=domain is None
+        )
 
     def _domain_of(self, batch: Batch | None) -> str | None:
         if not self.by_domain or self.dataloader is not None:
