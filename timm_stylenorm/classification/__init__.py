@@ -12,9 +12,11 @@ from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
 from .style_shifts import STYLE_SHIFTS, shift_image
+from .transforms import AugSplits
 
 __all__ = [
     'STYLE_SHIFTS',
+    'AugSplits',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',
