@@ -32,6 +32,7 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'mmpretrain': 'mmpretrain',
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
+    'torchattacks': 'evaluate',
 }
 PACKAGES = ('timm_stylenorm', 'mmseg_stylenorm')
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)

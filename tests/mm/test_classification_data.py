@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from timm_stylenorm.classification import STYLE_SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
 from timm_stylenorm.classification import data as data_module
-from timm_stylenorm.classification.idx import read_idx
+from timm_stylenorm.evaluation.idx import read_idx
 
 
 def build(**cfg):

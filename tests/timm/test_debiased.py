@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_stylenorm.dual_bn import routed
 from timm_stylenorm.errors import StyleNormWarning
-from timm_stylenorm.functional.attacks import fgsm
+from timm_stylenorm.evaluation.attacks import fgsm
 from timm_stylenorm.layers import DualBatchNorm2d
 from timm_stylenorm.recipes import DebiasedRecipe, LossTerm, build_recipe, debiased
 from timm_stylenorm.recipes.stylisers import Styliser

@@ -22,7 +22,7 @@ FLOORS = (
     {'methods'},
     {'surgery'},
     {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},
-    {'convert', 'recipes'},
+    {'convert', 'evaluation', 'recipes'},
     {'options', 'runner', 'tasks'},
     {'__init__', '__main__', 'classification', 'hooks', 'launch'},
 )

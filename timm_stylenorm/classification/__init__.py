@@ -4,6 +4,7 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
+from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
 from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
 from .domains import DomainBalancedSampler, DomainFolders
 from .idx import IdxImages
@@ -11,7 +12,6 @@ from .metrics import TopK
 from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
-from .style_shifts import STYLE_SHIFTS, shift_image
 from .transforms import AugSplits
 
 __all__ = [

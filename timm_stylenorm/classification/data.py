@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
 
 from ..errors import unknown
-from .style_shifts import STYLE_SHIFTS, shift_image
+from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
 from .transforms import build_transform
 
 if TYPE_CHECKING:

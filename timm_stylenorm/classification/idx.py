@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from ..evaluation.idx import find_idx, read_idx
 from .data import ImageOptions, LabelledImages
 
 if TYPE_CHECKING:
@@ -47,8 +44,8 @@ class IdxImages(LabelledImages):
         if split not in ('train', 'test'):
             raise ValueError(f"idx images have the splits 'train' and 'test', not {split!r}")
         prefix = 'train' if split == 'train' else 't10k'
-        self.images = read_idx(_find(root, f'{prefix}-images-idx3-ubyte'))[:limit]
-        self.labels = read_idx(_find(root, f'{prefix}-labels-idx1-ubyte'))[:limit]
+        self.images = read_idx(find_idx(root, f'{prefix}-images-idx3-ubyte'))[:limit]
+        self.labels = read_idx(find_idx(root, f'{prefix}-labels-idx1-ubyte'))[:limit]
         if len(self.images) != len(self.labels):
             raise ValueError(f'{root}: {len(self.images)} {split} images but {len(self.labels)} labels')
         self.classes = list(classes)
@@ -59,35 +56,3 @@ class IdxImages(LabelledImages):
 
     def __len__(self) -> int:
         return len(self.images)
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """The array of uint8 in an idx file, gzipped or not.
-
-    Raises:
-        ValueError: the file is no idx file of bytes, or is cut short.
-    """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f'{path} is damaged or cut short: {error}') from error
-    if len(data) < 4 or data[:3] != b'\0\0\x08':
-        raise ValueError(
-            f'{path} is no idx file of bytes: it starts with {data[:4].hex()}, expected 00000801 or 00000803'
-        )
-    shape = np.frombuffer(data, '>u4', count=data[3], offset=4).tolist() if len(data) >= 4 + 4 * data[3] else []
-    start = 4 + 4 * data[3]
-    if not shape or len(data) - start != math.prod(shape):
-        raise ValueError(f'{path} is cut short or too long: its header says {shape}, it holds {len(data)} bytes')
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
-def _find(root: str, name: str) -> Path:
-    for folder in (Path(root), Path(root) / 'raw', Path(root) / 'FashionMNIST' / 'raw'):
-        for path in (folder / name, folder / f'{name}.gz'):
-            if path.is_file():
-                return path
-    raise FileNotFoundError(
-        f"no '{name}' or '{name}.gz' in '{root}': set data_root to the folder that holds it. On Debian, "
-        f'`apt-get install dataset-fashion-mnist` puts Fashion-MNIST into /usr/share/datasets/fashion-mnist'
-    )

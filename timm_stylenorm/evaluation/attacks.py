@@ -1,0 +1,92 @@
+"""Attacks on images, to measure robustness with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    eps: float = 16 / 255,
+    cross_entropy: bool = False,
+) -> Tensor:
+    """Images one signed gradient step of size `eps` away, in the direction that raises a loss.
+
+    The loss is minus the mean logit of the right class, without softmax, as the authors of shape-texture debiased
+    training measure it (arXiv:2010.05981, their code); or the cross-entropy of Goodfellow et al., ICLR 2015,
+    arXiv:1412.6572. The model should be in evaluation mode.
+
+    Args:
+        model: Classifier; its logits are (N, K).
+        images: (N, C, H, W), (values in [0, 1] - mean) / std.
+        labels: (N,).
+        mean: For each channel.
+        std: For each channel.
+        eps: In units of the values in [0, 1], where the result stays too.
+        cross_entropy: Whether that is the loss.
+    """
+    middle, size = (torch.as_tensor(v, device=images.device, dtype=images.dtype).reshape(-1, 1, 1) for v in (mean, std))
+    with torch.enable_grad():
+        inputs = images.detach().requires_grad_()
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels) if cross_entropy else -logits.gather(1, labels[:, None]).mean()
+        (gradient,) = torch.autograd.grad(loss, inputs)
+    attacked = images.detach() + eps / size * gradient.sign()
+    return torch.minimum(torch.maximum(attacked, (0 - middle) / size), (1 - middle) / size)
+
+
+class _OnImages(nn.Module):
+    """A model of normalised images as one of values in [0, 1]."""
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model, self.mean, self.std = model, mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images - self.mean) / self.std)
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    eps: float = 8 / 255,
+    step: float = 2 / 255,
+    steps: int = 10,
+) -> Tensor:
+    """Images that projected gradient ascent of the cross-entropy finds, by torchattacks, from a random start.
+
+    Madry et al., ICLR 2018, arXiv:1706.06083. Arguments as of `fgsm`; `step` and `steps` are those of the ascent.
+
+    Raises:
+        ImportError: torchattacks is not installed.
+    """
+    try:
+        import torchattacks
+    except ImportError:
+        raise ImportError('PGD needs torchattacks: pip install torchattacks') from None
+    middle, size = (torch.as_tensor(v, device=images.device, dtype=images.dtype).reshape(-1, 1, 1) for v in (mean, std))
+    attack = torchattacks.PGD(_OnImages(model, middle, size).eval(), eps=eps, alpha=step, steps=steps)
+    attacked = attack((images * size + middle).clamp(0, 1), labels)
+    return (attacked.detach() - middle) / size
+
+
+def fgsm_ce(
+    model: nn.Module, images: Tensor, labels: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
+) -> Tensor:
+    """`fgsm` with cross-entropy."""
+    return fgsm(model, images, labels, mean, std, cross_entropy=True)
+
+
+Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
+ATTACKS: dict[str, Attack] = {'fgsm': fgsm, 'fgsm-ce': fgsm_ce, 'pgd': pgd}

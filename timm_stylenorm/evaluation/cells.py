@@ -1,0 +1,282 @@
+"""Where the images of each protocol lie: from its folder to the parts that have a score each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import unknown
+from .idx import find_idx, read_idx
+from .images import Cell, ClassFolders, Row, Sample, files_in, folders_in, read_rgb
+from .labels import categories, objectnet, synsets
+from .scores import ALEXNET, EXTRA
+from .style_shifts import STYLE_SHIFTS, shift_image
+
+CORRUPTIONS = tuple(ALEXNET)
+SEVERITIES = ('1', '2', '3', '4', '5')
+C_BAR = {  # Mintun et al., facebookresearch/augmentation-corruption
+    'caustic_refraction': '2.35 3.2 4.9 6.6 9.15',
+    'inverse_sparkles': '1.0 2.0 4.0 9.0 10.0',
+    'sparkles': '1.0 2.0 3.0 5.0 6.0',
+    'perlin_noise': '4.6 5.2 5.8 7.6 8.8',
+    'blue_noise_sample': '0.8 1.6 2.4 4.0 5.6',
+    'plasma_noise': '4.75 7.0 8.5 9.25 10.0',
+    'checkerboard_cutout': '2.0 3.0 4.0 5.0 6.0',
+    'cocentric_sine_waves': '3.0 5.0 8.0 9.0 10.0',
+    'single_frequency_greyscale': '1.0 1.5 2.0 4.5 5.0',
+    'brownish_noise': '1.0 2.0 3.0 4.0 5.0',
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may say about the images of a test.
+
+    Attributes:
+        subset: 'robustbench', the 5,000 validation images of that benchmark.
+        limit: At most so many images of each part, spread evenly.
+        seed: Of what is drawn: corruptions made on the fly, the start of PGD.
+        corruptions: Only these.
+    """
+
+    subset: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    corruptions: tuple[str, ...] | None = None
+
+    def numbers(self) -> tuple[int, ...] | None:
+        """Of the validation images that take part; None for all.
+
+        Raises:
+            ValueError: An unknown subset.
+        """
+        if self.subset is None:
+            return None
+        if self.subset != 'robustbench':
+            raise ValueError(unknown('subset of ImageNet', self.subset, ['robustbench']))
+        text = resources.files(__package__).joinpath('robustbench_5000.txt').read_text()
+        return tuple(int(number) for number in text.split())
+
+
+def limited(cell: Cell, limit: int | None) -> Cell:
+    """The same with at most so many images, spread evenly."""
+    if limit is not None and limit < len(cell.samples):
+        step = len(cell.samples) / limit
+        cell.samples = [cell.samples[math.floor(i * step)] for i in range(limit)]
+    return cell
+
+
+def _class_root(root: Path) -> Path:
+    """The folder of the classes: `root`, or `val`, `validation` or `test` in it."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder '{root}'")
+    inner = [root / name for name in ('val', 'validation', 'test') if (root / name).is_dir()]
+    return inner[0] if inner else root
+
+
+def plain(root: Path, options: Options) -> list[Cell]:
+    """One part: all images."""
+    return [ClassFolders.read(_class_root(root), only=options.numbers()).cell('all')]
+
+
+def _subset(root: Path, names: Sequence[str]) -> list[Cell]:
+    found = ClassFolders.read(root, {name: i for i, name in enumerate(names)})
+    return [Cell('all', found.samples)]
+
+
+def imagenet_a(root: Path, options: Options) -> list[Cell]:
+    return _subset(root, synsets('a'))
+
+
+def imagenet_r(root: Path, options: Options) -> list[Cell]:
+    return _subset(root, synsets('r'))
+
+
+def clean_subset(root: Path, names: Sequence[str]) -> Cell:
+    """The ImageNet validation images of some classes."""
+    (cell,) = _subset(_class_root(root), names)
+    return cell
+
+
+def corruptions(root: Path, options: Options) -> list[Cell]:
+    """ImageNet-C: the corruptions that are there, or one level below, as the five archives of the release have them."""
+    names = (*CORRUPTIONS, *EXTRA)
+    places = {name: folder for folder in _with_groups(root) for name in folders_in(folder) if name in names}
+    wanted = names if options.corruptions is None else options.corruptions
+    for name in wanted:
+        if name not in names:
+            raise ValueError(unknown('corruption', name, names))
+    return [
+        ClassFolders.read(places[name] / name / severity, only=options.numbers()).cell(f'{name}/{severity}')
+        for name in wanted
+        if name in places
+        for severity in SEVERITIES
+        if (places[name] / name / severity).is_dir()
+    ] or _nothing(root, 'a corruption such as gaussian_noise/1')
+
+
+def _with_groups(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder '{root}'")
+    groups = [root / name for name in ('blur', 'digital', 'noise', 'weather', 'extra') if (root / name).is_dir()]
+    return [*groups, root]
+
+
+def _nothing(root: Path, what: str) -> list[Cell]:
+    raise FileNotFoundError(f"'{root}' has no folder of {what}")
+
+
+def c_bar(root: Path, options: Options) -> list[Cell]:
+    """The ten corruptions of the release, at its five strengths each."""
+    _with_groups(root)
+    return [
+        ClassFolders.read(root / name / strength).cell(f'{name}/{strength}')
+        for name, strengths in C_BAR.items()
+        for strength in strengths.split()
+        if (root / name / strength).is_dir()
+    ] or _nothing(root, 'a corruption such as caustic_refraction/2.35')
+
+
+def any_corruptions(root: Path, options: Options) -> list[Cell]:
+    """Every corruption and severity that is there."""
+    _with_groups(root)
+    return [
+        ClassFolders.read(root / name / severity).cell(f'{name}/{severity}')
+        for name in folders_in(root)
+        for severity in folders_in(root / name)
+        if folders_in(root / name / severity)
+    ] or _nothing(root, '<corruption>/<severity>/<class>')
+
+
+def filters(root: Path, options: Options) -> list[Cell]:
+    """Every filter that is there."""
+    _with_groups(root)
+    return [ClassFolders.read(root / name).cell(name) for name in folders_in(root)] or _nothing(root, 'a filter')
+
+
+def objectnet_images(root: Path, options: Options) -> list[Cell]:
+    """The images of the classes that ImageNet has, without their border."""
+    _, labels = objectnet(root)
+    return [Cell('all', ClassFolders.read(root / 'images', labels, border=1).samples)]
+
+
+def cue_conflict(root: Path, options: Options) -> list[Cell]:
+    """Images whose shape and texture are of two categories.
+
+    Raises:
+        ValueError: A file whose name does not tell them.
+    """
+    names, samples = categories().names, []
+    for folder in folders_in(root) if root.is_dir() else ():
+        for path in files_in(root / folder):
+            found = re.fullmatch(r'([a-z]+)\d+-([a-z]+)\d+', path.stem)
+            if not found or found[1] not in names or found[2] not in names:
+                raise ValueError(f"'{path}' is no '<shape>N-<texture>M.png' of {', '.join(names)}")
+            if found[1] != found[2]:
+                numbers = names.index(found[1]), names.index(found[2])
+                samples.append(Sample(f'{folder}/{path.name}', partial(read_rgb, path), *numbers))
+    if not samples:
+        raise FileNotFoundError(f"no images such as 'cat/cat1-clock1.png' in '{root}'")
+    return [Cell('all', samples)]
+
+
+def cifar_c(root: Path, options: Options) -> list[Cell]:
+    """The arrays of a release, severity by severity.
+
+    Raises:
+        FileNotFoundError: No labels, or no corruption.
+        ValueError: An array of another shape than the labels say.
+    """
+    names = (*CORRUPTIONS, *EXTRA)
+    if not (root / 'labels.npy').is_file():
+        raise FileNotFoundError(f"no 'labels.npy' in '{root}'")
+    labels = np.load(root / 'labels.npy', allow_pickle=False)
+    found = []
+    for name in names if options.corruptions is None else options.corruptions:
+        file = root / f'{name}.npy'
+        if not file.is_file():
+            continue
+        array = np.load(file, mmap_mode='r', allow_pickle=False)
+        if array.shape != (len(labels), 32, 32, 3) or len(array) % 5:
+            raise ValueError(f"'{file}' holds {array.shape}, expected ({len(labels)}, 32, 32, 3): five severities")
+        count = len(array) // 5
+        for s, severity in enumerate(SEVERITIES):
+            rows = range(s * count, (s + 1) * count)
+            samples = [Sample(f'{name}.npy[{i}]', Row(array, i), int(labels[i])) for i in rows]
+            found.append(Cell(f'{name}/{severity}', samples))
+    return found or _nothing(root, 'arrays such as gaussian_noise.npy')
+
+
+@dataclass(frozen=True)
+class _Shift:
+    name: str
+
+    def __call__(self, image: Tensor, index: int) -> Tensor:
+        return shift_image(image, self.name, seed=index)
+
+
+def fashion_mnist(root: Path, options: Options) -> list[Cell]:
+    """The test images, clean and in other styles."""
+    images, labels = (
+        read_idx(find_idx(str(root), f't10k-{part}')) for part in ('images-idx3-ubyte', 'labels-idx1-ubyte')
+    )
+    samples = [Sample(f'number {i}', Row(images, i), int(label)) for i, label in enumerate(labels)]
+    return [Cell('clean', list(samples)), *(Cell(s, list(samples), change=_Shift(s)) for s in STYLE_SHIFTS)]
+
+
+@dataclass(frozen=True)
+class Corrupt:
+    """A corruption of imagecorruptions, with a seed for each image."""
+
+    name: str
+    severity: int
+    seed: int
+
+    def __call__(self, image: Tensor, index: int) -> Tensor:
+        from imagecorruptions import corrupt
+
+        state = np.random.get_state()  # noqa: NPY002 (what imagecorruptions draws from)
+        try:
+            np.random.seed([self.seed, index, self.severity])  # noqa: NPY002
+            array = corrupt(image.permute(1, 2, 0).numpy(), corruption_name=self.name, severity=self.severity)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+        return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+def corrupted(root: Path, options: Options) -> list[Cell]:
+    """The images of a folder, clean and with each corruption at each severity, as the network would see them."""
+    try:
+        from imagecorruptions import get_corruption_names
+    except ImportError:
+        raise ImportError('corruptions on the fly need imagecorruptions: pip install imagecorruptions-imaug') from None
+    names = get_corruption_names('all')
+    wanted = names if options.corruptions is None else options.corruptions
+    for name in wanted:
+        if name not in names:
+            raise ValueError(unknown('corruption', name, names))
+    (whole,) = plain(root, options)
+    return [
+        Cell(f'{name}/{s}', list(whole.samples), whole.folders, Corrupt(name, int(s), options.seed))
+        for name in wanted
+        for s in SEVERITIES
+    ]
+
+
+def missing(counts: Mapping[str, object], all_of: Sequence[str]) -> list[str]:
+    """Which parts of '<corruption>/<severity>' there are not."""
+    found = {name: [part.partition('/')[2] for part in counts if part.partition('/')[0] == name] for name in all_of}
+    return [
+        f'{name}/{{1..5}}' if not parts else f'{name} ({5 - len(parts)} of 5 severities)'
+        for name, parts in found.items()
+        if len(parts) < 5
+    ]

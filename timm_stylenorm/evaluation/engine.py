@@ -1,0 +1,178 @@
+"""Measure a network by a protocol: part by part, going on where an earlier call was broken off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from timm.data import create_transform, resolve_model_data_config
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..dual_bn import routed
+from ..errors import unknown
+from ..files import atomic_write
+from ..surgery.context import eval_mode
+from . import cells as find
+from .images import Cell, Shown
+from .labels import Groups, objectnet
+from .protocols import Protocol, get_protocol
+from .provenance import config_of, digest, name_of, told_transform, versions, weight_hash
+from .running import Progress, Runner, Running, rank
+
+
+@dataclass
+class Result:
+    """What a network scores by a protocol.
+
+    Attributes:
+        protocol: Its name.
+        scores: In percent.
+        cells: Counts of each part: 'total', 'top1', 'top5' (or 'shape', 'texture'), and 'damaged' files.
+        provenance: What was measured, with what, on which images, and what was missing.
+    """
+
+    protocol: str
+    scores: dict[str, float]
+    cells: dict[str, dict[str, int]]
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    protocol: str,
+    root: str | Path,
+    *,
+    name: str | None = None,
+    weights: str = '',
+    metrics: Sequence[str] | None = None,
+    clean: str | Path | None = None,
+    bn: str = 'clean',
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    options: find.Options | None = None,
+    running: Running | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Score a network on the images of a protocol.
+
+    In a group of processes (`torch.distributed`) each takes its share of the images, and every image counts once.
+
+    Args:
+        model: Gives logits (N, K) for normalised images (N, 3, H, W). Its images are prepared as timm's configuration
+            of it says (`pretrained_cfg`), or as ImageNet's.
+        protocol: One of `list_protocols()`.
+        root: The folder of its files, see `PROTOCOLS[protocol].layout`.
+        name: Of the model, for tables; timm's by default.
+        weights: Where they are from, for tables.
+        metrics: Those that are wanted; by default all of the protocol, and what has to be complete is demanded.
+        clean: Folder of the clean ImageNet validation images, for `relative_mCE` and `top1_clean_subset`.
+        bn: Which of dual batch norms: 'clean' or 'adversarial'.
+        mean: Of each channel, of values in [0, 1]; see `model`.
+        std: See `mean`.
+        options: Which images; see `Options`.
+        running: How; see `Running`.
+        store: Folder for the counts of each part: a call that is repeated takes those that are there.
+        progress: Called with the name of a part, the images that are done, and all of the part.
+
+    Raises:
+        ValueError: Unknown protocol or metric, a metric whose parts are not all there, classes that do not fit the
+            network, files of another size.
+        FileNotFoundError: The files of the protocol.
+    """
+    row = get_protocol(protocol)
+    root, options, running = Path(root), options or find.Options(), running or Running()
+    for metric in metrics or ():
+        if metric not in row.metrics:
+            raise ValueError(unknown(f'metric of {protocol}:', metric, row.metrics))
+    parts = [find.limited(cell, options.limit) for cell in row.cells(root, options)]
+    lacking = _lacking(row, protocol, parts, metrics, options)
+    base = unwrap_model(model)
+    show = _shown(base, row, mean, std)
+    groups = objectnet(root)[0] if row.cells is find.objectnet_images else row.groups() if row.groups else None
+    hashed = weight_hash(base)
+    told: dict[str, object] = {
+        'model': name or name_of(base), 'weights': weights, 'weight_hash': hashed, 'root': str(root),
+        'transform': told_transform(show), 'batch_norms': bn, 'missing': lacking, **asdict(options),
+        'versions': versions(), 'config': config_of(base),
+    }  # fmt: skip
+    key = digest([hashed, protocol, told['transform'], bn, asdict(options), running.amp])
+    keeper = None if store is None else Path(store) / f'{protocol}-{key}'
+    runner = Runner(model, row, show, running, options.seed, progress)
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
+        if bn != 'clean':
+            stack.enter_context(routed(base, bn))
+        counts = {cell.name: _kept(runner, cell, groups, root, keeper) for cell in parts}
+        twin = None
+        if clean is not None and (protocol == 'imagenet-c' or 'top1_clean_subset' in row.metrics):
+            runner = replace(runner, show=_shown(base, replace(row, size=None), mean, std))
+            twin = _kept(runner, _clean_cell(row, Path(clean), options), groups, Path(clean), keeper)
+    scores = row.scores(counts, twin)
+    wanted = row.metrics if metrics is None else metrics
+    chosen = {metric: scores[metric] for metric in wanted if metric in scores}
+    return Result(protocol, chosen, counts, {**told, **({} if twin is None else {'clean': dict(twin)})})
+
+
+def _lacking(
+    row: Protocol, protocol: str, parts: Sequence[Cell], metrics: Sequence[str] | None, options: find.Options
+) -> list[str]:
+    """Parts that are missing of those that a score needs all of.
+
+    Raises:
+        ValueError: A wanted score needs them.
+    """
+    lacking: dict[str, list[str]] = {}
+    names = {cell.name: cell for cell in parts}
+    for metric, whole in (row.complete or {}).items():
+        lacking[metric] = find.missing(names, whole)
+    needed = [metric for metric in row.metrics if metrics is None or metric in metrics]
+    for metric, gone in lacking.items():
+        if gone and metric in needed and not (metric == 'mean_error' and metrics is not None):
+            raise ValueError(
+                f'{metric} of {protocol} is over {len((row.complete or {})[metric])} corruptions at 5 severities, and '
+                f"these are missing: {', '.join(gone)}. metrics=['mean_error'] takes the plain mean over what is there"
+            )
+    return sorted({part for gone in lacking.values() for part in gone})
+
+
+def _clean_cell(row: Protocol, clean: Path, options: find.Options) -> Cell:
+    if row.groups is not None:
+        cell = find.clean_subset(clean, row.groups().names)
+    else:
+        (cell,) = find.plain(clean, options)
+    return find.limited(replace(cell, name='clean'), options.limit)
+
+
+def _shown(model: nn.Module, row: Protocol, mean: Sequence[float] | None, std: Sequence[float] | None) -> Shown:
+    config = resolve_model_data_config(model)
+    mean, std = tuple(mean or config['mean']), tuple(std or config['std'])
+    if row.size is not None:
+        return Shown(mean, std, size=row.size)
+    size = {k: config[k] for k in ('input_size', 'interpolation', 'crop_pct', 'crop_mode')}
+    transform = create_transform(**size, is_training=False, normalize=False)
+    steps = [step for step in transform.transforms if 'Tensor' not in type(step).__name__]
+    return Shown(mean, std, resize=type(transform)(steps))
+
+
+def _kept(runner: Runner, cell: Cell, groups: Groups | None, root: Path, keeper: Path | None) -> dict[str, int]:
+    """The counts of a part: those that an earlier call kept for the same files, or made now."""
+    file = None if keeper is None else keeper / f'{cell.name.replace("/", "_")}.json'
+    files = digest([[sample.name, sample.label] for sample in cell.samples])
+    if file is not None and file.is_file():
+        kept = json.loads(file.read_text())
+        if kept['files'] == files:
+            return dict(kept['counts'])
+    counts = runner.count(cell, groups, root)
+    if file is not None and rank() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as part:
+            part.write_text(json.dumps({'files': files, 'counts': counts}))
+    return counts

@@ -1,0 +1,70 @@
+"""What a score was measured on and with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from .images import Shown
+
+
+def told_transform(show: Shown) -> str:
+    """How images are shown, in words."""
+    steps = getattr(show.resize, 'transforms', ())
+    how = ', '.join(str(step) for step in steps) or 'files as they are'
+    return f'{how}; mean {_short(show.mean)}, deviation {_short(show.std)}'
+
+
+def _short(values: Sequence[float]) -> str:
+    return '(' + ', '.join(f'{value:.4g}' for value in values) + ')'
+
+
+def name_of(model: nn.Module) -> str:
+    """timm's name of a model with its tag, or its class."""
+    config = getattr(model, 'pretrained_cfg', None) or {}
+    name, tag = config.get('architecture'), config.get('tag')
+    return f'{name}.{tag}' if name and tag else name or type(model).__name__
+
+
+def weight_hash(model: nn.Module) -> str:
+    """Of all tensors of a model, by their names: the first 16 hexadecimal digits of their SHA-256."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def digest(content: object) -> str:
+    """Of what JSON can hold: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of what computes a score."""
+    found = {}
+    for package in ('stylenorm', 'torch', 'timm', 'torchvision', 'pillow', 'imagecorruptions-imaug', 'torchattacks'):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, 'timm': timm.__version__, 'torch': torch.__version__}
+
+
+def config_of(model: nn.Module) -> dict[str, object]:
+    """What timm's own results say of a model: millions of parameters, and how its images are cut."""
+    config = resolve_model_data_config(model)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return {
+        'param_count': f'{millions:.2f}',
+        'img_size': config['input_size'][-1],
+        'crop_pct': config['crop_pct'],
+        'interpolation': config['interpolation'],
+    }

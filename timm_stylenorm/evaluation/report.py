@@ -1,0 +1,236 @@
+"""Tables and pictures of results: JSON, CSV, Markdown, PNG, and one page of HTML that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..files import atomic_write
+from .engine import Result
+from .protocols import PROTOCOLS
+from .scores import share
+
+# Columns of timm's results files, and those of this package after them
+TIMM_COLUMNS = ('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation')
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
+th { cursor: pointer; text-align: left; background: #f4f4f4; position: sticky; top: 0 } td.n { text-align: right }
+td.n[title] { cursor: help } th::after { content: ' \\2195'; color: #aaa } .note { color: #555; max-width: 60rem }
+"""
+_SORT = """
+for (const head of document.querySelectorAll('th')) head.addEventListener('click', () => {
+  const body = head.closest('table').tBodies[0], column = head.cellIndex;
+  const text = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  const value = row => isNaN(text(row)) ? text(row) : +text(row);
+  const rows = [...body.rows], down = head.dataset.down !== '1';
+  rows.sort((a, b) => { const x = value(a), y = value(b); return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1) });
+  head.dataset.down = down ? '1' : '0'; body.append(...rows);
+});
+"""
+
+
+def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write results.json, results.csv, results.md, a picture for each protocol, and report.html into a folder.
+
+    Args:
+        results: Of one or several models by one or several protocols.
+        folder: Made where there is none.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {name: _picture(name, _of(results, name)) for name in _protocols(results)}
+    texts: dict[str, str | bytes] = {
+        'results.json': json.dumps([result.to_dict() for result in results], indent=1),
+        'results.csv': _csv(results),
+        'results.md': _markdown(results),
+        'report.html': _html(results, pictures),
+    }
+    files = []
+    texts |= {f'{name}.png': data for name, data in pictures.items()}
+    for name, content in texts.items():
+        with atomic_write(folder / name) as part:
+            part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        files.append(folder / name)
+    return files
+
+
+def read_results(file: Path) -> list[Result]:
+    """What `results.json` holds."""
+    return [Result(**entry) for entry in json.loads(file.read_text())]
+
+
+def _protocols(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.protocol for result in results))
+
+
+def _of(results: Sequence[Result], protocol: str) -> list[Result]:
+    return [result for result in results if result.protocol == protocol]
+
+
+def _model(result: Result) -> str:
+    return str(result.provenance['model'])
+
+
+def _csv(results: Sequence[Result]) -> str:
+    """A row for each model and protocol."""
+    scores = list(dict.fromkeys(name for result in results for name in result.scores))
+    own = [name for name in scores if name not in TIMM_COLUMNS]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator='\n')
+    writer.writerow([*TIMM_COLUMNS, 'protocol', *own, 'images', 'weights', 'weight_hash'])
+    for result in results:
+        facts = {**_shown(result), **{name: f'{value:.3f}' for name, value in result.scores.items()}}
+        for name in ('top1', 'top5'):
+            if name in result.scores:
+                facts[f'{name}_err'] = f'{100 - result.scores[name]:.3f}'
+        images = sum(count['total'] for count in result.cells.values())
+        rest = [images, result.provenance['weights'], result.provenance['weight_hash']]
+        columns = [*TIMM_COLUMNS, 'protocol', *own]
+        writer.writerow([*(facts.get(name, '') for name in columns), *rest])
+    return buffer.getvalue()
+
+
+def _shown(result: Result) -> dict[str, object]:
+    return {'model': _model(result), 'protocol': result.protocol, **dict(_config(result))}
+
+
+def _config(result: Result) -> Mapping[str, object]:
+    found = result.provenance.get('config', {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _markdown(results: Sequence[Result]) -> str:
+    parts = []
+    for name in _protocols(results):
+        own, row = _of(results, name), PROTOCOLS[name]
+        metrics = list(dict.fromkeys(metric for result in own for metric in result.scores))
+        lines = [f'## {row.title}', '', f'| model | weights | {" | ".join(metrics)} | images |']
+        lines.append('|---|---|' + '---:|' * (len(metrics) + 1))
+        for result in own:
+            values = [f'{result.scores[m]:.2f}' if m in result.scores else '' for m in metrics]
+            images = sum(count['total'] for count in result.cells.values())
+            lines.append(f'| {_model(result)} | {result.provenance["weights"]} | {" | ".join(values)} | {images} |')
+        parts.append('\n'.join([*lines, '', *_notes(name, own)]))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _notes(name: str, results: Sequence[Result]) -> list[str]:
+    """What a reader of the table must know."""
+    row = PROTOCOLS[name]
+    notes = [f'{row.paper}.', f'{row.note[:1].upper()}{row.note[1:]}.' if row.note else '']
+    for result in results:
+        told = result.provenance
+        if told['batch_norms'] != 'clean':
+            notes.append(f'{_model(result)}: through its {told["batch_norms"]} batch norms.')
+        if told['missing']:
+            notes.append(f'{_model(result)}: without {", ".join(map(str, told["missing"]))}.')  # type: ignore[call-overload]
+        for key in ('subset', 'limit', 'corruptions'):
+            if told.get(key):
+                notes.append(f'{_model(result)}: {key} {told[key]}.')
+        damaged = sum(count['damaged'] for count in result.cells.values())
+        if damaged:
+            notes.append(f'{_model(result)}: {damaged} files could not be read.')
+    return [note for note in dict.fromkeys(notes) if note]
+
+
+def _html(results: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
+    sections = []
+    for name in _protocols(results):
+        own = _of(results, name)
+        metrics = list(dict.fromkeys(metric for result in own for metric in result.scores))
+        rows = [
+            [_cell(_model(r)), _cell(r.provenance['weights']), *(_score(r.scores.get(m)) for m in metrics)] for r in own
+        ]
+        parts = [_table(['model', 'weights', *metrics], rows)]
+        cells = list(dict.fromkeys(cell for r in own for cell in r.cells))
+        if len(cells) > 1:
+            rows = [[_cell(cell), *(_counted(r, cell) for r in own)] for cell in cells]
+            parts.append(_table(['part', *map(_model, own)], rows))
+        notes = ''.join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(name, own))
+        picture = base64.b64encode(pictures[name]).decode()
+        parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}" style="max-width:100%">')
+        sections.append(f'<h2 id="{name}">{html.escape(PROTOCOLS[name].title)}</h2>{notes}{"".join(parts)}')
+    told = html.escape(json.dumps([result.provenance for result in results], indent=1))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Robustness</title><style>{_STYLE}</style>'
+        f'<h1>Robustness</h1>{"".join(sections)}'
+        f'<details><summary>What was measured</summary><pre>{told}</pre></details>'
+        f'<script>{_SORT}</script></html>\n'
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = ''.join(f'<th>{html.escape(name)}</th>' for name in heads)
+    body = ''.join(f'<tr>{"".join(row)}</tr>' for row in rows)
+    return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cell(text: object) -> str:
+    return f'<td>{html.escape(str(text))}</td>'
+
+
+def _score(value: float | None) -> str:
+    return '<td class="n"></td>' if value is None else f'<td class="n" data-value="{value}">{value:.2f}</td>'
+
+
+def _counted(result: Result, cell: str) -> str:
+    """The share of right answers, with the counts where the pointer rests."""
+    count = result.cells.get(cell)
+    if count is None:
+        return '<td class="n"></td>'
+    value = share(count, 'shape' if 'shape' in count else 'top1')
+    counts = ', '.join(f'{key} {number}' for key, number in count.items())
+    return f'<td class="n" title="{counts}" data-value="{value}">{value:.2f}</td>'
+
+
+def _picture(name: str, results: Sequence[Result]) -> bytes:
+    """A heat map of parts and models; bars where there is one part."""
+    import matplotlib as mpl
+
+    mpl.use('Agg')
+    from matplotlib.figure import Figure
+
+    cells = list(dict.fromkeys(cell for result in results for cell in result.cells))
+    groups = list(dict.fromkeys(cell.partition('/')[0] for cell in cells))
+    labels = [_model(result) for result in results]
+    figure = Figure(figsize=(max(6, 1.5 + 0.45 * len(groups)), 2.2 + 0.45 * len(labels)), layout='constrained')
+    axes = figure.add_subplot()
+    if len(groups) > 1:
+        values = [[_mean_error(result, group) for group in groups] for result in results]
+        shown = axes.imshow(values, vmin=0, vmax=100, cmap='magma_r', aspect='auto')
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                colour = 'white' if value > 55 else 'black'
+                axes.text(j, i, f'{value:.0f}', ha='center', va='center', fontsize=8, color=colour)
+        axes.set_xticks(range(len(groups)), groups, rotation=60, ha='right')
+        axes.set_yticks(range(len(labels)), labels)
+        figure.colorbar(shown, ax=axes, label='error, %')
+        axes.set_title(f'{PROTOCOLS[name].title}: mean error over what there is of each')
+    else:
+        metrics = list(dict.fromkeys(metric for result in results for metric in result.scores))
+        width = 0.8 / max(len(metrics), 1)
+        for k, metric in enumerate(metrics):
+            heights = [result.scores.get(metric, 0.0) for result in results]
+            axes.barh([i + k * width for i in range(len(labels))], heights, width, label=metric)
+        axes.set_yticks([i + 0.4 - width / 2 for i in range(len(labels))], labels)
+        axes.set_xlabel('%')
+        axes.legend()
+        axes.set_title(PROTOCOLS[name].title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=130)
+    return buffer.getvalue()
+
+
+def _mean_error(result: Result, group: str) -> float:
+    found = [100 - share(count) for cell, count in result.cells.items() if cell.partition('/')[0] == group]
+    return sum(found) / len(found) if found else float('nan')

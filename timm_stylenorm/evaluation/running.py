@@ -1,0 +1,149 @@
+"""Run a network over the images of a part, and count."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..errors import StyleNormWarning
+from .attacks import ATTACKS
+from .images import Cell, CellImages, Shown, collate
+from .labels import Groups, folder_indices
+from .protocols import Protocol
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the network runs; see `evaluate`."""
+
+    batch_size: int | str = 64
+    workers: int = 0
+    device: str | torch.device | None = None
+    amp: bool = False
+    channels_last: bool = False
+
+
+def rank() -> int:
+    """Of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@dataclass
+class Runner:
+    """Runs the network over the images of parts."""
+
+    model: nn.Module
+    row: Protocol
+    show: Shown
+    running: Running
+    seed: int
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        first = next(self.model.parameters(), None)
+        own = first.device if first is not None else torch.device('cpu')
+        self.device = torch.device(self.running.device) if self.running.device else own
+        self.model.to(self.device)
+        if self.running.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        automatic = self.running.batch_size == 'auto'
+        self.batch_size = 256 if automatic else int(self.running.batch_size)
+        self.automatic = automatic
+
+    def count(self, cell: Cell, groups: Groups | None, root: Path) -> dict[str, int]:
+        """Counts of a part over all processes; with an automatic batch size, half of it where memory ran out."""
+        while True:
+            try:
+                return self._count(cell, groups, root)
+            except torch.OutOfMemoryError:
+                if not self.automatic or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+
+    def _count(self, cell: Cell, groups: Groups | None, root: Path) -> dict[str, int]:
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        rows = range(rank(), len(cell.samples), world)
+        loader = DataLoader(
+            CellImages(cell, self.show, rows),
+            batch_size=self.batch_size,
+            num_workers=self.running.workers,
+            collate_fn=collate,
+        )
+        names = ('total', 'shape', 'texture') if cell.samples[0].texture is not None else ('total', 'top1', 'top5')
+        counts, damaged, done = dict.fromkeys(names, 0), [], 0
+        torch.manual_seed(self.seed)  # PGD starts at random
+        for images, indices, broken in loader:
+            damaged += broken
+            if images is not None:
+                for key, value in zip(names, self._batch(images, indices, cell, groups, root), strict=True):
+                    counts[key] += value
+            done += len(indices) + len(broken)
+            if self.progress is not None:
+                self.progress(cell.name, done, len(rows))
+        if damaged:
+            some = ', '.join(cell.samples[i].name for i in damaged[:3])
+            text = f'{cell.name}: {len(damaged)} files cannot be read and are left out: {some}'
+            warnings.warn(text, StyleNormWarning, stacklevel=2)
+        return self._summed({**counts, 'damaged': len(damaged)})
+
+    def _summed(self, counts: Mapping[str, int]) -> dict[str, int]:
+        if not dist.is_initialized():
+            return dict(counts)
+        cpu = dist.get_backend() != 'nccl'
+        values = torch.tensor(list(counts.values()), device='cpu' if cpu else self.device)
+        dist.all_reduce(values)
+        return dict(zip(counts, values.tolist(), strict=True))
+
+    def _batch(
+        self, images: Tensor, indices: Sequence[int], cell: Cell, groups: Groups | None, root: Path
+    ) -> tuple[int, int, int]:
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std))
+        inputs = (images.to(self.device).float() / 255 - mean) / std
+        if self.running.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        samples = [cell.samples[i] for i in indices]
+        labels = torch.tensor([sample.label for sample in samples], device=self.device)
+        if self.row.attack is not None:
+            known = self._outputs(cell, self._logits(inputs).shape[1], root)
+            inputs = ATTACKS[self.row.attack](self.model, inputs, known[labels], self.show.mean, self.show.std)
+        logits = self._logits(inputs)
+        if groups is not None:
+            scores = groups.scores(logits)
+        else:
+            scores, labels = logits, self._outputs(cell, logits.shape[1], root)[labels]
+        if labels.max() >= scores.shape[1]:
+            raise ValueError(f'{cell.name}: class {int(labels.max())}, and the network has {scores.shape[1]} outputs')
+        if samples[0].texture is not None:
+            chosen = scores.argmax(1)
+            textures = torch.tensor([sample.texture for sample in samples], device=self.device)
+            return len(samples), int((chosen == labels).sum()), int((chosen == textures).sum())
+        ranked = scores.topk(min(5, scores.shape[1]), 1).indices == labels[:, None]
+        return len(samples), int(ranked[:, 0].sum()), int(ranked.sum())
+
+    @torch.no_grad()
+    def _logits(self, inputs: Tensor) -> Tensor:
+        dtype = torch.float16 if self.device.type == 'cuda' else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=self.running.amp):
+            logits = self.model(inputs)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ValueError(f'evaluate: expected logits (N, K) of the network, got {_what(logits)}')
+        return logits.float()
+
+    def _outputs(self, cell: Cell, outputs: int, root: Path) -> Tensor:
+        """Number of a folder -> output of the network; labels of parts without folders are outputs already."""
+        if not cell.folders:
+            return torch.arange(max(outputs, 1 + max(sample.label for sample in cell.samples)), device=self.device)
+        return torch.tensor(folder_indices(cell.folders, outputs, root), device=self.device)
+
+
+def _what(value: object) -> str:
+    return f'a tensor of shape {tuple(value.shape)}' if isinstance(value, Tensor) else type(value).__name__
