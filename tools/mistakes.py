@@ -32,7 +32,7 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'mmpretrain': 'mmpretrain',
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
-    'torchattacks': 'evaluate',
+    'foolbox': 'evaluate',
 }
 PACKAGES = ('timm_stylenorm', 'mmseg_stylenorm')
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)

@@ -361,7 +361,7 @@ def test_the_subset_of_robustbench_is_that_of_its_list(tmp_path):
 @pytest.mark.parametrize('protocol', ['fgsm', 'fgsm-ce', 'pgd'])
 def test_attacks_lower_the_accuracy_of_a_linear_network(protocol, tmp_path):
     if protocol == 'pgd':
-        pytest.importorskip('torchattacks')
+        pytest.importorskip('foolbox')
     torch.manual_seed(0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
     names = 'abc'

@@ -43,17 +43,6 @@ def fgsm(
     return torch.minimum(torch.maximum(attacked, (0 - middle) / size), (1 - middle) / size)
 
 
-class _OnImages(nn.Module):
-    """A model of normalised images as one of values in [0, 1]."""
-
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.model, self.mean, self.std = model, mean, std
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model((images - self.mean) / self.std)
-
-
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -64,20 +53,22 @@ def pgd(
     step: float = 2 / 255,
     steps: int = 10,
 ) -> Tensor:
-    """Images that projected gradient ascent of the cross-entropy finds, by torchattacks, from a random start.
+    """Images that projected gradient ascent of the cross-entropy finds, by foolbox, from a random start.
 
     Madry et al., ICLR 2018, arXiv:1706.06083. Arguments as of `fgsm`; `step` and `steps` are those of the ascent.
 
     Raises:
-        ImportError: torchattacks is not installed.
+        ImportError: foolbox is not installed.
     """
     try:
-        import torchattacks
+        import foolbox
     except ImportError:
-        raise ImportError('PGD needs torchattacks: pip install torchattacks') from None
+        raise ImportError('PGD needs foolbox: pip install foolbox') from None
     middle, size = (torch.as_tensor(v, device=images.device, dtype=images.dtype).reshape(-1, 1, 1) for v in (mean, std))
-    attack = torchattacks.PGD(_OnImages(model, middle, size).eval(), eps=eps, alpha=step, steps=steps)
-    attacked = attack((images * size + middle).clamp(0, 1), labels)
+    shown = {'mean': middle.flatten(), 'std': size.flatten(), 'axis': -3}
+    network = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device, preprocessing=shown)
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
+    attacked, _, _ = attack(network, (images * size + middle).clamp(0, 1), labels, epsilons=eps)
     return (attacked.detach() - middle) / size
 
 

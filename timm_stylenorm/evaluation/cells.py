@@ -250,7 +250,7 @@ class Corrupt:
             array = corrupt(image.permute(1, 2, 0).numpy(), corruption_name=self.name, severity=self.severity)
         finally:
             np.random.set_state(state)  # noqa: NPY002
-        return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(array)).permute(2, 0, 1)
 
 
 def corrupted(root: Path, options: Options) -> list[Cell]:

@@ -253,7 +253,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.plain,
         scores.accuracy,
         attack='pgd',
-        note='by torchattacks, with a random start',
+        note='by foolbox, with a random start',
         folder='imagenet',
     ),
 }

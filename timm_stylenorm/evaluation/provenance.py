@@ -50,7 +50,7 @@ def digest(content: object) -> str:
 def versions() -> dict[str, str]:
     """Of what computes a score."""
     found = {}
-    for package in ('stylenorm', 'torch', 'timm', 'torchvision', 'pillow', 'imagecorruptions-imaug', 'torchattacks'):
+    for package in ('stylenorm', 'torch', 'timm', 'torchvision', 'pillow', 'imagecorruptions-imaug', 'foolbox'):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
