@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from timm.models import DefaultCfg
-from timm.models._features import FeatureGetterNet, FeatureHookNet
-from timm.models._features_fx import FeatureGraphNet
-from timm.models._registry import (
-    _model_default_cfgs,
-    _model_entrypoints,
-    _model_has_pretrained,
-    _model_pretrained_cfgs,
-    _model_with_tags,
-)
-from timm.models.regnet import RegStage
 from torch import nn
 from torch.optim import Optimizer
 
+from .installed import check_version, is_installed, optional
 from .patches import Patch
+from .trust import weights_only_is_safe
 
 __all__ = [
+    'HAS_TIMM',
     'HOOKS_OF_FORWARD',
+    'BatchNormAct2d',
     'FeatureGetterNet',
     'FeatureGraphNet',
     'FeatureHookNet',
+    'FrozenBatchNorm2d',
+    'FrozenBatchNormAct2d',
+    'LayerNorm',
+    'LayerNorm2d',
     'RegStage',
+    'RmsNorm',
+    'add_load_pre_hook',
+    'add_step_hook',
+    'allowing',
     'architectures',
     'compiled_call_off',
+    'convert_sync_batchnorm',
     'copy_pretrained_cfgs',
     'has_load_pre_hook',
     'inner_optimizer',
+    'is_sharded',
     'last_child',
     'name_within',
     'raise_recompile_limit',
@@ -43,6 +48,24 @@ __all__ = [
     'unwrapped',
     'within_compiled',
 ]
+
+BEFORE_2_6 = not weights_only_is_safe()
+HAS_TIMM = is_installed('timm')
+if HAS_TIMM:
+    import timm
+
+    check_version('timm', timm.__version__)
+
+BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm, LayerNorm, LayerNorm2d, RmsNorm = (
+    optional(f'timm.layers:{name}')
+    for name in (
+        'BatchNormAct2d', 'FrozenBatchNormAct2d', 'convert_sync_batchnorm', 'LayerNorm', 'LayerNorm2d', 'RmsNorm',
+    )
+)  # fmt: skip
+FeatureGetterNet, FeatureHookNet = (optional(f'timm.models._features:{k}') for k in ('FeatureGetterNet', 'FeatureHookNet'))
+FeatureGraphNet = optional('timm.models._features_fx:FeatureGraphNet')
+RegStage = optional('timm.models.regnet:RegStage')
+FrozenBatchNorm2d = optional('torchvision.ops:FrozenBatchNorm2d')
 
 # The attributes of torch's modules under which hooks of a forward stand
 HOOKS_OF_FORWARD = (
@@ -79,7 +102,22 @@ def within_compiled(model: nn.Module) -> nn.Module | None:
 def raise_recompile_limit(at_least: int) -> None:
     """Let `torch.compile` make so many graphs of one piece of code."""
     config: Any = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, at_least)
+    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # before torch 2.6
+    setattr(config, name, max(getattr(config, name), at_least))
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` (FSDP2) has been applied to a module; torch 2.6 moved its class."""
+    places = (sys.modules.get(f'torch.distributed.{name}') for name in ('fsdp', '_composable.fsdp'))
+    return any(isinstance(module, vars(place).get('FSDPModule', ())) for place in places if place)
+
+
+def allowing(known: Sequence[Any]) -> AbstractContextManager[object]:
+    """A context in which `torch.load(weights_only=True)` also takes these classes and functions.
+
+    Before torch 2.6, which lets them have other names, nothing but tensors and plain data.
+    """
+    return torch.serialization.safe_globals(list(known)) if not BEFORE_2_6 else nullcontext()
 
 
 def last_child(module: nn.Module) -> tuple[str, nn.Module]:
@@ -93,21 +131,36 @@ def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
         del module._forward_hooks[key]
 
 
+def add_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> None:
+    """`register_load_state_dict_pre_hook`, which is public since torch 2.5."""
+    module._register_load_state_dict_pre_hook(hook, with_module=True)
+
+
 def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
-    """Whether `register_load_state_dict_pre_hook` was given this function."""
+    """Whether `add_load_pre_hook` was given this function."""
     return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 
 
 def architectures() -> Collection[str]:
     """All registered names, without tags."""
+    from timm.models._registry import _model_entrypoints
+
     return _model_entrypoints.keys()
 
 
-def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
+def copy_pretrained_cfgs(base: str, name: str) -> Any:
     """Give a registered name the pretrained cfgs of another, the default first.
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
+    from timm.models import DefaultCfg
+    from timm.models._registry import (
+        _model_default_cfgs,
+        _model_has_pretrained,
+        _model_pretrained_cfgs,
+        _model_with_tags,
+    )
+
     cfgs: dict[str, Any] = {}
     own_names = _model_with_tags[name]
     for tagged in _model_with_tags[base]:
@@ -134,6 +187,25 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     from timm.optim import Lookahead  # which `import timm` does not load
 
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
+
+
+def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]) -> None:
+    """`register_step_post_hook` for a function that may run twice after a step.
+
+    The compiler of torch 2.1 takes all such hooks off all optimizers; that of 2.14 does not.
+    """
+    optimizer.register_step_post_hook(hook)
+    if not BEFORE_2_6:
+        return
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def step_and_hook(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        hook(optimizer, args, kwargs)
+        return result
+
+    optimizer.step = step_and_hook  # type: ignore[method-assign]
 
 
 def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., Any]:
@@ -171,6 +243,24 @@ PATCHES = (
         until='timm 1.0.31',
         by='timm_stylenorm.host.group_with_hosts',
         wraps=True,
+        needed=HAS_TIMM,
+    ),
+    Patch(
+        what=('timm.models._helpers._torch_load', 'timm.models._hub._torch_load'),
+        why='before torch 2.6, reading a file of others can run code in it, also with `weights_only=True`',
+        since='timm 1.0.26',
+        until='timm 1.0.31',
+        by='timm_stylenorm.trust.refusing',
+        wraps=True,
+        needed=HAS_TIMM and BEFORE_2_6,
+    ),
+    Patch(
+        what=('timm.models._builder.load_state_dict_from_url',),
+        why='the same for downloads, which torch 2.1 can only read without `weights_only=True`',
+        since='timm 1.0.26',
+        until='timm 1.0.31',
+        by='timm_stylenorm.trust.load_url',
+        needed=HAS_TIMM and BEFORE_2_6,
     ),
 )
 

@@ -27,16 +27,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import timm
-import timm.models
 import torch
-from timm.models import split_model_name_tag
-from timm.task import TrainingTask
 from torch import nn
 
 from .checkpoints import Fit
 from .gates import separate_gates
 from .host import remove_forward_hook, script_patches
+from .installed import needing
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
 from .options import key_values, read_recipe, read_style
@@ -46,6 +43,12 @@ from .recipes.apply import recipe_of
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
+
+with needing(__name__):
+    import timm
+    import timm.models
+    from timm.models import split_model_name_tag
+    from timm.task import TrainingTask
 
 _logger = logging.getLogger(__name__)
 

@@ -15,14 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
-from timm.models import group_parameters
-from timm.task import ClassificationTask, TrainingTask
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .host import raise_recompile_limit
+from .installed import needing
 from .layers import AdvBN
 from .recipes import LossTerm, Recipe, build_recipe
 from .recipes.apply import part_losses, recipe_of
@@ -30,6 +27,12 @@ from .recipes.base import Channels
 from .recipes.replay import Replay
 from .surgery.add import style_layers
 from .surgery.losses import set_classes, style_losses
+
+with needing(__name__):
+    from timm.data import resolve_model_data_config
+    from timm.models import group_parameters
+    from timm.task import ClassificationTask, TrainingTask
+    from timm.utils import unwrap_model
 
 __all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare']
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
+from .installed import needing
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
 from .surgery.context import eval_mode, override_attr
+
+with needing(__name__):
+    from torchvision.transforms import v2
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import timm_stylenorm
+from timm_stylenorm import installed
 from timm_stylenorm.__main__ import environment, main, method_table
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'functional', 'patches'},
+    {'errors', 'functional', 'installed', 'patches', 'trust'},
     {'host'},
     {'checkpoints', 'layers'},
     {'methods'},
@@ -158,9 +159,16 @@ def pins(text):
 
 
 def test_the_lowest_versions_are_those_that_setup_names():
-    floors, lowest = pins((ROOT / 'setup.py').read_text()), pins((ROOT / 'tests/lowest.txt').read_text())
-    assert {name for name in floors if name.startswith(('torch', 'timm', 'onedl'))} == {*lowest}
-    assert [name for name, version in lowest.items() if not version.startswith(floors[name])] == []
+    floors, lowest = (pins((ROOT / file).read_text()) for file in ('setup.py', 'constraints/lowest.txt'))
+    assert {'torch', 'torchvision', 'timm'} <= {*floors} & {*lowest}
+    assert [name for name, version in floors.items() if lowest.get(name, version) != version] == []
+    assert {name: floors[name] for name in installed.LEAST} == installed.LEAST
+    assert {extra for extra in installed.EXTRAS.values()} <= extras()
+
+
+def extras():
+    """The extras of setup.py."""
+    return {*re.findall(r"^        '([\w-]+)': [A-Z\[]", (ROOT / 'setup.py').read_text(), re.M)}
 
 
 def test_the_version_is_the_same_everywhere():

@@ -4,14 +4,18 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
-from .domains import DomainBalancedSampler, DomainFolders
-from .idx import IdxImages
-from .metrics import TopK
-from .model import StyleNormClassifier
-from .optim import TimmOptimWrapperConstructor
-from .preprocessor import ClsPreprocessor
-from .shifts import SHIFTS, shift_image
+from ..installed import check_owners, needing
+
+check_owners('mmengine')
+with needing(__name__):
+    from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
+    from .domains import DomainBalancedSampler, DomainFolders
+    from .idx import IdxImages
+    from .metrics import TopK
+    from .model import StyleNormClassifier
+    from .optim import TimmOptimWrapperConstructor
+    from .preprocessor import ClsPreprocessor
+    from .shifts import SHIFTS, shift_image
 
 __all__ = [
     'SHIFTS',

@@ -22,6 +22,11 @@ _GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so 
 _PART = 2**21  # bytes of a map that group norm sees at once: what it writes besides the moments stays in the cache
 _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 
+# What torch had under other names before: 2.2, 2.7 and 2.4 brought these. Captured graphs need them as they are here.
+is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, 'is_compiling') else torch._utils.is_compiling
+is_exporting = torch.compiler.is_exporting if hasattr(torch.compiler, 'is_exporting') else is_compiling
+_HAS_AUTOCAST_OF_DEVICES = hasattr(torch.amp, 'is_autocast_available')
+
 
 def widen(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32; anything else as it is."""
@@ -31,7 +36,10 @@ def widen(x: Tensor) -> Tensor:
 def outside_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which arithmetic on the device of `x` keeps its dtype."""
     kind = x.device.type
-    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if _HAS_AUTOCAST_OF_DEVICES:
+        enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    else:
+        enabled = torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()
     return (
         torch.autocast(kind, enabled=False) if enabled else nullcontext()
     )  # which tracing takes for a block of its own
@@ -45,6 +53,14 @@ def precise(small: Tensor) -> Tensor:
 def spatial(x: Tensor, small: Tensor) -> Tensor:
     """(N, C) -> (N, C, 1, ..., 1), to broadcast against the map `x`."""
     return small.reshape(*small.shape, *(1,) * (x.dim() - 2))
+
+
+def positions(x: Tensor) -> int:
+    """How many positions a map (N, C, *spatial) has, also in a graph whose sizes are symbols."""
+    count = 1
+    for size in x.shape[2:]:
+        count = count * size
+    return count
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -69,7 +85,7 @@ def parts(x: Tensor) -> list[slice]:
 
 
 def _view(x: Tensor, channels_last: bool) -> Tensor:
-    n, c, count = *x.shape[:2], x.shape[2:].numel()
+    n, c, count = *x.shape[:2], positions(x)
     if channels_last:
         return x.movedim(1, -1).contiguous().view(n, count, 1, c).movedim(-1, 1)
     return x.contiguous().view(1, n * c, count, 1)

@@ -105,7 +105,7 @@ class StyleLayer(nn.Module):
         if self.sums:
             self.aux = aux if self.aux is None or aux is None else aux + self.aux
             self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
-        elif self.attachment and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        elif self.attachment and self.training and torch.is_grad_enabled() and not backend.is_compiling():
             warnings.warn(
                 f'{self.attachment}: nobody took the loss of the last forward, which this one '
                 'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
@@ -115,7 +115,7 @@ class StyleLayer(nn.Module):
             )
 
     def _restyled(self, x: Tensor) -> Tensor:
-        if self.waits_for and not torch.compiler.is_compiling():
+        if self.waits_for and not backend.is_compiling():
             self.warn_if_waiting()
         if not isinstance(x, Tensor):
             raise TypeError(f'{self.attachment or type(self).__name__}: expected one map, got {type(x).__name__}')
@@ -168,7 +168,7 @@ class RandomStyleLayer(StyleLayer):
 
     def should_apply(self, x: Tensor) -> bool:
         """Whether to act on `x` now; a map of one position has no deviation and never changes."""
-        if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
+        if not self.training or self.p == 0 or backend.positions(x) == 1:
             return False
         return self.p == 1 or torch.rand((), device='cpu').item() < self.p
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,8 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     Returns:
         Boolean, in the shape of `variance`.
     """
+    import numpy as np
+
     values, counts = torch.unique(variance.detach().double().cpu(), return_counts=True)
     zero = values.new_zeros(1)
     centred = values - (values * counts).sum() / counts.sum()
@@ -40,6 +41,8 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
 
 def _one_more_cluster(best: Any, lowest: Any, spread: Any) -> tuple[object, Any]:
     """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
+    import numpy as np
+
     n = len(best)
     new_best, new_lowest = best.copy(), lowest.copy()
     stack = [(1, n - 1, 1, n - 1)]  # prefixes of length j + 1; the last cluster starts at i, 1 <= i <= j

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
+from ..host import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from .arguments import check, check_range
 from .base import is_plain
 from .norms import NormLayer, is_frozen
@@ -48,7 +48,8 @@ class OwnsBatchNorm(NormLayer):
             for name in ('bn', 'aux_bn'):
                 if hasattr(layer, name):
                     plain = layer.get_submodule(name)
-                    setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group))
+                    synced = nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group)
+                    setattr(layer, name, synced.train(plain.training))  # which torch 2.1 leaves in training
         return layer
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ class OwnsBatchNorm(NormLayer):
             return bn
         norm: Any = FrozenBatchNormAct2d(self.num_features, self.eps)  # it replaced timm's fused layer
         if not is_frozen(bn):
-            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
+            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)
             norm.track_running_stats = bn.track_running_stats
         norm._parameters.update(bn._parameters)
         norm._buffers.update(bn._buffers)

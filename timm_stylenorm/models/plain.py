@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoints import Fit
-from ..host import has_load_pre_hook
+from ..host import add_load_pre_hook, has_load_pre_hook
 from ..layers import StyleLayer
 from ..surgery.attachment import replaces_norm
 
@@ -74,7 +74,7 @@ def admit_plain(model: nn.Module) -> nn.Module:
     Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
     """
     if not has_load_pre_hook(model, _keep_style):
-        model.register_load_state_dict_pre_hook(_keep_style)
+        add_load_pre_hook(model, _keep_style)
     return model
 
 

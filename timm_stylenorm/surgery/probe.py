@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
+from ..host import (
+    HOOKS_OF_FORWARD, BatchNormAct2d, LayerNorm, LayerNorm2d, compiled_call_off, unwrapped, within_compiled,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from .sites import Site
@@ -215,8 +216,6 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.device('meta'))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter('ignore')
-        if any(hasattr(module, '_orig_mod') for module in modules):
-            stack.enter_context(torch.compiler.set_stance('force_eager'))
         try:
             for attributes, _, _ in kept:
                 _swap(attributes, lambda tensor: _twin(tensor, twins))
@@ -271,7 +270,10 @@ def _twin(tensor: Tensor, twins: dict[int, Tensor]) -> Tensor:
 def _shorten(module: nn.Module) -> None:
     """Let a module that keeps the shape do nothing, within `_on_meta`."""
     kind = type(module)
-    if kind in _KEEPS_SHAPE:
+    original = within_compiled(module)
+    if original is not None:
+        vars(module)['forward'] = original
+    elif kind in _KEEPS_SHAPE:
         vars(module)['forward'] = _same
     elif kind in _KEEPS_SHAPE_COPIES:
         vars(module)['forward'] = torch.Tensor.contiguous

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import timm.layers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torchvision.ops import FrozenBatchNorm2d
 
-from ..host import RegStage, last_child, name_within, unwrapped
+from ..host import (
+    FrozenBatchNorm2d, FrozenBatchNormAct2d, RegStage, RmsNorm, last_child, name_within, unwrapped,
+)  # fmt: skip
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 from .attachment import replaces_norm
@@ -24,9 +24,9 @@ NORMS = (
     _InstanceNorm,
     nn.GroupNorm,
     nn.LayerNorm,
-    timm.layers.FrozenBatchNormAct2d,
+    FrozenBatchNormAct2d,
     FrozenBatchNorm2d,
-    timm.layers.RmsNorm,
+    RmsNorm,
     NormLayer,
 )
 SEQUENCES = (nn.Sequential, nn.ModuleList, RegStage)  # run their children one after the other

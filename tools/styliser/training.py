@@ -16,6 +16,7 @@ from tqdm import tqdm
 from timm_stylenorm.checkpoints import atomic_write, reading, save_atomic
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
+from timm_stylenorm.trust import trust_folder
 
 DECAY = 5e-5  # of the learning rate: lr / (1 + DECAY * iteration)
 SAMPLES = 5  # images in the picture
@@ -100,7 +101,8 @@ def resume(args: Any, settings: dict[str, Any], decoder: nn.Module, optimizer: A
     file = args.out / 'training.pth'
     if not file.exists():
         return 0
-    with reading(str(file)):
+    trust_folder(args.out)
+    with reading(str(file), file=file):
         state = torch.load(file, map_location='cpu', weights_only=True)
     if not isinstance(state, dict) or {'settings', 'decoder', 'optimizer', 'step'} - state.keys():
         raise ValueError(f'{file} holds no training of this tool; choose another --out')
