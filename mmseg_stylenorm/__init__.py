@@ -9,7 +9,7 @@ from timm_stylenorm.patches import install_patches
 
 check_owners('mmengine', 'mmcv', 'mmseg')
 with needing(__name__):
-    from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda
+    from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
     from .host import PATCHES
 
 install_patches(PATCHES)
@@ -23,4 +23,5 @@ __all__ = [
     'registry',
     'segmentors',
     'uda',
+    'weights',
 ]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import io
 import os
 import pickle
 import re
-import socket
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .host import allowing
+from .files import atomic_write
+from .torch_host import allowing
 from .trust import check_trusted
 
 # Where a training script keeps the weights, the first that is there counts.
@@ -33,7 +32,6 @@ DAMAGED = (
     pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
-_MACHINE = socket.gethostname()[:40]
 
 
 class LogBuffer:
@@ -58,10 +56,10 @@ def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute)
     return [(log_buffer, 'mmengine.logging.history_buffer.HistoryBuffer'), np.ndarray, np.dtype, *dtypes, *names]
 
 
-def _of_safetensors() -> tuple[type[Exception], ...]:
-    """Its errors, where it is loaded, as whoever reads by it has done."""
+def _damaged() -> tuple[type[Exception], ...]:
+    """`DAMAGED`, and the error of safetensors, which is loaded where somebody reads by it."""
     module = sys.modules.get('safetensors')
-    return () if module is None else (module.SafetensorError,)
+    return DAMAGED if module is None else (*DAMAGED, module.SafetensorError)
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def reading(source: str, known: Sequence[Any] | None = None, file: str | os.Path
     try:
         with allowing(safe_globals() if known is None else known):
             yield
-    except (*DAMAGED, *_of_safetensors()) as error:
+    except _damaged() as error:
         if isinstance(error, OSError) and (error.filename is not None or '://' in source):
             raise  # the file or the server cannot be reached
         asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
@@ -258,58 +256,3 @@ def save_atomic(content: object, path: Path) -> None:
     torch.save(content, buffer)
     with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
-
-
-@functools.cache
-def _clear(folder: Path) -> None:
-    """Removes temporary files of `whole` that killed processes of this machine left in a folder; once per process."""
-    for file in folder.glob('.*.part') if os.name == 'posix' else ():
-        owner = re.fullmatch(r'\..+\.(.*)-(\d+)-[0-9a-f]{8}\.part', file.name)
-        if owner is None or owner[1] != _MACHINE:
-            continue
-        try:
-            if int(owner[2]) != os.getpid():  # else of an earlier process with this number
-                os.kill(int(owner[2]), 0)
-                continue
-        except PermissionError:
-            continue
-        except ProcessLookupError:
-            pass
-        file.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
-
-    The name of the temporary file is unique and ends in `.part`. After an error it is removed; those of processes that
-    were killed are removed by the next one that writes into the folder.
-
-    Raises:
-        OSError: naming `file`, which stays as it was, for instance when the disk is full.
-    """
-    target = Path(os.path.realpath(file))
-    part = target.with_name(f'.{target.name[:150]}.{_MACHINE}-{os.getpid()}-{os.urandom(4).hex()}.part')
-    _clear(target.parent)
-    try:
-        yield part
-        _sync(part)
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(part)):
-            raise
-        raise type(error)(error.errno, f'{error.strerror} while writing', str(file)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == 'posix':
-        with suppress(OSError):  # not every file system can
-            _sync(target.parent)

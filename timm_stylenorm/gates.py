@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .host import add_step_hook, inner_optimizer
+from .host import inner_optimizer
 from .layers import BatchInstanceNorm2d
 from .surgery.companions import provide
+from .torch_host import add_step_hook
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,25 +1,23 @@
-"""What is patched in timm, and what is asked of its private parts and of torch's, one place for each question."""
+"""What is patched in timm, and what is asked of its private parts, one place for each question.
+
+Where timm is not installed, nothing is an instance of its classes.
+"""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from .installed import check_version, is_installed, optional
 from .patches import Patch
-from .trust import weights_only_is_safe
+from .torch_host import BEFORE_2_6
 
 __all__ = [
     'HAS_TIMM',
-    'HOOKS_OF_FORWARD',
     'BatchNormAct2d',
     'FeatureGetterNet',
     'FeatureGraphNet',
@@ -30,26 +28,16 @@ __all__ = [
     'LayerNorm2d',
     'RegStage',
     'RmsNorm',
-    'add_load_pre_hook',
-    'add_step_hook',
-    'allowing',
     'architectures',
-    'compiled_call_off',
     'convert_sync_batchnorm',
     'copy_pretrained_cfgs',
-    'has_load_pre_hook',
     'inner_optimizer',
-    'is_sharded',
-    'last_child',
     'name_within',
-    'raise_recompile_limit',
-    'remove_forward_hook',
+    'safety_patches',
     'script_patches',
     'unwrapped',
-    'within_compiled',
 ]
 
-BEFORE_2_6 = not weights_only_is_safe()
 HAS_TIMM = is_installed('timm')
 if HAS_TIMM:
     import timm
@@ -62,16 +50,12 @@ BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm, LayerNorm, LayerNo
         'BatchNormAct2d', 'FrozenBatchNormAct2d', 'convert_sync_batchnorm', 'LayerNorm', 'LayerNorm2d', 'RmsNorm',
     )
 )  # fmt: skip
-FeatureGetterNet, FeatureHookNet = (optional(f'timm.models._features:{k}') for k in ('FeatureGetterNet', 'FeatureHookNet'))
+FeatureGetterNet, FeatureHookNet = (
+    optional(f'timm.models._features:{k}') for k in ('FeatureGetterNet', 'FeatureHookNet')
+)
 FeatureGraphNet = optional('timm.models._features_fx:FeatureGraphNet')
 RegStage = optional('timm.models.regnet:RegStage')
 FrozenBatchNorm2d = optional('torchvision.ops:FrozenBatchNorm2d')
-
-# The attributes of torch's modules under which hooks of a forward stand
-HOOKS_OF_FORWARD = (
-    '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
-)  # fmt: skip
 
 
 def unwrapped(model: Any) -> Any:
@@ -86,59 +70,6 @@ def name_within(model: object) -> str:
         if isinstance(model, kind) and name in dict(model.named_children()):
             return name
     return ''
-
-
-def compiled_call_off(attributes: dict[str, object]) -> None:
-    """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
-    if attributes.get('_compiled_call_impl') is not None:
-        attributes['_compiled_call_impl'] = None
-
-
-def within_compiled(model: nn.Module) -> nn.Module | None:
-    """The model that `torch.compile` has wrapped; None where it has not."""
-    return getattr(model, '_orig_mod', None)
-
-
-def raise_recompile_limit(at_least: int) -> None:
-    """Let `torch.compile` make so many graphs of one piece of code."""
-    config: Any = torch._dynamo.config
-    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # before torch 2.6
-    setattr(config, name, max(getattr(config, name), at_least))
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether `fully_shard` (FSDP2) has been applied to a module; torch 2.6 moved its class."""
-    places = (sys.modules.get(f'torch.distributed.{name}') for name in ('fsdp', '_composable.fsdp'))
-    return any(isinstance(module, vars(place).get('FSDPModule', ())) for place in places if place)
-
-
-def allowing(known: Sequence[Any]) -> AbstractContextManager[object]:
-    """A context in which `torch.load(weights_only=True)` also takes these classes and functions.
-
-    Before torch 2.6, which lets them have other names, nothing but tensors and plain data.
-    """
-    return torch.serialization.safe_globals(list(known)) if not BEFORE_2_6 else nullcontext()
-
-
-def last_child(module: nn.Module) -> tuple[str, nn.Module]:
-    """The last child that a module was given and its name, also where it has another name before."""
-    return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
-
-
-def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Take a function off a module, also of a copy of the module with which it was registered."""
-    for key in [k for k, own in module._forward_hooks.items() if own is hook]:
-        del module._forward_hooks[key]
-
-
-def add_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> None:
-    """`register_load_state_dict_pre_hook`, which is public since torch 2.5."""
-    module._register_load_state_dict_pre_hook(hook, with_module=True)
-
-
-def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
-    """Whether `add_load_pre_hook` was given this function."""
-    return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 
 
 def architectures() -> Collection[str]:
@@ -187,25 +118,6 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     from timm.optim import Lookahead  # which `import timm` does not load
 
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
-
-
-def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]) -> None:
-    """`register_step_post_hook` for a function that may run twice after a step.
-
-    The compiler of torch 2.1 takes all such hooks off all optimizers; that of 2.14 does not.
-    """
-    optimizer.register_step_post_hook(hook)
-    if not BEFORE_2_6:
-        return
-    step = optimizer.step
-
-    @functools.wraps(step)
-    def step_and_hook(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        hook(optimizer, args, kwargs)
-        return result
-
-    optimizer.step = step_and_hook  # type: ignore[method-assign]
 
 
 def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., Any]:
@@ -268,6 +180,7 @@ PATCHES = (
 def script_patches() -> tuple[Patch, ...]:
     """What `launch` replaces while a script of timm runs; `import timm` does not load all of it."""
     import timm.optim
+    import timm.scheduler
     import timm.task
 
     base = timm.task.TrainingTask
@@ -287,9 +200,35 @@ def script_patches() -> tuple[Patch, ...]:
             until='timm 1.0.31',
         ),
         Patch(
+            what=(
+                'timm.scheduler.create_scheduler_v2',
+                'timm.scheduler.scheduler_factory.create_scheduler_v2',
+            ),
+            why='a recipe may follow the course of training, which a script tells its scheduler only',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
             what=tuple(f'{place}.{name}' for name, kind in tasks.items() for place in ('timm.task', kind.__module__)),
             why='a script trains by one of them, which knows neither the losses of a style nor recipes',
             since='timm 1.0.26',
             until='timm 1.0.31',
         ),
     )
+
+
+def safety_patches() -> dict[str, Patch]:
+    """What `launch` replaces so that kills, full disks and second runs do no harm, by the last part of its name."""
+    why = {
+        '__init__': 'two runs in one folder replace the checkpoints of each other',
+        '_save': 'a file is written in place, under a name that two runs share; torch does not say that a disk is full',
+        '_replace': 'a file is removed before the next takes its name',
+        '_duplicate': 'likewise, and copied in place where there are no links',
+    }
+    place = 'timm.utils.checkpoint_saver.CheckpointSaver'
+    what = {f'{place}.{name}': text for name, text in why.items()}
+    what['timm.data.loader._worker_init'] = 'workers may outlive a training that is killed'
+    return {
+        name.rpartition('.')[2]: Patch(what=(name,), why=text, since='timm 1.0.26', until='timm 1.0.31')
+        for name, text in what.items()
+    }

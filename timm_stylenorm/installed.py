@@ -21,7 +21,13 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
 }
-OPENMMLAB = {'mmengine': 'mmengine', 'mmcv': 'mmcv', 'mmseg': 'mmsegmentation', 'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain'}
+OPENMMLAB = {
+    'mmengine': 'mmengine',
+    'mmcv': 'mmcv',
+    'mmseg': 'mmsegmentation',
+    'mmdet': 'mmdet',
+    'mmpretrain': 'mmpretrain',
+}
 LEAST = {'timm': '1.0.27'}  # as in setup.py
 
 
@@ -44,7 +50,7 @@ def cure(package: str) -> str:
     extra = f"pip install 'stylenorm[{EXTRAS[package]}]'"
     if package not in OPENMMLAB:
         return extra
-    return f'{extra} for the maintained fork, or OpenMMLab\'s own, `mim install {OPENMMLAB[package]}`'
+    return f"{extra} for the maintained fork, or OpenMMLab's own, `mim install {OPENMMLAB[package]}`"
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def needing(who: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name == 'mmcv._ext':
             raise ModuleNotFoundError(
-                f"{who}: this mmcv was built without its compiled ops, which this mmseg imports: `mim install mmcv` "
+                f'{who}: this mmcv was built without its compiled ops, which this mmseg imports: `mim install mmcv` '
                 'finds a wheel with them for some versions of torch (2.1.0 for torch 2.1)',
                 name=error.name,
             ) from error
@@ -81,7 +87,7 @@ def check_version(package: str, version: str) -> None:
     own, least = (tuple(map(int, re.findall(r'\d+', text)[:3])) for text in (version, LEAST[package]))
     if own < least:
         raise ImportError(
-            f"stylenorm needs {package} >= {LEAST[package]}, and {version} is installed: "
+            f'stylenorm needs {package} >= {LEAST[package]}, and {version} is installed: '
             f"pip install '{package}>={LEAST[package]}'",
             name=package,
         )

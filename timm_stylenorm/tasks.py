@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .host import raise_recompile_limit
 from .installed import needing
 from .layers import AdvBN
 from .recipes import LossTerm, Recipe, build_recipe
@@ -27,6 +26,7 @@ from .recipes.base import Channels
 from .recipes.replay import Replay
 from .surgery.add import style_layers
 from .surgery.losses import set_classes, style_losses
+from .torch_host import raise_recompile_limit
 
 with needing(__name__):
     from timm.data import resolve_model_data_config

@@ -21,6 +21,8 @@ class OverlayHook(SegVisualizationHook):
     test-time augmentation, which has several views, they are left out.
     """
 
+    _shown = 0  # images, of which each is a step for the visualizer
+
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
     ) -> None:
@@ -29,7 +31,7 @@ class OverlayHook(SegVisualizationHook):
             return
         inputs = data_batch['inputs']
         for number, sample in enumerate(outputs):
-            self._test_index += 1
+            self._shown += 1
             image, size = mmcv.imread(sample.img_path, channel_order='rgb'), sample.pred_sem_seg.shape
             if image.shape[:2] != size and not isinstance(inputs[0], list | tuple):  # not of several views
                 shown = inputs[number].permute(1, 2, 0).numpy()  # as mmcv loads it, BGR
@@ -38,5 +40,5 @@ class OverlayHook(SegVisualizationHook):
                 continue
             name = f'test_{Path(sample.img_path).name}'
             self._visualizer.add_datasample(
-                name, image, data_sample=sample, show=self.show, wait_time=self.wait_time, step=self._test_index
+                name, image, data_sample=sample, show=self.show, wait_time=self.wait_time, step=self._shown
             )

@@ -1,6 +1,7 @@
 """mmseg's own inference functions and tools, unmodified, with our configs, data sets and metrics."""
 
 import copy
+import inspect
 import os
 import runpy
 import shutil
@@ -96,6 +97,9 @@ def image(tmp_path_factory) -> str:
     return str(path)
 
 
+QUIET = {'show_progress': False} if 'show_progress' in inspect.signature(MMSegInferencer).parameters else {}
+
+
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=() if name in PIPELINES else pytest.mark.slow) for name in SEGMENTATION]
 )
@@ -110,7 +114,7 @@ def test_pipelines_of_every_config_take_images_without_labels_and_augment(name, 
         assert sample.ori_shape == (32, 64)
         assert 'gt_sem_seg' not in sample
     monkeypatch.setattr(MMSegInferencer, '_init_model', lambda self, cfg, *_: Shown(cfg))
-    inferencer = MMSegInferencer(cfg, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(cfg, device='cpu', **QUIET)
     (batch,) = inferencer.preprocess([image, array], batch_size=2)
     assert [sample.ori_shape for sample in batch['data_samples']] == [(32, 64)] * 2
 
@@ -121,7 +125,7 @@ def test_mmsegs_functions_segment_an_image(kind, toy, image):
     model = init_model(copy.deepcopy(cfg), str(toy / 'net.pth'), device='cpu')
     expected = inference_model(model, image).pred_sem_seg.data[0]
     assert expected.shape == (32, 64)
-    inferencer = MMSegInferencer(cfg, str(toy / 'net.pth'), device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(cfg, str(toy / 'net.pth'), device='cpu', **QUIET)
     result = inferencer(image, return_vis=True)
     np.testing.assert_array_equal(result['predictions'], expected)
     assert result['visualization'].shape == (32, 64, 3)

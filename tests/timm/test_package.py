@@ -17,9 +17,10 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'functional', 'installed', 'patches', 'trust'},
+    {'errors', 'files', 'functional', 'installed', 'patches', 'trust', 'workers'},
+    {'torch_host'},
     {'host'},
-    {'checkpoints', 'layers'},
+    {'checkpoints', 'layers', 'saver'},
     {'methods'},
     {'surgery'},
     {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},
@@ -163,7 +164,7 @@ def test_the_lowest_versions_are_those_that_setup_names():
     assert {'torch', 'torchvision', 'timm'} <= {*floors} & {*lowest}
     assert [name for name, version in floors.items() if lowest.get(name, version) != version] == []
     assert {name: floors[name] for name in installed.LEAST} == installed.LEAST
-    assert {extra for extra in installed.EXTRAS.values()} <= extras()
+    assert set(installed.EXTRAS.values()) <= extras()
 
 
 def extras():

@@ -23,7 +23,7 @@ _PART = 2**21  # bytes of a map that group norm sees at once: what it writes bes
 _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 
 # What torch had under other names before: 2.2, 2.7 and 2.4 brought these. Captured graphs need them as they are here.
-is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, 'is_compiling') else torch._utils.is_compiling
+is_compiling = (torch.compiler if hasattr(torch.compiler, 'is_compiling') else torch._utils).is_compiling  # noqa: SLF001
 is_exporting = torch.compiler.is_exporting if hasattr(torch.compiler, 'is_exporting') else is_compiling
 _HAS_AUTOCAST_OF_DEVICES = hasattr(torch.amp, 'is_autocast_available')
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checkpoints import Fit
-from ..host import add_load_pre_hook, has_load_pre_hook
 from ..layers import StyleLayer
 from ..surgery.attachment import replaces_norm
+from ..torch_host import add_load_pre_hook, has_load_pre_hook
 
 _logger = logging.getLogger(__name__)
 _BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())

@@ -21,6 +21,7 @@ from mmengine.registry import HOOKS
 from .. import trust
 from ..checkpoints import compare, existing, reading, safe_globals
 from ..layers.owned import own_names, rename_main
+from ..patches import StandIn
 from ..surgery.companions import training_only_keys
 from .host import start_of, trains
 from .model import bare_model
@@ -71,6 +72,9 @@ def load_any(file: Any, map_location: Any = None, weights_only: bool | None = No
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
     with refusing(*((file, file) if isinstance(file, str) else ('the checkpoint',))):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
+
+
+safe_torch = StandIn(torch, load=load_any)
 
 
 def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..patches import Patch
+from ..torch_host import BEFORE_2_6
 
 
 def _is_installed(distribution: str) -> bool:
@@ -37,21 +39,21 @@ PATCHES = (
         what=('mmengine.config.utils.MODULE2PACKAGE[mmseg_stylenorm]',),
         why="`_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub` know packages by a table",
         by='timm_stylenorm.runner.host.CONFIG_PACKAGES[mmseg_stylenorm]',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
         what=('mmengine.runner.checkpoint.CheckpointLoader._schemes[]',),
         why='files are read with `weights_only=False` where nothing else reads them',
         by='timm_stylenorm.runner.checkpoint.load_local',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
         what=('mmengine.runner.checkpoint.load_url',),
         why="downloads, in which the schemes http, torchvision, open-mmlab and mmcls end, are read by torch's default",
         by='timm_stylenorm.runner.checkpoint.load_url',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -64,18 +66,62 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
+        what=('mmengine.runner.checkpoint.torch',),
+        why="OpenMMLab's readers of these take torch's default, which runs any code before torch 2.6",
+        by='timm_stylenorm.runner.checkpoint.safe_torch',
+        needed=BEFORE_2_6 and not _is_installed('onedl-mmengine'),
+        since='mmengine 0.10.3',
+        until='mmengine 0.10.7',
+    ),
+    Patch(
         what=tuple(f'mmengine.runner{module}.save_checkpoint' for module in ('', '.checkpoint', '.runner')),
         why='checkpoints hold objects, and are written in place',
         by='timm_stylenorm.runner.saving.saving_whole',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
-        what=('mmengine.hooks.checkpoint_hook.open',),
-        why='`CheckpointHook` writes `last_checkpoint` in place',
+        what=('mmengine.hooks.checkpoint_hook.open', 'mmengine.config.config.open'),
+        why='`CheckpointHook` writes `last_checkpoint` in place, and a Runner its config, by which one tests',
         by='timm_stylenorm.runner.saving.open_whole',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=tuple(f'mmengine.fileio.LocalBackend.{name}' for name in ('put', 'put_text')),
+        why='pictures and other files are written in place',
+        by='timm_stylenorm.runner.saving.putting_whole',
+        wraps=True,
+        since='mmengine 0.10.3',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.visualization.LocalVisBackend._dump',),
+        why='where the disk is full, the error of a log ends a training without the name of a file',
+        by='timm_stylenorm.runner.saving.naming_lines',
+        wraps=True,
+        since='mmengine 0.10.3',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=(
+            'mmengine.dataset.worker_init_fn',
+            'mmengine.dataset.utils.worker_init_fn',
+            'mmengine.runner.runner.default_worker_init_fn',
+        ),
+        why='workers may outlive a run that is killed',
+        by='timm_stylenorm.workers.ending_with_parent',
+        wraps=True,
+        since='mmengine 0.10.3',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.Runner.train',),
+        why='two trainings in one work dir remove and resume from the checkpoints of each other',
+        by='timm_stylenorm.runner.claiming.claiming',
+        wraps=True,
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -85,7 +131,7 @@ PATCHES = (
         why='old checkpoints are removed before the new one is complete',
         by='timm_stylenorm.runner.saving.removing_late',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -93,7 +139,7 @@ PATCHES = (
         why='what a killed run had still to remove would stay',
         by='timm_stylenorm.runner.saving.removing_what_a_kill_left',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -101,7 +147,7 @@ PATCHES = (
         why='`resume=True` takes `load_from` for the checkpoint to resume from, and trusts `last_checkpoint` blindly',
         by='timm_stylenorm.runner.latest.choosing',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
 )
@@ -132,6 +178,20 @@ def trains(runner: Any) -> bool:
 def has_loaded(runner: Any) -> bool:
     """Whether `Runner.load_or_resume` has done its work."""
     return bool(runner._has_loaded)
+
+
+def progress() -> tuple[float, int] | None:
+    """Share of the training that is done, and the batch of the epoch; None outside a Runner's training.
+
+    The share counts finished epochs, or the iterations of a loop that knows no epochs.
+    """
+    info = MessageHub.get_current_instance().runtime_info
+    if info.get('loop_stage') != 'train':
+        return None
+    epoch, epochs, iteration, iterations = (info[key] for key in ('epoch', 'max_epochs', 'iter', 'max_iters'))
+    if epochs <= 1:
+        return iteration / iterations, iteration
+    return epoch / epochs, iteration - epoch * (iterations // epochs)
 
 
 def restart_workers(loader: DataLoader) -> None:

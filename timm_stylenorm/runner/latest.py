@@ -95,7 +95,8 @@ def newest_checkpoint(work_dir: str, folders: Iterable[str] = ()) -> str | None:
     return None
 
 
-def _folders(runner: Any) -> list[str]:
+def folders_of(runner: Any) -> list[str]:
+    """Where a run has checkpoints beside its work dir."""
     own = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return [os.path.join(out, os.path.basename(os.path.normpath(runner.work_dir))) for out in own if out]
 
@@ -108,7 +109,7 @@ def _choose(runner: Any) -> None:
         return
     if not resume:
         return
-    folders = _folders(runner)
+    folders = folders_of(runner)
     own = {os.path.realpath(folder) for folder in (runner.work_dir, *folders)}
     if start and os.path.dirname(os.path.realpath(start)) in own:
         return
@@ -138,7 +139,7 @@ def choosing(load_or_resume: Callable) -> Callable:
 
     @functools.wraps(load_or_resume)
     def run(self: Any) -> None:
-        for folder in (self.work_dir, *_folders(self)):
+        for folder in (self.work_dir, *folders_of(self)):
             trust_folder(folder)
         if trains(self) and not has_loaded(self):
             _choose(self)

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
+from ..torch_host import HOOKS_OF_FORWARD
 from .attachment import Attachments
 from .context import override_attr
 from .sites import Site

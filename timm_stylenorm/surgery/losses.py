@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import StyleNormWarning
 from ..functional.backend import is_compiling, widen
-from ..host import is_sharded
 from ..layers import AdvBN, StyleLayer
+from ..torch_host import is_sharded
 from .add import style_layers
 from .context import override_attr
 from .frozen import warn_if_at_rest

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..host import (
-    HOOKS_OF_FORWARD, BatchNormAct2d, LayerNorm, LayerNorm2d, compiled_call_off, unwrapped, within_compiled,
-)  # fmt: skip
+from ..host import BatchNormAct2d, LayerNorm, LayerNorm2d, unwrapped
+from ..torch_host import HOOKS_OF_FORWARD, compiled_call_off, within_compiled
 
 if TYPE_CHECKING:
     from .sites import Site

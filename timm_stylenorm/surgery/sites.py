@@ -29,7 +29,8 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import no_site
-from ..host import FeatureGraphNet, last_child
+from ..host import FeatureGraphNet
+from ..torch_host import last_child
 from .structure import (
     NORMS,
     SEVERAL_MAPS,

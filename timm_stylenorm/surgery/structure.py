@@ -11,11 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..host import (
-    FrozenBatchNorm2d, FrozenBatchNormAct2d, RegStage, RmsNorm, last_child, name_within, unwrapped,
-)  # fmt: skip
+from ..host import FrozenBatchNorm2d, FrozenBatchNormAct2d, RegStage, RmsNorm, name_within, unwrapped
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
+from ..torch_host import last_child
 from .attachment import replaces_norm
 from .strides import stages_by_stride, strides
 
