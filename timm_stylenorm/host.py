@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from .installed import check_version, is_installed, optional
+from .installed import check_version, is_installed, needing, optional
 from .patches import Patch
 from .torch_host import BEFORE_2_6
 
@@ -40,7 +40,8 @@ __all__ = [
 
 HAS_TIMM = is_installed('timm')
 if HAS_TIMM:
-    import timm
+    with needing('timm'):
+        import timm
 
     check_version('timm', timm.__version__)
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,10 @@ class Absent(nn.Module):
 
 def is_installed(package: str) -> bool:
     """Whether a package can be imported; it is not imported."""
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # what stands in its place is no package
+        return package in sys.modules and sys.modules[package] is not None
 
 
 def optional(name: str) -> Any:

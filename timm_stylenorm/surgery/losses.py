@@ -105,6 +105,7 @@ def _gather_shards(model: nn.Module) -> None:
 
     It gathers them again for a backward pass that begins at what modules return, and these losses are no such output.
     """
+    module: Any
     for module in model.modules():
         inside = (m for m in module.modules() if isinstance(m, StyleLayer))
         if is_sharded(module) and any(layer.has_loss() for layer in inside):
