@@ -18,3 +18,5 @@ def since(package, first, what):
 
 HALF_ON_CPU = since('torch', '2.3', 'no float16 convolutions and autocast on CPUs')
 OTHER_CLASSES = since('torch', '2.6', 'weights_only=True cannot be told of other classes')
+WHOLE_GRAPHS = since('torch', '2.6', 'torch.compile breaks graphs at style layers')
+ARGUMENTS = since('timm', '1.0.31', 'published models do not keep their arguments')

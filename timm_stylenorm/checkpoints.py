@@ -244,10 +244,10 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
     if path.suffix == '.pth':
         save_atomic(tensors, path)
         return
-    from safetensors.torch import save
+    import safetensors.torch
 
     with atomic_write(path) as part:
-        part.write_bytes(save(tensors, metadata={'format': 'pt'}))
+        part.write_bytes(safetensors.torch.save(tensors, metadata={'format': 'pt'}))
 
 
 def save_atomic(content: object, path: Path) -> None:

@@ -83,7 +83,11 @@ def what_is_missing(error: ImportError) -> str | None:
     from timm_stylenorm.installed import EXTRAS, cure
 
     text = str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS and text in ('', f'No module named {error.name!r}'):
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name in EXTRAS
+        and text in ('', f'No module named {error.name!r}')
+    ):
         return f'{error.name} is not installed: {cure(error.name)}'
     return text if is_stated(error) else None
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from expected import LONELY, UNTAKEN
 from nets import small
-from since import older, since
+from since import HALF_ON_CPU, WHOLE_GRAPHS, older, since
 from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
@@ -258,7 +258,7 @@ def test_channels_last_gives_the_same_gradients(style):
 
 
 @pytest.mark.parametrize('style', KINDS)
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=HALF_ON_CPU)])
 def test_autocast(style, dtype):
     model = build(style).train()
     seen = []
@@ -283,6 +283,7 @@ def test_checkpointing_gives_equal_gradients(style):
     assert_same(train_step_gradients(model, x, with_recipe=False), expected, rtol=1e-4, atol=1e-6)
 
 
+@WHOLE_GRAPHS
 @pytest.mark.parametrize('style', always('padain', 'snr-with-loss'))
 def test_compiles_without_a_graph_break(style):
     torch._dynamo.reset()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from expected import LONELY, UNTAKEN
 from nets import small
-from since import HALF_ON_CPU
+from since import HALF_ON_CPU, WHOLE_GRAPHS
 from torch import nn
 
 import timm_stylenorm
@@ -322,6 +322,7 @@ def test_losses_survive_checkpointing():
         torch.testing.assert_close(gradients[1][key], grad, rtol=1e-4, atol=1e-7)
 
 
+@WHOLE_GRAPHS
 @pytest.mark.parametrize('p', [0.0, 1.0])
 def test_padain_without_a_coin_compiles_whole(p):
     layer, x = PermutedAdaIN(p=p).train(), torch.randn(3, 4, 5, 5)
@@ -329,6 +330,7 @@ def test_padain_without_a_coin_compiles_whole(p):
     assert torch.equal(compiled(x), x) == (p == 0)
 
 
+@WHOLE_GRAPHS
 def test_padain_coin_costs_one_graph_break_and_branch_free_none():
     x = torch.randn(3, 4, 5, 5)
     torch._dynamo.reset()

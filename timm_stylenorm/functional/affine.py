@@ -129,7 +129,7 @@ class _InstanceMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g_mean: Tensor, g_var: Tensor) -> Tensor:
         x, mean, middle = ctx.saved_tensors
-        count = backend.positions(x)
+        count = x.shape[2:].numel()
         slope = g_var * (2 / count)
         if torch.is_grad_enabled():  # double backward: the mean must carry its own graph
             mean, _ = _plain_moments(x)
@@ -199,7 +199,7 @@ class _StyleAffine(torch.autograd.Function):
         g_mean, g_var, *g_tensors = _small_grads(results, (m, v, *leaves), (*g_small, *g_extras))
         if not needs_x:
             return None, None, *g_tensors
-        count = backend.positions(x)
+        count = x.shape[2:].numel()
         slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
         level = -slope * mean if g_mean is None else g_mean / count - slope * mean
         g_x = backend.affine(dense, slope, level, middle)

@@ -55,14 +55,6 @@ def spatial(x: Tensor, small: Tensor) -> Tensor:
     return small.reshape(*small.shape, *(1,) * (x.dim() - 2))
 
 
-def positions(x: Tensor) -> int:
-    """How many positions a map (N, C, *spatial) has, also in a graph whose sizes are symbols."""
-    count = 1
-    for size in x.shape[2:]:
-        count = count * size
-    return count
-
-
 def on_cpu(x: Tensor) -> bool:
     """Whether to borrow the CPU's kernels."""
     return x.device.type == 'cpu'
@@ -85,7 +77,7 @@ def parts(x: Tensor) -> list[slice]:
 
 
 def _view(x: Tensor, channels_last: bool) -> Tensor:
-    n, c, count = *x.shape[:2], positions(x)
+    n, c, count = *x.shape[:2], x.shape[2:].numel()
     if channels_last:
         return x.movedim(1, -1).contiguous().view(n, count, 1, c).movedim(-1, 1)
     return x.contiguous().view(1, n * c, count, 1)

@@ -77,7 +77,7 @@ class _DomainNorm(torch.autograd.Function):
             sums.append(backend.reductions(g_part, z / norm[part], zero))
             g_z = _through_l2(g_part * _columns(z, weight), z, norm[part])
             dot, total = backend.reductions(g_z, z, zero)
-            slope = -rstd[part] / backend.positions(x)
+            slope = -rstd[part] / x.shape[2:].numel()
             backend.affine(z, slope * dot, slope * total, out=g_x[part])
             g_x[part].addcmul_(g_z, backend.spatial(x, rstd[part].to(z.dtype)))
         g_weight, g_bias = (torch.cat(s).sum(0).to(weight.dtype) for s in zip(*sums, strict=True))

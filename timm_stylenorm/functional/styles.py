@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .affine import instance_moments, style_affine
-from .backend import positions
 
 
 def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
@@ -47,8 +46,8 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
             f'and {tuple(style.shape)}'
         )
     mean, var = instance_moments(style)
-    std = unbiased_std(var, positions(style), eps)
-    rule = partial(_adain_rule, count=positions(content), eps=eps)
+    std = unbiased_std(var, style.shape[2:].numel(), eps)
+    rule = partial(_adain_rule, count=content.shape[2:].numel(), eps=eps)
     return style_affine(content, rule, mean, std)
 
 
@@ -68,7 +67,7 @@ def exchange_styles(x: Tensor, perm: Tensor, axis: int = 0, eps: float = 1e-5) -
         axis: 0 or 1.
         eps: Added to the unbiased variances.
     """
-    return style_affine(x, partial(_exchange_rule, axis=axis, count=positions(x), eps=eps), perm)
+    return style_affine(x, partial(_exchange_rule, axis=axis, count=x.shape[2:].numel(), eps=eps), perm)
 
 
 def _exchange_rule(
@@ -97,7 +96,7 @@ def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | No
     """
     if len(perm) > len(x):
         raise ValueError(f'permuted_adain: {len(perm)} styles for a batch of {len(x)} images')
-    rule = partial(_permuted_adain_rule, count=positions(x), eps=eps)
+    rule = partial(_permuted_adain_rule, count=x.shape[2:].numel(), eps=eps)
     y = style_affine(x, rule, perm)
     return y if gate is None else torch.where(gate, y, x)
 
@@ -127,7 +126,7 @@ def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor
         lmda: (N,), the share l of an image's own statistics.
         eps: Added to the unbiased variance.
     """
-    return style_affine(x, partial(_mixstyle_rule, count=positions(x), eps=eps), perm, lmda)
+    return style_affine(x, partial(_mixstyle_rule, count=x.shape[2:].numel(), eps=eps), perm, lmda)
 
 
 def _mixstyle_rule(
@@ -152,7 +151,7 @@ def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float
         noise_std: e_s, (N, C), standard normal.
         eps: Added to all variances.
     """
-    return style_affine(x, partial(_dsu_rule, count=positions(x), eps=eps), noise_mean, noise_std)
+    return style_affine(x, partial(_dsu_rule, count=x.shape[2:].numel(), eps=eps), noise_mean, noise_std)
 
 
 def _dsu_rule(

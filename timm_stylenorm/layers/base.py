@@ -168,7 +168,7 @@ class RandomStyleLayer(StyleLayer):
 
     def should_apply(self, x: Tensor) -> bool:
         """Whether to act on `x` now; a map of one position has no deviation and never changes."""
-        if not self.training or self.p == 0 or backend.positions(x) == 1:
+        if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
             return False
         return self.p == 1 or torch.rand((), device='cpu').item() < self.p
 

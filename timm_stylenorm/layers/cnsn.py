@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import adain, exchange_styles, instance_moments, restyle, style_affine
-from ..functional.backend import positions
 from ..functional.styles import unbiased_std
 from .arguments import check, check_count, check_flag
 from .base import RandomStyleLayer, StyleLayer, called, is_plain
@@ -152,7 +151,7 @@ class SelfNorm(StyleLayer):
         batched = [len(m) == 0 for m in moments]  # dynamo takes no `not` of tuples
         tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
-            _selfnorm_rule, count=positions(x), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
+            _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
         )
         if not any(batched):
             return style_affine(x, rule, *tensors)
@@ -165,7 +164,7 @@ class SelfNorm(StyleLayer):
     def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
         """The same, where the modules must be called."""
         mean, var = instance_moments(x)
-        small = torch.stack([mean, unbiased_std(var, positions(x), self.eps)], -1)
+        small = torch.stack([mean, unbiased_std(var, x.shape[2:].numel(), self.eps)], -1)
         values = []
         for fc, bn in gates:
             z = called(fc, small)

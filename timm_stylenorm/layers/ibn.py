@@ -69,7 +69,8 @@ class IBN(NormLayer):
     def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
         layer: Any = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
-            layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
+            synced = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
+            layer.BN = synced.train(layer.BN.training)  # which torch 2.1 leaves in training
         return layer
 
     def added_parameters(self) -> Iterator[nn.Parameter]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..functional import permuted_adain
-from ..functional.backend import positions
 from .arguments import check, check_flag
 from .base import RandomStyleLayer
 
@@ -61,7 +60,7 @@ class PermutedAdaIN(RandomStyleLayer):
                 f"PermutedAdaIN: mode 'source_target' takes [source; target] in equal halves, got {len(x)} images"
             )
         gate = None
-        if self.branch_free and self.training and positions(x) > 1:
+        if self.branch_free and self.training and x.shape[2:].numel() > 1:
             gate = torch.rand((), device=x.device) < self.p
         elif not self.should_apply(x):
             return x
