@@ -4,14 +4,17 @@ from .corruption import ImageCorruption
 from .domains import DomainConcatDataset
 from .loading import LoadTrainIds, ScoreAsShown
 from .streets import LAYOUTS, GTA5Dataset, StreetsDataset
+from .transforms import ColorJitter, RandomGaussianBlur
 from .uda import UDADataset
 
 __all__ = [
     'LAYOUTS',
+    'ColorJitter',
     'DomainConcatDataset',
     'GTA5Dataset',
     'ImageCorruption',
     'LoadTrainIds',
+    'RandomGaussianBlur',
     'ScoreAsShown',
     'StreetsDataset',
     'UDADataset',
