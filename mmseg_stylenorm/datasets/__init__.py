@@ -2,8 +2,9 @@
 
 from .corruption import ImageCorruption
 from .domains import DomainConcatDataset
+from .layouts import LAYOUTS
 from .loading import LoadTrainIds, ScoreAsShown
-from .streets import LAYOUTS, GTA5Dataset, StreetsDataset
+from .streets import GTA5Dataset, StreetsDataset
 from .transforms import ColorJitter, RandomGaussianBlur
 from .uda import UDADataset
 

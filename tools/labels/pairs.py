@@ -20,11 +20,11 @@ from labels.reading import BadPair, Pair, Pairs, is_current, read_pair, sole
 from labels.table import save_png
 from tqdm import tqdm
 
-DONE, KEPT, LEFT_OUT = 'converted', 'already there', 'left out (known defects)'
+DONE, KEPT, GOOD, LEFT_OUT = 'converted', 'already there', 'good', 'left out (known defects)'
 
 
 class Result(NamedTuple):
-    """What became of a pair: DONE, KEPT, LEFT_OUT or the kind of a fault, and its details."""
+    """What became of a pair: DONE, KEPT, GOOD, LEFT_OUT, or the kind of a fault, and its details."""
 
     name: str
     outcome: str
@@ -84,8 +84,8 @@ def writable(folder: Path) -> None:
 
 def report(out: Path, results: list[Result]) -> tuple[list[str], list[Result]]:
     """Write prepare_report.json and print the summary; returns the good names and the bad pairs."""
-    good = [result.name for result in results if result.outcome in (DONE, KEPT)]
-    bad = [result for result in results if result.outcome not in (DONE, KEPT, LEFT_OUT)]
+    good = [result.name for result in results if result.outcome in (DONE, KEPT, GOOD)]
+    bad = [result for result in results if result.outcome not in (DONE, KEPT, GOOD, LEFT_OUT)]
     counts = Counter(result.outcome for result in results)
     entries = [{'name': name, 'kind': kind, 'detail': detail} for name, kind, detail in bad]
     content: dict[str, Any] = {'pairs': len(results), 'counts': counts, 'bad': entries}
