@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePath
+from typing import Any
 
 from PIL import Image
 
@@ -72,3 +73,37 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     except UNREADABLE:  # damaged EXIF data, which OpenCV passes over
         turned = False
     return (height, width) if turned else (width, height)
+
+
+def drop_hidden(images: Any, root: str, renumber: bool = True) -> None:
+    """Takes hidden files, and classes that are hidden folders, out of an image set of timm or torchvision.
+
+    Args:
+        images: A reader of timm for folders or tar files, or a folder data set of torchvision.
+        root: Its folder or file.
+        renumber: The classes are those of the folders, and not of a map that was given.
+
+    Raises:
+        FileNotFoundError: No image is left.
+    """
+    in_tar = hasattr(images, 'class_name_to_idx')
+    known: dict[str, int] = images.class_name_to_idx if in_tar else images.class_to_idx
+    paths = [sample[0].path if in_tar else os.path.relpath(sample[0], root) for sample in images.samples]
+    keep = [k for k, path in enumerate(paths) if not is_hidden(path)]
+    names = [name for name in sorted(known, key=lambda name: known[name]) if not (renumber and is_hidden(name))]
+    if len(keep) == len(paths) and len(names) == len(known):
+        return
+    if not keep:
+        raise FileNotFoundError(f"all images in '{root}' are hidden files, as file managers leave them")
+    old = [int(images.targets[k]) if in_tar else images.samples[k][1] for k in keep]
+    number = {known[name]: k if renumber else known[name] for k, name in enumerate(names)}
+    targets = [number[target] for target in old]
+    if in_tar:
+        images.samples, images.targets = images.samples[keep], targets
+        images.class_name_to_idx = {name: number[known[name]] for name in names}
+        images.class_idx_to_name = {k: name for name, k in images.class_name_to_idx.items()}
+        return
+    images.samples = [(images.samples[k][0], target) for k, target in zip(keep, targets, strict=True)]
+    images.class_to_idx = {name: number[known[name]] for name in names}
+    if hasattr(images, 'classes'):  # torchvision's
+        images.classes, images.targets, images.imgs = names, targets, images.samples

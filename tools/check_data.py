@@ -84,8 +84,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
     args = parse_args(argv)
-    from mmseg_stylenorm.datasets.layouts import LAYOUTS
     from timm_stylenorm.errors import unknown
+    from timm_stylenorm.runner.terminal import each_line_once
+
+    with each_line_once():
+        from mmseg_stylenorm.datasets.layouts import LAYOUTS
 
     if args.layout not in LAYOUTS:
         raise ValueError(unknown('layout', args.layout, LAYOUTS))

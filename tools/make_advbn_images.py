@@ -51,6 +51,8 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
         FileExistsError: It holds something else.
         ValueError: It lies within the images, or the other way round.
     """
+    from timm_stylenorm.datafiles import is_hidden
+
     source, out = args.images.resolve(), args.out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise ValueError(f'{args.images} and {args.out} must lie beside each other')
@@ -66,7 +68,7 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
                 f'{args.out} was made with other settings ({", ".join(differ)}); choose another folder'
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(not is_hidden(path.name) for path in out.iterdir()):
         raise FileExistsError(f'{args.out} is not empty, and not made by this tool (no {MARK}); choose another folder')
     out.mkdir(parents=True, exist_ok=True)
     write_json(mark, {'fingerprint': print_, 'settings': {k: str(v) for k, v in settings.items()}})

@@ -96,7 +96,9 @@ def _claim(out: Path, params: dict) -> bool:
             differ = ', '.join(f'{k} {written.get(k)} -> {v}' for k, v in params.items() if written.get(k) != v)
             raise FileExistsError(f'{out} holds toy streets drawn otherwise ({differ}); choose a new folder')
         return complete
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    from timm_stylenorm.datafiles import is_hidden
+
+    if out.exists() and (not out.is_dir() or any(not is_hidden(path.name) for path in out.iterdir())):
         raise FileExistsError(f'{out} exists and was not written by this tool; choose a new or an empty folder')
     _sign(out, params, complete=False)
     return False

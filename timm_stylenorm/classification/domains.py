@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import get_img_extensions
 from torch.utils.data import Sampler
 
+from ..datafiles import is_hidden
 from ..errors import unknown
 from .data import LabelledImages, read_image
 
@@ -26,7 +27,8 @@ class DomainFolders(LabelledImages):
         root: the folder of the domains.
         domains: those to use; None takes all. `leave_out` takes all but the given ones instead.
         leave_out: the domains not to use.
-        **common: `transform`, `shift`; see `LabelledImages`.
+        **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
+            of those of their folders, as for a shift of all of them.
 
     Raises:
         FileNotFoundError: no `root`, or no image in a domain.
@@ -60,7 +62,8 @@ class DomainFolders(LabelledImages):
         extensions = get_img_extensions(as_set=True)
         for label, name in enumerate(self.classes or ()):
             paths = sorted((folder / name).glob('*')) if (folder / name).is_dir() else []
-            yield from ((path, label, domain) for path in paths if path.suffix.lower() in extensions)
+            shown = (path for path in paths if not is_hidden(path.name))
+            yield from ((path, label, domain) for path in shown if path.suffix.lower() in extensions)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """One image as RGB, and its label."""
@@ -68,15 +71,15 @@ class DomainFolders(LabelledImages):
         return read_image(path, str(path)), label
 
     def domain_of(self, index: int) -> str:
-        """Name of the folder the image is from."""
-        return self.samples[index][2]
+        """Name of the folder the image is from, or the one that was given to all."""
+        return self.samples[index][2] if self.domain is None else self.domain
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 @DATA_SAMPLERS.register_module()
