@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
+from disk import claimed
 from labels.reading import BadPair, read_image
 from mistakes import command
 
@@ -62,20 +63,30 @@ def target_dataset(cfg: Config, config: str) -> Any:
     return DATASETS.build({**copy.deepcopy(dataset.target), 'pipeline': steps, 'test_mode': True})
 
 
-def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
-    """Where the label of each image goes.
+def image_folder(dataset: Any) -> str:
+    """Where the images of a data set lie.
 
     Raises:
-        ValueError: the data set does not tell where its images lie, or two images would have one label.
+        ValueError: it does not tell.
     """
-    from timm_stylenorm.datafiles import without_suffix
-
     folder = (getattr(dataset, 'data_prefix', None) or {}).get('img_path')
     if not folder or not hasattr(dataset, 'get_data_info'):
         raise ValueError(
             f'the target is a {type(dataset).__name__}, and labels are written for the images of one folder: make a '
             'config for each of its parts'
         )
+    return str(folder)
+
+
+def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
+    """Where the label of each image goes.
+
+    Raises:
+        ValueError: two images would have one label.
+    """
+    from timm_stylenorm.datafiles import without_suffix
+
+    folder = image_folder(dataset)
     files: list[Path] = []
     places: dict[Path, Path] = {}
     for k in range(len(dataset)):
@@ -141,7 +152,7 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> bool:
     import torch
 
     from mmseg_stylenorm.uda.pseudo_labels import write_soft
-    from timm_stylenorm.checkpoints import atomic_write
+    from timm_stylenorm.files import atomic_write
 
     probabilities = logits.float().softmax(0)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -205,10 +216,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Entry point; returns the labels that it wrote."""
     args = parse_args(argv)
     from mmengine.registry import init_default_scope
-    from torch.utils.data import DataLoader
 
     from timm_stylenorm.checkpoints import existing
-    from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
     init_default_scope('mmseg')
@@ -219,12 +228,24 @@ def main(argv: list[str] | None = None) -> list[Path]:
     settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
     settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
-    settings['images'] = str(Path(dataset.data_prefix['img_path']).resolve())
+    settings['images'] = str(Path(image_folder(dataset)).resolve())
     settings['checkpoint'] = hashlib.sha256(existing(args.checkpoint).read_bytes()).hexdigest()
+    with claimed(out, 'this tool', 'choose another folder'):
+        return fill(cfg, args, dataset, settings)
+
+
+def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str, Any]) -> list[Path]:
+    """Writes the labels that are not there yet, or not whole; returns them."""
+    from torch.utils.data import DataLoader
+
+    from timm_stylenorm.runner.terminal import QuietRunner
+    from timm_stylenorm.workers import end_with_parent
+
+    out, num_classes = Path(args.out), settings['num_classes']
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
-    files = both[kind]
+    files = both[settings['kind']]
     if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
         runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
@@ -233,7 +254,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
-        loader = DataLoader(Attempts(dataset, todo), batch_size=None, num_workers=workers)
+        loader = DataLoader(
+            Attempts(dataset, todo), batch_size=None, num_workers=workers, worker_init_fn=end_with_parent
+        )
         faults = label_all(runner.model, loader, [files[k] for k in todo], args)
         if faults:
             raise ValueError(f'{len(faults)} images have no label, all others have theirs: {"; ".join(faults)}')

@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 from cli import COUNT
+from disk import claimed, standalone
 from labels.pairs import DONE, KEPT, Result, cpu_count, report, run_parallel, tell_reader, writable
 from labels.reading import SUFFIX, BadPair, is_current, same_size
 from labels.table import save_png
 from mistakes import command
 
+datafiles = standalone('datafiles')
 POLYGONS = '_gtFine_polygons.json'
 
 
 def annotations(root: Path) -> list[str]:
     """Names of all fine annotations, `SPLIT/CITY/NAME`; `FileNotFoundError` when a folder or all files are missing."""
-    from timm_stylenorm.datafiles import visible_files
-
     labels = root / 'gtFine'
     for folder in (root, labels):
         if not folder.is_dir():
@@ -35,7 +35,7 @@ def annotations(root: Path) -> list[str]:
                 f'{folder} is not a folder; unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip '
                 f'(cityscapes-dataset.com, after registering) into {root}'
             )
-    files = [file.relative_to(labels).as_posix() for file in visible_files(labels)]
+    files = [file.relative_to(labels).as_posix() for file in datafiles.visible_files(labels)]
     found = [file.removesuffix(POLYGONS) for file in files if file.endswith(POLYGONS)]
     if not found:
         raise FileNotFoundError(f'no SPLIT/CITY/*{POLYGONS} in {labels}; is gtFine_trainvaltest.zip unpacked?')
@@ -48,11 +48,9 @@ def convert(path: Path) -> np.ndarray:
     from cityscapesscripts.helpers.labels import name2label
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
-    from timm_stylenorm.datafiles import decode_text
-
     try:
         annotation = Annotation()
-        annotation.fromJsonText(decode_text(path.read_bytes(), path))
+        annotation.fromJsonText(datafiles.decode_text(path.read_bytes(), path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         detail = f'{path}: not a Cityscapes annotation ({type(error).__name__}: {error})'
         raise BadPair('unreadable', detail) from error
@@ -98,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     writable(out)
     writable(out / 'gtFine')
     work = partial(_attempt, args.data_root, out, args.overwrite)
-    _, bad = report(out, list(run_parallel(work, names, args.workers, 'Cityscapes labels')))
+    with claimed(out, 'a converter'):
+        _, bad = report(out, list(run_parallel(work, names, args.workers, 'Cityscapes labels')))
     if out != args.data_root:
         tell_reader('leftImg8bit/SPLIT', out / 'gtFine' / 'SPLIT')
     return 1 if bad else 0

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from bench.runs import read_json
 from cli import converter_parser
+from disk import claimed, is_empty, write_text
 from labels.pairs import convert, writable
 from labels.reading import BadPair, Pairs, read_image
 from labels.table import CLASSES, IGNORE
@@ -158,9 +159,15 @@ def has_pairs(pairs: Pairs, root: Path) -> bool:
 
 def convert_split(split: str, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
     """Convert what is in the folder of a split."""
-    from timm_stylenorm.datafiles import visible_files
-
     root, out = args.data_root / split, (args.out or args.data_root) / split
+    if not root.is_dir():
+        return _convert_split(root, out, to_train_id, args)
+    writable(out)
+    with claimed(out, 'a converter'):
+        return _convert_split(root, out, to_train_id, args)
+
+
+def _convert_split(root: Path, out: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
     labels = next((folder for folder in ('v1.2/labels', 'labels') if (root / folder).is_dir()), None)
     if labels is None and (root / NEWER / 'labels').is_dir():
         raise FileNotFoundError(f'{root} has {NEWER}/labels only: {_NEWER_ONLY}; older labels are kept')
@@ -169,7 +176,8 @@ def convert_split(split: str, to_train_id: np.ndarray, args: argparse.Namespace)
     pairs = Pairs(f'Vistas {root.name}', 'images', labels, 'labelTrainIds', ('.jpg', '.png', '.png'), read)
     used = out / pairs.targets / 'mapping.json'
     mapping = json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True)))
-    if visible_files(used.parent) and not (used.is_file() and used.read_text() == mapping):
+    made = used.parent.is_dir() and not is_empty(used.parent)
+    if made and not (used.is_file() and used.read_text() == mapping):
         if not args.overwrite:
             how = 'another mapping' if used.is_file() else 'a mapping that is not known'
             raise FileExistsError(f'{used.parent} was made with {how}; --overwrite replaces it')
@@ -178,7 +186,7 @@ def convert_split(split: str, to_train_id: np.ndarray, args: argparse.Namespace)
         shutil.rmtree(used.parent)
     if root.is_dir():
         writable(used.parent)
-        used.write_text(mapping)
+        write_text(used, mapping)
     return convert(pairs, root, args.workers, args.overwrite, args.skip_bad, args.out and out)
 
 

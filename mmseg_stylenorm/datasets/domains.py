@@ -1,24 +1,23 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
 import bisect
-import copy
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
 from typing import Any
 
-from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 from torch.utils.data import ConcatDataset, Dataset
 
 from timm_stylenorm.errors import unknown
+from timm_stylenorm.runner.loaders import with_pipeline
 
 from .loading import check_sizes
 from .stand_ins import item_or_stand_in
 
 
-def parts_of(dataset: object) -> list[object]:
+def parts_of(dataset: object) -> list[Any]:
     """The data sets with files that a data set or wrapper consists of."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
@@ -58,31 +57,12 @@ def image_folders(dataset: object) -> dict[str, str]:
     return {name: folder for name, folder in found.items() if folder}
 
 
-def with_pipeline(dataset: object, pipeline: Sequence[object]) -> object:
-    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
-
-    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
-
-    Raises:
-        TypeError: A data set has no pipeline.
-    """
-    dataset = copy.copy(dataset)
-    if hasattr(dataset, 'pipeline'):
-        own = [step for step in dataset.pipeline.transforms if getattr(step, 'of_the_domain', False)]
-        dataset.pipeline = check_sizes(Compose([*pipeline[:1], *own, *pipeline[1:]]))
-    elif hasattr(dataset, 'datasets'):
-        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
-    elif hasattr(dataset, 'dataset'):
-        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
-    else:
-        raise TypeError(f'DomainConcatDataset: a {type(dataset).__name__} has no pipeline to replace')
-    return dataset
-
-
 def _replaced(parts: dict[str, object], pipeline: Sequence[object], keep: Sequence[str]) -> dict[str, Any]:
     """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
+    for leaf in (leaf for part in found.values() for leaf in parts_of(part)):
+        check_sizes(leaf.pipeline)
     if views:
         lost = [name for name in parts if name in keep]
     else:

@@ -50,7 +50,7 @@ class StreetsDataset(CityscapesDataset):
             `lazy_init=True` when the data list is first needed.
     """
 
-    ann_file: str
+    ann_file: str  # mmengine's, below data_root
 
     def __init__(
         self,

@@ -10,14 +10,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
+from disk import claimed, write_text
 from labels.reading import BadPair, Pair, Pairs, is_current, read_pair, sole
 from labels.table import save_png
+from processes import pool
 from tqdm import tqdm
 
 DONE, KEPT, GOOD, LEFT_OUT = 'converted', 'already there', 'good', 'left out (known defects)'
@@ -54,9 +55,9 @@ def run_parallel(work: Callable, items: Iterable, workers: int, title: str) -> I
     if workers <= 1 or len(items) < 2:
         yield from tqdm(map(work, items), total=len(items), desc=title)
         return
-    with ProcessPoolExecutor(min(workers, len(items))) as pool:
+    with pool(min(workers, len(items))) as processes:
         chunk = max(1, min(16, len(items) // (4 * workers)))
-        yield from tqdm(pool.map(work, items, chunksize=chunk), total=len(items), desc=title)
+        yield from tqdm(processes.map(work, items, chunksize=chunk), total=len(items), desc=title)
 
 
 def cpu_count() -> int:
@@ -93,7 +94,7 @@ def report(out: Path, results: list[Result]) -> tuple[list[str], list[Result]]:
     if left_out:
         content['left_out'] = left_out
     file = out / 'prepare_report.json'
-    file.write_text(json.dumps(content, indent=2) + '\n')
+    write_text(file, json.dumps(content, indent=2) + '\n')
     print(f'{len(results)} pairs: ' + ', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items())))
     for entry in bad[:20]:
         print(f'  {entry.outcome}: {entry.detail}')
@@ -114,7 +115,7 @@ def finish(out: Path, results: list[Result], skip_bad: bool) -> int:
     if skip_bad:
         split = out / 'splits' / 'good.txt'
         split.parent.mkdir(exist_ok=True)
-        split.write_text('\n'.join(good) + '\n')
+        write_text(split, '\n'.join(good) + '\n')
         print(f'{len(good)} good pairs listed in {split}')
     return 0
 
@@ -135,9 +136,10 @@ def convert(
     found = pairs.scan(root, out)
     out = out or root
     writable(out)
-    writable(out / pairs.targets)
-    work = partial(_attempt, pairs, overwrite)
-    status = finish(out, list(run_parallel(work, found, workers, f'{pairs.title} labels')), skip_bad)
+    with claimed(out, 'a converter'):
+        writable(out / pairs.targets)
+        work = partial(_attempt, pairs, overwrite)
+        status = finish(out, list(run_parallel(work, found, workers, f'{pairs.title} labels')), skip_bad)
     if out != root:
         tell_reader(pairs.images, out / pairs.targets)
     return status

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from disk import standalone
 from labels.table import IGNORE, TO_TRAIN_ID
 from PIL import Image
 
+datafiles = standalone('datafiles')
+UNREADABLE, by_name, shown_size = datafiles.UNREADABLE, datafiles.by_name, datafiles.shown_size
 SUFFIX = '_labelTrainIds.png'
 _TRAIN_IDS = np.isin(np.arange(256), [*TO_TRAIN_ID, IGNORE])
 
@@ -67,8 +70,6 @@ class Pairs:
         Raises:
             FileNotFoundError: A folder is missing, or has no such file.
         """
-        from timm_stylenorm.datafiles import by_name, without_suffix
-
         image, label, target = self.suffixes
         for folder in (root, root / self.images, root / self.labels):
             if not folder.is_dir():
@@ -77,7 +78,7 @@ class Pairs:
         images = by_name(_below(root / self.images), image)
         labels = _below(root / self.labels)
         if self.targets == self.labels:
-            labels = [name for name in labels if without_suffix(name, target) is None]
+            labels = [name for name in labels if datafiles.without_suffix(name, target) is None]
         found = images, by_name(labels, label)
         if not any(found):
             held = sorted({Path(name).suffix or name for name in _below(root / self.images)})
@@ -95,15 +96,11 @@ class Pairs:
 
 
 def _below(folder: Path) -> list[str]:
-    from timm_stylenorm.datafiles import visible_files
-
-    return [file.relative_to(folder).as_posix() for file in visible_files(folder)]
+    return [file.relative_to(folder).as_posix() for file in datafiles.visible_files(folder)]
 
 
 def read_image(path: Path) -> Image.Image:
     """Open and decode an image completely; a missing, broken, empty or too large file becomes a `BadPair`."""
-    from timm_stylenorm.datafiles import UNREADABLE
-
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice of what it tells of is an error
@@ -132,8 +129,6 @@ def read_pair(image_path: Path, label_path: Path, read: Callable[[Path], np.ndar
 
 def same_size(image_path: Path, label_path: Path, ids: np.ndarray) -> None:
     """Compare train ids (H, W) with their image as OpenCV loads it, of which the header is read; raises `BadPair`."""
-    from timm_stylenorm.datafiles import UNREADABLE, shown_size
-
     try:
         with Image.open(image_path) as image:
             size, stored = shown_size(image), image.size
@@ -150,8 +145,6 @@ def _by(size: tuple[int, ...]) -> str:
 
 def is_current(target: Path, source: Path, image: Path | None = None) -> bool:
     """Whether the target is newer than its sources, whole, made of train ids, and of the size of the image, if any."""
-    from timm_stylenorm.datafiles import UNREADABLE, shown_size
-
     sources = [source] if image is None else [source, image]
     if not target.is_file() or target.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in sources):
         return False
