@@ -54,7 +54,7 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
     return soft
 
 
-def _check_stride(label: tuple[int, ...], results: dict[str, Any]) -> None:
+def _check_stride(label: tuple[int, ...], results: dict) -> None:
     """Compares a soft label, one value for so many pixels in each direction, with the size of the image's file."""
     height, width = results.get('ori_shape', results['img'].shape)[:2]
     strides = range(1, max(height, width) + 1)
