@@ -161,11 +161,9 @@ class DomainIoUMetric(BaseMetric):
         every: tuple[dict[str, list[Any]], ...] = (groups, unread, left_out)
         for name, parts in self.pools.items():
             if parts and set(parts) <= set(tested):
-                for found in every:
-                    found[name] = [entry for part in parts for entry in found.get(part, ())]
-        rows = {name: self._row(name, matrices) for name, matrices in groups.items()}
-        for name, row in rows.items():
-            row |= {'unread': unread[name], 'left_out': left_out.get(name, [])}
+                for kind in every:
+                    kind[name] = [entry for part in parts for entry in kind.get(part, ())]
+        rows = {name: self._row(name, found, unread[name], left_out.get(name, [])) for name, found in groups.items()}
         means = {'mean': tested} if self.means is None and len(tested) > 1 else self.means or {}
         means = {name: list(parts) for name, parts in means.items() if parts and set(parts) <= set(rows)}
         scores = {name: row['scores'] for name, row in rows.items()}
@@ -184,7 +182,9 @@ class DomainIoUMetric(BaseMetric):
         values = {f'{name}/{key}'.lstrip('/'): value for name, row in scores.items() for key, value in row.items()}
         return {key: round(value, 2) for key, value in values.items()}
 
-    def _row(self, name: str, matrices: list[np.ndarray]) -> DomainReport:
+    def _row(
+        self, name: str, matrices: list[np.ndarray], unread: list[dict[str, str]], left_out: list[str]
+    ) -> DomainReport:
         """All there is to say of a domain, in percent."""
         classes = self.dataset_meta['classes']
         matrix = np.sum(matrices, axis=0) if matrices else np.zeros((len(classes), len(classes)), np.int64)
@@ -195,7 +195,14 @@ class DomainIoUMetric(BaseMetric):
         for subset in subsets:
             scores[subset] = _mean(v for label, v in zip(classes, iou, strict=True) if label not in SUBSETS[subset])
         by_class = dict(zip(classes, iou.tolist(), strict=True))
-        return {'images': len(matrices), 'scores': scores, 'IoU': by_class, 'confusion': matrix.tolist()}
+        return {
+            'images': len(matrices),
+            'scores': scores,
+            'IoU': by_class,
+            'confusion': matrix.tolist(),
+            'unread': unread,
+            'left_out': left_out,
+        }
 
     def _log(self, rows: dict[str, DomainReport], scores: dict[str, dict[str, float]]) -> None:
         """Tables: scores of domains and means; IoU by class and domain, some domains at a time."""
@@ -204,9 +211,11 @@ class DomainIoUMetric(BaseMetric):
         for name, row in scores.items():
             images = rows[name]['images'] if name in rows else ''
             tables[0].add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
-        for title, key in (('left out', 'left_out'), ('not read', 'unread')):
-            if any(row[key] for row in rows.values()):
-                tables[0].add_column(title, [len(rows[name][key]) if name in rows else '' for name in scores])
+        left_out = {name: len(row['left_out']) for name, row in rows.items()}
+        unread = {name: len(row['unread']) for name, row in rows.items()}
+        for title, counts in (('left out', left_out), ('not read', unread)):
+            if any(counts.values()):
+                tables[0].add_column(title, [counts.get(name, '') for name in scores])
         names = list(rows)
         for part in (names[k : k + ACROSS] for k in range(0, len(names), ACROSS)):
             tables.append(PrettyTable(['IoU', *(name or 'all' for name in part)], align='r'))

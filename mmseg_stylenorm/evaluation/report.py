@@ -13,12 +13,14 @@ COLUMNS = 4  # confusion matrices in a row
 
 
 class DomainReport(TypedDict):
-    """Of one domain; scores and IoU by class in percent, the confusion matrix (K, K)."""
+    """Of one domain; scores and IoU by class in percent, the confusion matrix (K, K), pairs that were not tested."""
 
     images: int
     scores: dict[str, float]
     IoU: dict[str, float]
     confusion: list[list[int]]
+    unread: list[dict[str, str]]
+    left_out: list[str]
 
 
 class Report(TypedDict):
