@@ -1,8 +1,9 @@
 """Writes a network's predictions for target images as labels: make_pseudo_labels.py CONFIG CHECKPOINT OUT [--soft].
 
 The images are those of the config's `UDADataset(target=...)`, in the config's test pipeline without labels. OUT gets a
-file for each, in the same subfolders: NAME_pseudo.png with train ids, 255 where the network is not sure, or with --soft
-NAME_soft.npz with probabilities. Interrupted, the same command goes on; files that are damaged are written again.
+file for each, in the same subfolders: NAME_pseudo.png, a palette PNG of the most probable class (train ids, at the size
+of the image's file), or with --soft NAME_soft.npz with probabilities. With --threshold P hard labels are 255 where no
+class has the probability P. Interrupted, the same command goes on; files that are damaged are written again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
@@ -94,27 +94,26 @@ def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
     write_json(out / MANIFEST, settings)
 
 
-def is_whole(file: Path, num_classes: int) -> bool:
+def is_whole(file: Path, train_ids: np.ndarray) -> bool:
     """Whether a label is there and can be read."""
     if not file.exists():
         return False
-    if file.suffix == '.png':
-        label = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        return label is not None and label.ndim == 2 and bool(np.all((label < num_classes) | (label == 255)))
-    from mmseg_stylenorm.uda.pseudo_labels import read_soft
+    from mmseg_stylenorm.uda.pseudo_labels import read_hard, read_soft
 
     try:
-        read_soft(file, num_classes)
+        if file.suffix == '.png':
+            return bool(np.isin(read_hard(file), [*train_ids, 255]).all())
+        read_soft(file, len(train_ids))
     except ValueError:
         return False
     return True
 
 
-def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
+def write(logits: Tensor, file: Path, dataset: Any, args: argparse.Namespace) -> None:
     """The label of one image from its logits (K, H, W)."""
     import torch
 
-    from mmseg_stylenorm.uda.pseudo_labels import write_soft
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of, write_hard, write_soft
     from timm_stylenorm.checkpoints import atomic_write
 
     probabilities = logits.float().softmax(0)
@@ -123,9 +122,9 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
         if args.soft:
             write_soft(part, torch.nn.functional.avg_pool2d(probabilities, args.stride, ceil_mode=True))
             return
-        sure, label = probabilities.max(0)
-        png = cv2.imencode('.png', torch.where(sure < args.threshold, 255, label).byte().cpu().numpy())[1]
-        part.write_bytes(png.tobytes())
+        sure, best = (x.cpu().numpy() for x in probabilities.max(0))
+        label = np.where(sure < args.threshold, 255, train_ids_of(dataset)[best]).astype(np.uint8)
+        write_hard(part, label, type(dataset).METAINFO['palette'])
 
 
 @command
@@ -138,6 +137,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     from mmengine.utils import ProgressBar
     from torch.utils.data import DataLoader
 
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of
     from timm_stylenorm.checkpoints import existing
     from timm_stylenorm.runner.terminal import QuietRunner
 
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     init_default_scope('mmseg')
     cfg.load_from, cfg.resume = args.checkpoint, False
     dataset, out = target_dataset(cfg, args.config), Path(args.out)
-    num_classes = len(dataset.metainfo['classes'])
+    num_classes, train_ids = len(dataset.metainfo['classes']), train_ids_of(dataset)
     kind = 'soft' if args.soft else 'hard'
     settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
@@ -155,12 +155,12 @@ def main(argv: list[str] | None = None) -> list[Path]:
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
     files = both[kind]
-    if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
+    if before(out) != settings or not all(is_whole(file, train_ids) for file in files):
         runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
         runner.model.eval()
         claim(out, every, settings)
-    todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
+    todo = [k for k, file in enumerate(files) if not is_whole(file, train_ids)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
         loader = DataLoader(dataset.get_subset(todo), collate_fn=pseudo_collate, num_workers=workers)
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         with torch.no_grad():
             for k, batch in zip(todo, loader, strict=True):
                 (sample,) = runner.model.test_step(batch)
-                write(sample.seg_logits.data, files[k], args)
+                write(sample.seg_logits.data, files[k], dataset, args)
                 bar.update()
     print(f'\n{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')
     return [files[k] for k in todo]

@@ -173,19 +173,19 @@ class ClassBalancedSampler(EndlessSampler):
         if block < 1:
             raise ValueError(f'ClassBalancedSampler: expected a block of 1 draw or more, got {block}')
         self.block = block
-        self.shown = np.asarray(class_pixels(dataset, cache) > 0)
+        self.shown = class_pixels(dataset, cache).astype(bool)
         if not self.shown.any():
             raise ValueError('ClassBalancedSampler: no label holds a class')
 
     def draws(self, rng: np.random.Generator) -> Iterator[int]:
-        present = self.shown.any(0)
+        present = np.asarray(self.shown.any(0))
         queues: list[list[int]] = [[] for _ in present]
         while True:
             drawn, counts = np.empty(self.block, np.int64), np.zeros(len(present))
             for k in range(self.block):
                 weights = present / np.log(1.01 + counts / max(counts.sum(), 1))
                 c = rng.choice(len(present), p=weights / weights.sum())
-                queues[c] = queues[c] or rng.permutation(self.shown[:, c].nonzero()[0]).tolist()
+                queues[c] = queues[c] or rng.permutation(np.flatnonzero(self.shown[:, c])).tolist()
                 drawn[k] = queues[c].pop()
                 counts += self.shown[drawn[k]]
             yield from rng.permutation(drawn).tolist()
