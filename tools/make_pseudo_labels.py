@@ -55,7 +55,8 @@ def target_dataset(cfg: Config, config: str) -> Any:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     if kind_of(dataset) != 'UDADataset':
         raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
-    steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
+    labelled = ('LoadAnnotations', 'LoadTrainIds', 'ScoreAsShown')
+    steps = [step for step in cfg.test_pipeline if step['type'] not in labelled]
     return DATASETS.build({**copy.deepcopy(dataset.target), 'pipeline': steps, 'test_mode': True})
 
 

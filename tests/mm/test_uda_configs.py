@@ -74,7 +74,8 @@ def narrow(cfg):
     distributed._sync_bn_to_bn(cfg.model)
     data = cfg.train_dataloader.dataset
     pipelines = [part.pipeline for part in (data, data.get('source'), data.get('target')) if 'pipeline' in (part or {})]
-    for step in (step for pipeline in (*pipelines, cfg.val_dataloader.dataset.pipeline) for step in pipeline):
+    pipelines += [cfg.val_dataloader.dataset.pipeline, cfg.tta_pipeline]
+    for step in (step for pipeline in pipelines for step in pipeline):
         step.update(SMALL.get(step.type, {}))
     cfg.model.data_preprocessor.size = (32, 64)
     if 'r101' in cfg.filename:
@@ -108,8 +109,12 @@ def test_config_trains_every_parameter_on_data_in_its_layout_and_is_tested(name,
     held = [p for w in wrappers for group in w.optimizer.param_groups for p in group['params']]
     assert len(held) == len(set(held))
     assert {p for p in model.parameters() if p.requires_grad} <= set(held)
-    (sample,) = model.eval().test_step(pseudo_collate([DATASETS.build(cfg.val_dataloader.dataset)[0]]))
-    assert sample.pred_sem_seg.shape == sample.gt_sem_seg.shape == (32, 64)
+    views = MODELS.build({**cfg.tta_model, 'module': cfg.model}).eval()
+    views.module.load_state_dict(model.state_dict())
+    for tested, pipeline in ((model.eval(), cfg.val_dataloader.dataset.pipeline), (views, cfg.tta_pipeline)):
+        dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'pipeline': pipeline})
+        (sample,) = tested.test_step(pseudo_collate([dataset[0]]))
+        assert sample.pred_sem_seg.shape[-2:] == sample.gt_sem_seg.shape[-2:] == (32, 64)
 
 
 @pytest.mark.parametrize('name', NAMES)
