@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from labels.pairs import cpu_count
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 

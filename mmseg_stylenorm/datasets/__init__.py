@@ -1,7 +1,9 @@
 """Data sets and their loading; importing this registers them with mmseg."""
 
+from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption
 from .domains import DomainConcatDataset
+from .geometry import RandomScaleCrop, ResizeHeight
 from .loading import LoadTrainIds, ScoreAsShown
 from .rare_class import RareClassDataset
 from .sampling import ClassBalancedSampler, EndlessSampler, class_pixels
@@ -11,7 +13,9 @@ from .uda import UDADataset
 
 __all__ = [
     'LAYOUTS',
+    'Centroid',
     'ClassBalancedSampler',
+    'ClassUniformSampler',
     'ColorJitter',
     'DomainConcatDataset',
     'EndlessSampler',
@@ -19,9 +23,12 @@ __all__ = [
     'ImageCorruption',
     'LoadTrainIds',
     'RandomGaussianBlur',
+    'RandomScaleCrop',
     'RareClassDataset',
+    'ResizeHeight',
     'ScoreAsShown',
     'StreetsDataset',
     'UDADataset',
+    'class_centroids',
     'class_pixels',
 ]

@@ -16,7 +16,7 @@ from golden_data import GOLDEN
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 
 import mmseg_stylenorm  # noqa: F401 (registers)
-from mmseg_stylenorm.datasets import ClassBalancedSampler, RareClassDataset, class_pixels, sampling
+from mmseg_stylenorm.datasets import ClassBalancedSampler, RareClassDataset, class_pixels, label_statistics, sampling
 from mmseg_stylenorm.datasets.rare_class import rare_class_probabilities
 
 RARE = json.loads((GOLDEN / 'rare_class_example.json').read_text())
@@ -56,8 +56,8 @@ def test_pixels_of_each_class_are_counted_once_and_again_where_a_label_has_chang
     assert pixels.shape == (len(SHOWN), 19)
     assert [set(row.nonzero()[0]) for row in pixels] == SHOWN
     assert set(pixels[pixels > 0]) == {12}
-    read, count = [], sampling._count
-    monkeypatch.setattr(sampling, '_count', lambda file: read.append(Path(file).name[:3]) or count(file))
+    read, ids = [], label_statistics.read_ids
+    monkeypatch.setattr(label_statistics, 'read_ids', lambda file: read.append(Path(file).name[:3]) or ids(file))
     assert np.array_equal(class_pixels(streets), pixels)
     assert read == []
     Image.fromarray(np.full((8, 12), 7, np.uint8)).save(tmp_path / 'labels/004_labelTrainIds.png')
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written_costs_the_count_alone(streets, monkeypa
     def full(file):
         raise OSError(28, 'No space left on device', str(file))
 
-    monkeypatch.setattr(sampling, 'atomic_write', full)
+    monkeypatch.setattr(label_statistics, 'atomic_write', full)
     assert len(class_pixels(streets)) == len(SHOWN)
 
 

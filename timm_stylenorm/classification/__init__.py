@@ -12,9 +12,11 @@ from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
 from .shifts import SHIFTS, shift_image
+from .transforms import AugSplits
 
 __all__ = [
     'SHIFTS',
+    'AugSplits',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',

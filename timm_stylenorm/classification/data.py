@@ -8,52 +8,29 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
 
     transform=dict(input_size=224, is_training=True, color_jitter=None)
     transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
+
+`AugSplits`, at the end of such a list, gives several views of each image: `inputs` (splits, 3, H, W).
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
-from timm.data import create_dataset, create_transform
+from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
-from torchvision import transforms as tv
 
 from ..errors import unknown
 from .shifts import SHIFTS, shift_image
+from .transforms import build_transform
 
 STREAMS = {'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
 PACKAGES = {'hfds': 'datasets', **STREAMS}
 SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test', 'testing'))
-
-
-def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.Image], Tensor]:
-    """PIL image -> uint8 tensor (3, H, W), by a recipe as in the module's docstring; None only converts.
-
-    Raises:
-        ValueError: the recipe normalises or erases, which `ClsPreprocessor` does; or torchvision lacks a name in it.
-    """
-    if isinstance(transform, dict):
-        for key, instead in (('normalize', 'mean and std'), ('re_prob', 'erasing')):
-            if transform.get(key):
-                raise ValueError(f'transform: {key} is the task of model.data_preprocessor; set {instead} there')
-        return create_transform(**{**transform, 'normalize': False})
-    steps = []
-    for step in transform or ():
-        arguments = dict(step)
-        name = arguments.pop('type')
-        if not hasattr(tv, name):
-            raise ValueError(unknown('torchvision transform', name, tv.__dict__.get('__all__') or _transform_names()))
-        steps.append(getattr(tv, name)(**arguments))
-    return tv.Compose([*steps, tv.PILToTensor()])
-
-
-def _transform_names() -> list[str]:
-    return [name for name in dir(tv) if name[0].isupper()]
 
 
 class LabelledImages(Dataset):
@@ -96,6 +73,8 @@ class LabelledImages(Dataset):
         image, target = self.load(index)
         inputs = self.transform(image)
         if self.shift is not None:
+            if inputs.dim() == 4:
+                raise ValueError('AugSplits is for training, and `shift` for tests: use one of the two')
             inputs = shift_image(inputs, self.shift, seed=index)
         return _sample(inputs, target, self.domain_of(index))
 
