@@ -131,12 +131,10 @@ def probabilities(model, image, size):
 
 
 def test_maxsquare_is_tested_with_the_mirrored_image():
-    cfg = load(MAXSQUARE)
-    size = cfg.model.data_preprocessor
-    narrow(cfg)
-    cfg.model.data_preprocessor = size
-    cfg.model.pop('type'), cfg.model.pop('target_weight')
-    model = MODELS.build({**cfg.tta_model, 'module': {**cfg.model, 'type': 'EncoderDecoder'}}).eval()
+    cfg, small = load(MAXSQUARE), narrow(load(MAXSQUARE))
+    options = {key: value for key, value in small.model.items() if key != 'target_weight'}
+    options.update(type='EncoderDecoder', data_preprocessor=cfg.model.data_preprocessor)
+    model = MODELS.build({**cfg.tta_model, 'module': options}).eval()
     item = DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': cfg.tta_pipeline})[0]
     (sample,) = model.test_step(pseudo_collate([item]))
     image = (
