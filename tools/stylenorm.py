@@ -33,6 +33,7 @@ COMMANDS: dict[str, Tool] = {
     'prepare nthu': Tool('prepare_nthu', 'convert the test labels of a city of NTHU, and check all pairs'),
     'prepare cityscapes': Tool('prepare_cityscapes', "draw the labels of Cityscapes' polygons"),
     'prepare toy-streets': Tool('prepare_toy_streets', 'draw two small domains of streets'),
+    'check': Tool('check_data', 'check every image/label pair of a data set that is ready to be read'),
     'styliser': Tool('train_styliser', 'train the decoder of the AdaIN styliser'),
     'visualize': Tool('visualize_style', 'draw what methods do to images at each stage'),
     'advbn-images': Tool('make_advbn_images', 'write a copy of an image folder that AdvBN has disturbed'),

@@ -19,7 +19,7 @@ pytest.importorskip('mmengine')
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_stylenorm.classification import SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
+from timm_stylenorm.classification import STYLE_SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
 from timm_stylenorm.classification import data as data_module
 from timm_stylenorm.classification.idx import read_idx
 
@@ -214,7 +214,7 @@ def test_a_truncated_image_is_named(folders):
         (dict(transform=[dict(type='RandomCrob')]), "did you mean 'RandomCrop'"),
         (dict(transform=dict(normalize=True)), 'normalize is the task of model.data_preprocessor'),
         (dict(transform=dict(is_training=True, re_prob=0.2)), 'set erasing there'),
-        (dict(shift='blurr'), "unknown shift 'blurr'; did you mean 'blur'"),
+        (dict(shift='blurr'), "unknown style shift 'blurr'; did you mean 'blur'"),
     ],
 )
 def test_a_wrong_argument_is_named(folders, arguments, message):
@@ -371,7 +371,7 @@ def test_noise_and_texture_follow_the_seed(grey):
 
 def test_every_shift_keeps_shape_and_type(grey):
     image = torch.from_numpy(grey[:3])
-    for name in SHIFTS:
+    for name in STYLE_SHIFTS:
         shifted = shift_image(image, name)
         assert shifted.dtype == torch.uint8
         assert shifted.shape == image.shape
