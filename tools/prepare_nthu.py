@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from cli import converter_parser
-from labels.pairs import SUFFIX, BadPair, Pairs, convert, read_image
+from labels.pairs import convert
+from labels.reading import SUFFIX, BadPair, Pairs, read_image
 from labels.table import IGNORE, LABELS, TO_TRAIN_ID
 from mistakes import command
 
