@@ -2,7 +2,7 @@
 
 from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption
-from .domains import DomainConcatDataset
+from .domains import MultiDomainDataset
 from .geometry import RandomScaleCrop, ResizeHeight
 from .loading import LoadTrainIds, ScoreAsShown
 from .rare_class import RareClassDataset
@@ -17,11 +17,11 @@ __all__ = [
     'ClassBalancedSampler',
     'ClassUniformSampler',
     'ColorJitter',
-    'DomainConcatDataset',
     'EndlessSampler',
     'GTA5Dataset',
     'ImageCorruption',
     'LoadTrainIds',
+    'MultiDomainDataset',
     'RandomGaussianBlur',
     'RandomScaleCrop',
     'RareClassDataset',

@@ -62,7 +62,7 @@ def _mean(values: Iterable[float]) -> float:
 
 @METRICS.register_module()
 class DomainIoUMetric(BaseMetric):
-    """IoU of each domain that the samples name (see `DomainConcatDataset`), and means over domains.
+    """IoU of each domain that the samples name (see `MultiDomainDataset`), and means over domains.
 
     Reports `<domain>/mIoU`, `<domain>/mAcc` and `<domain>/aAcc` in percent, computed as mmseg's `IoUMetric` does, and
     `<mean>/mIoU`, ... for the means. Without domains it is `mIoU`, ... of all samples. IoU by class stands in the log
