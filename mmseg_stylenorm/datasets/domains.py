@@ -1,8 +1,10 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
+import bisect
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
+from typing import Any
 
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
@@ -13,8 +15,11 @@ from timm_stylenorm.errors import unknown
 from timm_stylenorm.runner.domains import DomainPart, known_domains, parts_by_domain
 from timm_stylenorm.runner.loaders import with_pipeline
 
+from .loading import check_sizes
+from .stand_ins import item_or_stand_in
 
-def parts_of(dataset: object) -> list[object]:
+
+def parts_of(dataset: object) -> list[Any]:
     """The data sets with files that a data set or wrapper consists of."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
@@ -37,10 +42,23 @@ def image_folder(dataset: object) -> str | None:
         return None
 
 
+def _by_domain(dataset: object) -> dict[str, object]:
+    parts = [part for part in getattr(dataset, 'datasets', ()) if isinstance(part, DomainPart)]
+    return {part.domain: part.dataset for part in parts} or {'': dataset}
+
+
+def left_out(dataset: object) -> dict[str, list[str]]:
+    """Names of known defective pairs that a data set leaves out, by domain, or of the whole data set under ''."""
+    found = {
+        name: [pair for leaf in parts_of(part) for pair in (getattr(leaf, 'metainfo', None) or {}).get('left_out', ())]
+        for name, part in _by_domain(dataset).items()
+    }
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
 def image_folders(dataset: object) -> dict[str, str]:
     """`image_folder` by domain, or of the whole data set under the name ''."""
-    parts = [part for part in getattr(dataset, 'datasets', ()) if isinstance(part, DomainPart)]
-    found = {part.domain: image_folder(part.dataset) for part in parts} or {'': image_folder(dataset)}
+    found = {name: image_folder(part) for name, part in _by_domain(dataset).items()}
     return {name: folder for name, folder in found.items() if folder}
 
 
@@ -50,6 +68,8 @@ def _replaced(
     """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
+    for leaf in (leaf for part in found.values() for leaf in parts_of(part)):
+        check_sizes(leaf.pipeline)
     if views:
         lost = [name for name in parts if name in keep]
     else:
@@ -100,12 +120,32 @@ class MultiDomainDataset(ConcatDataset):
         parts = parts_by_domain(domains, only, DATASETS.build)
         if pipeline is not None:
             parts = _replaced(parts, pipeline, keep)
-        super().__init__([DomainPart(name, part) for name, part in parts.items()])
+        self.parts = [DomainPart(name, part) for name, part in parts.items()]
+        super().__init__(self.parts)
         first = next(iter(parts.values()))
         self.metainfo = {**first.metainfo, 'domains': list(parts), 'known_domains': known}
-        self.metainfo['image_folders'] = image_folders(self)
+        self.metainfo['image_folders'], self.metainfo['left_out'] = image_folders(self), left_out(self)
+        self.keep_going = False  # see `item_or_stand_in`
         # what mmseg's confusion_matrix.py asks of a data set
         leaf = parts_of(first)[0]
         self.METAINFO = self.metainfo
         self.ignore_index = getattr(leaf, 'ignore_index', 255)
         self.reduce_zero_label = getattr(leaf, 'reduce_zero_label', False)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return item_or_stand_in(self, super().__getitem__, index)
+
+    def _place(self, index: int) -> tuple[DomainPart, int]:
+        number = bisect.bisect_right(self.cumulative_sizes, index)
+        return self.parts[number], index - (self.cumulative_sizes[number - 1] if number else 0)
+
+    def domain_of(self, index: int) -> str:
+        """The domain of an image."""
+        part, own = self._place(index)
+        return part.domain_of(own)
+
+    def image_of(self, index: int) -> str:
+        """The path of an image."""
+        part, own = self._place(index)
+        return part.image_of(own)

@@ -16,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip('mmengine')
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader, IterableDataset
 
 from timm_stylenorm.classification import (
@@ -340,9 +340,10 @@ def test_a_skipped_sampler_goes_on_where_it_was(pacs, run):
 
 @pytest.fixture
 def shown(tmp_path, grey):
-    """A test set as it is, and dark, by the names of the domains."""
+    """A test set as it is, and dark, by the names of the domains; in the scope of configs of classification."""
     part = idx_root(tmp_path, grey, np.zeros(6, np.uint8))
-    return dict(clean=part, dark=dict(part, shift='dark'))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield dict(clean=part, dark=dict(part, shift='dark'))
 
 
 @pytest.mark.parametrize('kind', ['MultiDomainDataset', 'JoinedDataset'])

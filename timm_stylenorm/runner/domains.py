@@ -25,6 +25,11 @@ class DomainPart(Dataset):
         """Of any image."""
         return self.domain
 
+    def image_of(self, index: int) -> str:
+        """The path of an image, or its number where the data set does not tell."""
+        known = getattr(self.dataset, 'get_data_info', None)
+        return f'number {index} of {self.domain}' if known is None else str(known(index).get('img_path'))
+
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
