@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it
-    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER --soft',
+    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER, as the head of the config says',
     'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
     'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
     'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
     'synthia': 'unpack SYNTHIA-RAND-CITYSCAPES there, then python tools/prepare_synthia.py data/synthia',
+    'nthu': 'unpack Images/ and Labels/ of each city there, then python tools/prepare_nthu.py data/nthu/CITY',
     'bdd100k': 'unpack its 10k images and its labels for semantic segmentation there, see docs/datasets.md',
     'mapillary': 'unpack Mapillary Vistas there, then python tools/prepare_mapillary.py data/mapillary',
     'acdc': 'unpack rgb_anon_trainvaltest.zip and gt_trainval.zip there',

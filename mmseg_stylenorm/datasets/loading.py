@@ -165,9 +165,11 @@ class ScoreAsShown(BaseTransform):
     """Lets a prediction be scored at the size that the network sees, on the label as it is after resizing and cropping.
 
     mmseg otherwise scales predictions to the size of the file, which only fits labels that no transform has touched.
+    Of an image that comes from no data set, as mmseg's inference functions take it, the prediction has its own size.
     """
 
     def transform(self, results: dict) -> dict:
         """Takes the present size for the original one."""
-        results['ori_shape'] = results['img'].shape[:2]
+        if 'sample_idx' in results or 'seg_map_path' in results:
+            results['ori_shape'] = results['img'].shape[:2]
         return results

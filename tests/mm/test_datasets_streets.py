@@ -30,6 +30,7 @@ FILES = {
     'bdd100k': ('images/10k/val/7d06fefd-0001.jpg', 'labels/sem_seg/masks/val/7d06fefd-0001.png'),
     'bdd100k_seg': ('seg/images/val/7d06fefd-0001.jpg', 'seg/labels/val/7d06fefd-0001_train_id.png'),
     'mapillary': ('validation/images/_1Gn_x-0001.jpg', 'validation/labelTrainIds/_1Gn_x-0001.png'),
+    'nthu': ('Images/Test/pano_00001_0_180.png', 'Labels/Test/pano_00001_0_180_labelTrainIds.png'),
     'dark_zurich': (
         'rgb_anon/val/night/GOPR0356/GOPR0356_frame_000001_rgb_anon.png',
         'gt/val/night/GOPR0356/GOPR0356_frame_000001_gt_labelTrainIds.png',

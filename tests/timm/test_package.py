@@ -196,7 +196,7 @@ def test_the_guide_names_only_files_that_exist():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-CONVERTERS = ('prepare_cityscapes', 'prepare_gta5', 'prepare_mapillary', 'prepare_synthia', 'prepare_toy_streets')
+CONVERTERS = tuple(f'prepare_{name}' for name in ('cityscapes', 'gta5', 'mapillary', 'nthu', 'synthia', 'toy_streets'))
 
 
 @pytest.mark.parametrize('tool', CONVERTERS)
