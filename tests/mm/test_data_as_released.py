@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from test_datasets_streets import FILES, PIPELINE, make, write
 
-from mmseg_stylenorm.datasets import LAYOUTS, DomainConcatDataset, GTA5Dataset, StreetsDataset, layouts, streets
+from mmseg_stylenorm.datasets import LAYOUTS, GTA5Dataset, MultiDomainDataset, StreetsDataset, layouts, streets
 from mmseg_stylenorm.datasets.lists import SplitList
 from timm_stylenorm.runner.configs import config_root
 
@@ -120,7 +120,7 @@ steps = {PIPELINE!r}
 street = dict(type='StreetsDataset', pipeline=steps)
 test_dataloader = dict(
     batch_size=1, num_workers=2, persistent_workers=False, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='DomainConcatDataset', domains=dict(
+    dataset=dict(type='MultiDomainDataset', domains=dict(
         fog=dict(**street, layout='acdc_fog', data_root='acdc'),
         bdd=dict(**street, layout='bdd100k', data_root='bdd'),
         night=dict(**street, layout='dark_zurich', data_root='night'))))
@@ -208,7 +208,7 @@ def test_a_test_in_which_nothing_can_be_read_ends_with_the_first_error(domains):
 def test_training_stops_at_a_bad_pair(tmp_path):
     (_, label), *_ = make(tmp_path, 'gta5')
     _empty(label)
-    dataset = DomainConcatDataset({'a': GTA5Dataset(data_root=str(tmp_path), pipeline=PIPELINE)})
+    dataset = MultiDomainDataset({'a': GTA5Dataset(data_root=str(tmp_path), pipeline=PIPELINE)})
     with pytest.raises(ValueError, match='cannot be decoded'):
         dataset[0]
 
@@ -345,7 +345,7 @@ def test_mmsegs_own_loading_step_compares_sizes_too(tmp_path, wrapped):
     steps = [PIPELINE[0], dict(type='LoadAnnotations'), dict(type='RandomCrop', crop_size=(16, 16)), PIPELINE[2]]
     dataset = GTA5Dataset(data_root=str(tmp_path), pipeline=[] if wrapped else steps)
     if wrapped:
-        dataset = DomainConcatDataset({'a': dataset}, pipeline=steps)
+        dataset = MultiDomainDataset({'a': dataset}, pipeline=steps)
     with pytest.raises(ValueError, match=rf'label {label} is 32x48, and its image {image} 48x32'):
         dataset[0]
     assert dataset[1]['inputs'].shape == (3, 16, 16)
