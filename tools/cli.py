@@ -203,7 +203,7 @@ def merge_options(cfg: 'Config', options: list[str]) -> None:
 
 
 def _work_dir(cfg: 'Config', path: str, name: str) -> str:
-    """That of the config with the name of the style behind it, so that no two styles share one."""
+    """That of the config with the name of the style after it, so that no two styles share one."""
     folder: str = cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return folder if not name or folder.endswith(f'_{name}') else f'{folder.rstrip("/")}_{name}'
 

@@ -1,9 +1,11 @@
 """Image sets of several domains with the same classes: PACS, Office-Home, ..."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -13,7 +15,10 @@ from timm.data import get_img_extensions
 from torch.utils.data import Sampler
 
 from ..errors import unknown
-from .data import LabelledImages, read_image
+from .data import ImageOptions, LabelledImages, read_image
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SPLITS = ('train', 'crossval', 'test')
 NOT_RELEASED = ('sketch/dog/n02103406_4068-1.png',)  # in PACS's lists, and not among its images
@@ -44,7 +49,7 @@ class DomainFolders(LabelledImages):
         domains: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
         split: str | None = None,
-        **common: Any,
+        **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
         if not Path(root).is_dir():
