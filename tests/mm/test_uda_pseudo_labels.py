@@ -23,7 +23,8 @@ from tiny_uda import MODEL
 
 from mmseg_stylenorm.datasets import StreetsDataset
 from mmseg_stylenorm.uda.pseudo_labels import read_hard, read_soft, train_ids_of, write_hard, write_soft
-from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
 FADA = 'quickstart/deeplabv3plus_r18-small_fada_1xb4-240_toy-streets.py'
@@ -359,3 +360,24 @@ def test_a_cut_label_is_written_again(teacher):
     first.write_bytes(whole[: len(whole) // 2])
     assert teacher() == [first]
     assert first.read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:isw. no pairs of channels')
+@pytest.mark.parametrize('name', [name for name in list_configs() if name.startswith('quickstart/')])
+def test_labels_without_any_class_give_finite_losses(name):
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / name)
+    distributed._sync_bn_to_bn(cfg.model)
+    model = MODELS.build(cfg.model).train()
+
+    def part():
+        label = PixelData(data=torch.full((1, 64, 128), 255))
+        soft = PixelData(data=torch.zeros(19, 64, 128, dtype=torch.uint8))
+        samples = [SegDataSample(gt_sem_seg=label, gt_soft=soft) for _ in range(2)]
+        return {'inputs': list(torch.randint(256, (2, 3, 64, 128)).byte()), 'data_samples': samples}
+
+    losses = model(**model.data_preprocessor({**part(), 'target': part()}, True), mode='loss')
+    assert losses
+    for key, value in losses.items():
+        assert torch.isfinite(value).all(), key
