@@ -20,7 +20,9 @@ from timm_stylenorm import files
 from timm_stylenorm.files import InUse, claimed
 
 pytest.importorskip('mmengine')
-from tiny_runs import start, status, train
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny_runs import config, start, status, train
 
 SECONDS = 5  # in which processes end
 
@@ -171,6 +173,17 @@ def test_a_second_training_in_a_work_dir_is_refused(tmp_path, hold):
     kill(first)
     train(tmp_path / 'run')
     assert not (tmp_path / 'run' / files.LOCK).exists()
+
+
+def test_no_other_run_replaces_the_config_of_a_training(tmp_path, hold):
+    first = hold(tmp_path / 'run')
+    cfg = config(tmp_path / 'run')
+    cfg.dump(tmp_path / 'of_the_training.py')
+    Runner.from_cfg(Config.fromfile(tmp_path / 'of_the_training.py'))
+    assert not [*(tmp_path / 'run').glob('*.py')]
+    kill(first)
+    Runner.from_cfg(Config.fromfile(tmp_path / 'of_the_training.py'))
+    assert [*(tmp_path / 'run').glob('*.py')] == [tmp_path / 'run' / 'of_the_training.py']
 
 
 def test_trainings_that_save_into_one_folder_elsewhere_are_refused_too(tmp_path, hold):
@@ -325,8 +338,6 @@ def test_predictions_and_labels_on_a_full_disk_are_named_and_none_is_half_there(
 
 
 def test_the_config_of_a_run_is_never_half_written(tmp_path, monkeypatch):
-    from mmengine.config import Config
-
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: 1 / 0))
     file = tmp_path / 'config.py'
     file.write_text('a = 1\n')
