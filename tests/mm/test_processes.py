@@ -321,7 +321,7 @@ def test_predictions_and_labels_on_a_full_disk_are_named_and_none_is_half_there(
     with small_disk(tmp_path / 'disk', '100k') as disk:
 
         def label(k):
-            make_pseudo_labels.write(torch.randn(19, 40, 40), disk / f'{k}_soft.npz', args)
+            make_pseudo_labels.write(torch.randn(19, 40, 40), disk / f'{k}_soft.npz', None, args)
 
         def prediction(k):
             data = torch.randint(0, 19, (1, 100, 200))
@@ -333,7 +333,7 @@ def test_predictions_and_labels_on_a_full_disk_are_named_and_none_is_half_there(
             assert not [*disk.rglob('*.part')]
             whole = list(disk.rglob(f'*.{kind}'))
             assert whole
-            assert all(make_pseudo_labels.is_whole(file, 19) for file in whole)
+            assert all(make_pseudo_labels.is_whole(file, np.arange(19)) for file in whole)
             [file.unlink() for file in whole]
 
 
