@@ -227,16 +227,18 @@ def check_data(loader: dict | None, config: str) -> None:
 
 
 def domains_of(dataset: dict) -> list[dict]:
-    """The data sets of those domains that a `DomainConcatDataset` is to use; an unknown name is its own to refuse."""
+    """The data sets that a `MultiDomainDataset` is to use; an unknown name is its own to refuse."""
+    if dataset.get('datasets') is not None:
+        return dataset['datasets']
     domains, only = dataset.get('domains') or {}, dataset.get('only')
     chosen = domains if only is None else [only] if isinstance(only, str) else only
-    return [domains[name] for name in chosen if name in domains]
+    return [domains[name] for name in chosen if name in domains and name != '_scope_']
 
 
 CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since keys mean other things elsewhere
-    'DomainConcatDataset': domains_of,
+    **dict.fromkeys(('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'), domains_of),
     'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
-    **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
+    'ConcatDataset': lambda dataset: dataset['datasets'],
     **dict.fromkeys(
         ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'RareClassDataset'),
         lambda dataset: [dataset['dataset']],

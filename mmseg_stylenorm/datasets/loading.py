@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import cv2
 import mmengine.fileio as fileio
@@ -88,7 +87,7 @@ def check_size(results: dict) -> None:
 
 
 class CheckLabelSize(BaseTransform):
-    """`check_size` behind a loading step of others."""
+    """`check_size` after a loading step of others."""
 
     def transform(self, results: dict) -> dict:
         """Changes nothing."""
@@ -101,8 +100,8 @@ class CheckLabelSize(BaseTransform):
 
 
 def check_sizes(pipeline: Compose) -> Compose:
-    """Puts `CheckLabelSize` behind mmseg's own `LoadAnnotations`, which takes a label of any size."""
-    steps: list[Any] = []
+    """Puts `CheckLabelSize` after mmseg's own `LoadAnnotations`, which takes a label of any size."""
+    steps: list[Callable] = []
     for step in pipeline.transforms:
         steps += [step, CheckLabelSize()] if type(step) is LoadAnnotations else [step]
     pipeline.transforms = steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from timm.data import get_img_extensions
-from torch.utils.data import Sampler
+from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from ..datafiles import decode_text, is_hidden
 from ..errors import unknown
+from ..runner.domains import DomainPart, known_domains, parts_by_domain
 from .data import ImageOptions, LabelledImages, read_image
 
 if TYPE_CHECKING:
@@ -91,6 +92,40 @@ class DomainFolders(LabelledImages):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+
+@DATASETS.register_module(name=['MultiDomainDataset', 'JoinedDataset'])  # the second is the former name
+class MultiDomainDataset(ConcatDataset):
+    """Image sets of several domains, one after the other. Known as `JoinedDataset` too.
+
+    The domain's name is in every sample as `domain`, where `TopK` and `AdaBNHook` find it.
+
+    Args:
+        domains: Data sets, or their configs, by the name of their domain.
+        only: Names of the domains to use; all by default. `--cfg-options test_dataloader.dataset.only=NAME` for one.
+        datasets: In place of `domains`, data sets that say of each image themselves of which domain it is, or nothing.
+
+    Raises:
+        ValueError: Neither `domains` nor `datasets`, or both; no domain, an unknown name in `only`, or data sets of
+            different classes.
+    """
+
+    def __init__(
+        self,
+        domains: Mapping[str, dict | Dataset] | None = None,
+        only: str | Sequence[str] | None = None,
+        datasets: Sequence[dict | Dataset] | None = None,
+    ) -> None:
+        if (domains is None) == (datasets is None) or (datasets is not None and only is not None):
+            raise ValueError('MultiDomainDataset: give domains=dict(NAME=...), and maybe only=, or datasets=[...]')
+        if domains is None:
+            super().__init__([DATASETS.build(part) if isinstance(part, dict) else part for part in datasets or ()])
+            self.metainfo = getattr(self.datasets[0], 'metainfo', {})
+            return
+        parts = parts_by_domain(domains, only, DATASETS.build)
+        super().__init__([DomainPart(name, part) for name, part in parts.items()])
+        first = getattr(next(iter(parts.values())), 'metainfo', {})
+        self.metainfo = {**first, 'domains': list(parts), 'known_domains': known_domains(domains)}
 
 
 def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -> list[tuple[Path, int, str]]:
