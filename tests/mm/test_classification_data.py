@@ -298,6 +298,8 @@ def test_an_official_split_is_that_of_its_lists(pacs, place):
     ]
     with pytest.raises(FileNotFoundError, match=r"no list 'photo_train_kfold\.txt' .* split=None takes all"):
         DATASETS.build(dict(type='PACS', root=str(root), split='train'))
+    whole = DATASETS.build(dict(type='PACS', root=str(root), domains=['photo'], split='train', split_missing_ok=True))
+    assert len(whole) == 2
     with pytest.raises(ValueError, match="unknown split 'val'"):
         DATASETS.build(dict(type='PACS', root=str(root), split='val'))
     (folder / 'sketch_train_kfold.txt').write_text('sketch/dog/9.png 1')

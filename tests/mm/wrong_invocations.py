@@ -201,7 +201,7 @@ ROWS = [  # command line -> message
     ('prepare mapillary vistas', 'config.json is no JSON file'),
     ('prepare mapillary vistas --mapping mapping.json', 'mapping.json: expected'),
     ('prepare mapillary vistas --mapping notes.txt', 'notes.txt is no JSON file'),
-    ('prepare mapillary vistas --mapping nope.json', 'nope.json: No such file'),
+    ('prepare mapillary vistas --mapping nope.json', 'nope.json: no such file, and the mappings by name are robustnet'),
     ('prepare toy-streets folder', 'was not written by this tool'),
     ('prepare toy-streets notes.txt', 'was not written by this tool'),
     ('prepare toy-streets damaged', 'toy_streets.json is no JSON file'),

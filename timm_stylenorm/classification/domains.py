@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from timm.data import get_img_extensions
@@ -38,6 +40,7 @@ class DomainFolders(LabelledImages):
         leave_out: the domains not to use.
         split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
             `root`, in `splits` in it or beside it; None takes all images.
+        split_missing_ok: take all images where there is no such list, and say so in the log, instead of raising.
         **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
             of those of their folders, as for a shift of all of them.
 
@@ -52,6 +55,7 @@ class DomainFolders(LabelledImages):
         domains: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
         split: str | None = None,
+        split_missing_ok: bool = False,
         **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
@@ -69,7 +73,7 @@ class DomainFolders(LabelledImages):
         for domain in self.domains:
             found = list(self._find(Path(root) / domain, domain))
             if split is not None:
-                found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt')
+                found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt', split_missing_ok)
             if not found:
                 raise FileNotFoundError(f"no images in '{root}/{domain}/<class>/'")
             self.samples += found
@@ -128,12 +132,18 @@ class MultiDomainDataset(ConcatDataset):
         self.metainfo = {**first, 'domains': list(parts), 'known_domains': known_domains(domains)}
 
 
-def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -> list[tuple[Path, int, str]]:
+def _of_split(
+    samples: list[tuple[Path, int, str]], root: Path, name: str, missing_ok: bool
+) -> list[tuple[Path, int, str]]:
     """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'."""
     folders = (root, root / 'splits', root.parent / 'splits')
     file = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"no list '{name}' in {' or '.join(map(str, folders))}; split=None takes all images")
+        text = f"no list '{name}' in {' or '.join(map(str, folders))}"
+        if not missing_ok:
+            raise FileNotFoundError(f'{text}; split=None takes all images')
+        print_log(f'{text}: all {len(samples)} images of the domain are used', 'current', logging.WARNING)
+        return samples
     present = {path.relative_to(root).as_posix(): (path, label, domain) for path, label, domain in samples}
     lines = [line.strip() for line in decode_text(file.read_bytes(), file).splitlines()]
     listed = [
