@@ -22,7 +22,7 @@ from test_uda_configs import write_pictures
 from tiny_uda import MODEL
 
 from mmseg_stylenorm.datasets import StreetsDataset
-from mmseg_stylenorm.uda.pseudo_labels import read_hard, read_soft, train_ids_of, write_hard, write_soft
+from mmseg_stylenorm.uda.pseudo_labels import read_soft, train_ids_of, write_hard, write_soft
 from timm_stylenorm.runner import distributed
 from timm_stylenorm.runner.configs import config_root, list_configs
 
@@ -167,7 +167,7 @@ def test_the_tool_goes_on_where_it_was_and_repairs_what_is_damaged(teacher, caps
 
 
 def hard_labels():
-    return [read_hard(file) for file in sorted(Path('labels').rglob('*_pseudo.png'))]
+    return [np.asarray(Image.open(file)) for file in sorted(Path('labels').rglob('*_pseudo.png'))]
 
 
 def test_hard_labels_are_ignored_where_unsure(teacher):
@@ -232,14 +232,15 @@ def test_labels_of_fewer_classes_come_back_as_the_network_counts_them(tmp_path):
 
 
 @pytest.mark.parametrize('fault', [b'', b'\x89PNG', 'colour'])
-def test_a_damaged_hard_label_is_named(tmp_path, fault):
-    file = tmp_path / 'a_pseudo.png'
+def test_a_damaged_hard_label_is_written_again(teacher, fault):
+    (file, *_) = teacher()
+    whole = file.read_bytes()
     if fault == 'colour':
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(file)
     else:
         file.write_bytes(fault)
-    with pytest.raises(ValueError, match=r'a_pseudo\.png (cannot be read|has shape \(4, 4, 3\))'):
-        read_hard(file)
+    assert teacher() == [file]
+    assert file.read_bytes() == whole
 
 
 def test_a_checkpoint_that_is_refused_costs_no_label(teacher):

@@ -26,7 +26,10 @@ ALLOWED = {  # file: {function: why it may}
         'run': "mmengine's own, which is given the temporary file of another",
         'open_whole': 'what mmengine reads, or appends to',
     },
-    'mmseg_stylenorm/uda/pseudo_labels.py': {'write_soft': 'is given a temporary file'},
+    'mmseg_stylenorm/uda/pseudo_labels.py': {
+        'write_hard': 'is given a temporary file',
+        'write_soft': 'is given a temporary file',
+    },
     'mmseg_stylenorm/evaluation/report.py': {
         '_draw_scores': 'is given a temporary file',
         '_draw_confusion': 'is given a temporary file',
