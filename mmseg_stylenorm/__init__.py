@@ -9,12 +9,13 @@ from timm_stylenorm.patches import install_patches
 
 check_owners('mmengine', 'mmcv', 'mmseg')
 with needing(__name__):
-    from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
+    from . import backbones, datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
     from .host import PATCHES
 
 install_patches(PATCHES)
 
 __all__ = [
+    'backbones',
     'datasets',
     'evaluation',
     'heads',

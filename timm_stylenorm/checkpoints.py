@@ -9,11 +9,11 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ DAMAGED = (
     pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
+Global = Callable | tuple[Callable, str]  # what may be in a file, and under which name
 
 
 class LogBuffer:
@@ -45,7 +46,7 @@ def _attribute(owner: object, name: str) -> object:
     return name
 
 
-def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute) -> list[Any]:
+def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attribute) -> list[Global]:
     """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
     import numpy as np
 
@@ -63,7 +64,7 @@ def _damaged() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def reading(source: str, known: Sequence[Any] | None = None, file: str | os.PathLike | None = '/') -> Iterator[None]:
+def reading(source: str, known: Sequence[Global] | None = None, file: str | os.PathLike | None = '/') -> Iterator[None]:
     """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
 
     Args:
@@ -173,9 +174,10 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     return Checkpoint(dict(content[chosen]), chosen, tuple(str(name) for name in content if name != chosen))
 
 
-def _is_state_dict(value: Any) -> bool:
-    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    return named and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(v, Tensor) for key, v in value.items())
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class Fit:
         return '; '.join(f'{len(kinds[kind])} {kind}: {text}' for kind, text in some.items() if text)
 
 
-def compare(own: Mapping[str, Any], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
+def compare(own: Mapping[str, Tensor], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
     """Compare the state dict of a model with that of a file, before loading.
 
     Args:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from .installed import check_version, is_installed, needing, optional
@@ -59,7 +60,7 @@ RegStage = optional('timm.models.regnet:RegStage')
 FrozenBatchNorm2d = optional('torchvision.ops:FrozenBatchNorm2d')
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model within timm's feature extractors that leave it whole."""
     name = name_within(model)
     return model.get_submodule(name) if name else model
@@ -80,12 +81,12 @@ def architectures() -> Collection[str]:
     return _model_entrypoints.keys()
 
 
-def copy_pretrained_cfgs(base: str, name: str) -> Any:
+def copy_pretrained_cfgs(base: str, name: str) -> object:
     """Give a registered name the pretrained cfgs of another, the default first.
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
-    from timm.models import DefaultCfg
+    from timm.models import DefaultCfg, PretrainedCfg
     from timm.models._registry import (
         _model_default_cfgs,
         _model_has_pretrained,
@@ -93,7 +94,7 @@ def copy_pretrained_cfgs(base: str, name: str) -> Any:
         _model_with_tags,
     )
 
-    cfgs: dict[str, Any] = {}
+    cfgs: dict[str, PretrainedCfg] = {}
     own_names = _model_with_tags[name]
     for tagged in _model_with_tags[base]:
         source = _model_pretrained_cfgs[tagged]
@@ -121,7 +122,7 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
 
 
-def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., Any]:
+def group_with_hosts(group_with_matcher: Callable[..., dict]) -> Callable[..., dict]:
     """timm's `group_with_matcher`, in which a style layer belongs to the group of what it follows.
 
     A family's patterns match names of blocks; 'stages.1.style.snr.weight' would go to the last group, that of the head.
@@ -129,8 +130,11 @@ def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(group_with_matcher)
     def group(
-        named_objects: Iterable[Any], group_matcher: Any, return_values: bool = False, reverse: bool = False
-    ) -> Any:
+        named_objects: Iterable[tuple[str, object]],
+        group_matcher: dict | Callable,
+        return_values: bool = False,
+        reverse: bool = False,
+    ) -> dict:
         named = list(named_objects)
         plain = [name for name, _ in named if '.style.' not in name]
         hosts = {}

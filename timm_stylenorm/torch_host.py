@@ -39,7 +39,7 @@ def within_compiled(model: nn.Module) -> nn.Module | None:
 
 def raise_recompile_limit(at_least: int) -> None:
     """Let `torch.compile` make so many graphs of one piece of code."""
-    config: Any = torch._dynamo.config
+    config = torch._dynamo.config
     name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # before torch 2.6
     setattr(config, name, max(getattr(config, name), at_least))
 
@@ -50,7 +50,7 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(module, vars(place).get('FSDPModule', ())) for place in places if place)
 
 
-def allowing(known: Sequence[Any]) -> AbstractContextManager[object]:
+def allowing(known: Sequence[Callable | tuple[Callable, str]]) -> AbstractContextManager[object]:
     """A context in which `torch.load(weights_only=True)` also takes these classes and functions.
 
     Before torch 2.6, which lets them have other names, nothing but tensors and plain data.
@@ -63,7 +63,7 @@ def last_child(module: nn.Module) -> tuple[str, nn.Module]:
     return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
 
 
-def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+def remove_forward_hook(module: nn.Module, hook: Callable[..., object]) -> None:
     """Take a function off a module, also of a copy of the module with which it was registered."""
     for key in [k for k, own in module._forward_hooks.items() if own is hook]:
         del module._forward_hooks[key]
@@ -79,7 +79,7 @@ def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
     return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 
 
-def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]) -> None:
+def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, tuple, dict], None]) -> None:
     """`register_step_post_hook` for a function that may run twice after a step.
 
     The compiler of torch 2.1 takes all such hooks off all optimizers; that of 2.14 does not.
@@ -90,7 +90,7 @@ def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], No
     step = optimizer.step
 
     @functools.wraps(step)
-    def step_and_hook(*args: Any, **kwargs: Any) -> Any:
+    def step_and_hook(*args: Any, **kwargs: Any) -> object:
         result = step(*args, **kwargs)
         hook(optimizer, args, kwargs)
         return result

@@ -14,10 +14,10 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from torch.serialization import MAP_LOCATION
 from torch.torch_version import TorchVersion
 
 VARIABLE = 'STYLENORM_TRUSTED'
@@ -78,11 +78,11 @@ def _runs_code(path: Path) -> str:
     return ''
 
 
-def refusing(read: Callable[..., Any]) -> Callable[..., Any]:
+def refusing(read: Callable[..., object]) -> Callable[..., object]:
     """timm's reader of pickled files, which refuses those that are not trusted."""
 
     @functools.wraps(read)
-    def torch_load(checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def torch_load(checkpoint_path: object, *args: object, **kwargs: object) -> object:
         check_trusted(str(checkpoint_path), checkpoint_path if isinstance(checkpoint_path, str | os.PathLike) else '/')
         return read(checkpoint_path, *args, **kwargs)
 
@@ -92,12 +92,12 @@ def refusing(read: Callable[..., Any]) -> Callable[..., Any]:
 def load_url(
     url: str,
     model_dir: str | None = None,
-    map_location: Any = None,
+    map_location: MAP_LOCATION = None,
     progress: bool = True,
     check_hash: bool = False,
     file_name: str | None = None,
     weights_only: bool = True,
-) -> Any:
+) -> object:
     """`torch.hub.load_state_dict_from_url` with `weights_only=True`, which torch 2.1 does not take there.
 
     Raises:

@@ -1,5 +1,5 @@
 # Fashion-MNIST, ResNet-18 on 28x28 images: 8,000 training images, two minutes on one CPU core. The test set comes
-# clean and in eight other styles (timm_stylenorm/classification/shifts.py). Schedule of this project, from no paper.
+# clean and in eight other styles (timm_stylenorm/classification/style_shifts.py). Schedule of this project, no paper's.
 # Methods are added by `--style NAME [KEY=VALUE ...]`. From scratch, recipes are
 # `--recipe advbn steps=3 step=0.4 lower=trainable` (half of the authors' ascent steps, twice as long) and
 # `--recipe debiased styliser=fourier`; the authors of AdvBN fine-tune with a frozen lower part: `--recipe advbn
@@ -34,16 +34,15 @@ val_dataloader = dict(
     dataset=dict(type='FashionMNIST', root=data_root, split='test', limit=2000),
 )
 shifts = ['contrast', 'bright', 'dark', 'gamma', 'inverted', 'blur', 'noise', 'texture']
-test_sets = [dict(type='FashionMNIST', root=data_root, split='test', limit=2000, domain='clean')]
-test_sets += [
-    dict(type='FashionMNIST', root=data_root, split='test', limit=2000, domain=shift, shift=shift) for shift in shifts
-]
+clean = dict(type='FashionMNIST', root=data_root, split='test', limit=2000)
 test_dataloader = dict(
     batch_size=250,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='JoinedDataset', datasets=test_sets),
+    dataset=dict(
+        type='MultiDomainDataset', domains=dict(clean=clean, **{shift: dict(clean, shift=shift) for shift in shifts})
+    ),
 )
 val_evaluator = test_evaluator = dict(type='TopK', topk=(1,))
 

@@ -1,7 +1,6 @@
 """FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), also with pAdaIN."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +51,10 @@ class FADA(UDASegmentor):
     `optim_wrapper=dict(constructor='AdversarialOptimWrapperConstructor', discriminator=dict(...))`.
 
     With `style=dict(type='padain', mode='source_target')` the source passes the backbone together with the target
-    images, resized to its size, takes over their styles, and alone goes on; the target's own pass has no pAdaIN. In the
-    authors' code that pass styles the first half of the target images by the second, which is nothing for their one
-    image per process, and the stem's layer acts on the image itself. Batch norms of a decode head, which theirs has
-    not, see source and target in turn.
+    images, resized to its size by the nearest pixel, takes over their styles, and alone goes on; the target's own pass
+    has no pAdaIN. In the authors' code that pass styles the first half of the target images by the second, which is
+    nothing for their one image per process, and the stem's layer acts on the image itself. Batch norms of a decode
+    head, which theirs has not, see source and target in turn.
 
     Args:
         *args: Of `StyleNormEncoderDecoder`.
@@ -101,9 +100,8 @@ class FADA(UDASegmentor):
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(source, data_samples))
         labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
-        if restylers:  # the style layers saw the target images behind those of the source
-            ignored: Any = self.ignore_index
-            labels = torch.cat([labels, torch.full_like(labels, ignored)])
+        if restylers:  # the style layers saw the target images after those of the source
+            labels = torch.cat([labels, torch.full_like(labels, self.decode_head.ignore_index)])
         terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
         with override_attr(restylers, 'enabled', False):
@@ -134,7 +132,8 @@ class FADA(UDASegmentor):
     def _source_features(self, inputs: Tensor, target: Tensor, paired: bool) -> Sequence[Tensor]:
         if not paired:
             return self.extract_feat(inputs)
-        features = self.extract_feat(torch.cat([inputs, self._upsampled(target, inputs)]))
+        resized = F.interpolate(target, inputs.shape[2:], mode='nearest')  # as in the authors' code
+        features = self.extract_feat(torch.cat([inputs, resized]))
         return [f[: len(inputs)] for f in features]
 
     def _restylers(self) -> list[PermutedAdaIN]:

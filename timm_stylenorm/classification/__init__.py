@@ -8,22 +8,25 @@ from ..installed import check_owners, needing
 
 check_owners('mmengine')
 with needing(__name__):
-    from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
-    from .domains import DomainBalancedSampler, DomainFolders
+    from .data import StreamEpochHook, TimmImages, TimmStream, timm_dataset
+    from .domains import DomainBalancedSampler, DomainFolders, MultiDomainDataset
     from .idx import IdxImages
     from .metrics import TopK
     from .model import StyleNormClassifier
     from .optim import TimmOptimWrapperConstructor
     from .preprocessor import ClsPreprocessor
-    from .shifts import SHIFTS, shift_image
+    from .style_shifts import STYLE_SHIFTS, shift_image
+    from .transforms import AugSplits
+
 
 __all__ = [
-    'SHIFTS',
+    'STYLE_SHIFTS',
+    'AugSplits',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',
     'IdxImages',
-    'JoinedDataset',
+    'MultiDomainDataset',
     'StreamEpochHook',
     'StyleNormClassifier',
     'TimmImages',
