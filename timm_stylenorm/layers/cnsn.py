@@ -45,8 +45,7 @@ class CrossNorm(RandomStyleLayer):
         eps: Added to the unbiased variances.
 
     Raises:
-        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0; in forward, a crop of a map that has
-            not two spatial axes.
+        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0.
     """
 
     def __init__(
@@ -74,39 +73,36 @@ class CrossNorm(RandomStyleLayer):
     def restyle(self, x: Tensor) -> Tensor:
         if not self.should_apply(x):
             return x
-        if self.crop != 'neither' and x.dim() != 4:
-            raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
         axis = 1 if self.channels else 0
         perm = torch.randperm(x.shape[axis], device=x.device)
         if self.crop == 'neither':
             return exchange_styles(x, perm, axis, self.eps)
         style = x
         if self.crop in ('style', 'both'):
-            rows, columns = _box(*x.shape[2:])
-            style = x[..., rows, columns]
+            box = (..., *_box(*x.shape[2:]))
+            style = x[box]
         style = style.index_select(axis, perm)
         if self.crop == 'style':
             return adain(x, style, self.eps)
-        rows, columns = _box(*x.shape[2:])
         y = x.clone()
-        y[..., rows, columns] = adain(x[..., rows, columns], style, self.eps)
+        box = (..., *_box(*x.shape[2:]))
+        y[box] = adain(x[box], style, self.eps)
         return y
 
     def extra_repr(self) -> str:
         return f'p={self.p}, crop={self.crop!r}, channels={self.channels}'
 
 
-def _box(height: int, width: int, least: float = 0.1, tries: int = 100) -> tuple[slice, slice]:
-    """A random box that covers more than `least` of the map; the whole map if none is found."""
+def _box(*sizes: int, least: float = 0.1, tries: int = 100) -> tuple[Any, ...]:
+    """A random box that covers more than `least` of a map of these sizes; the whole map if none is found."""
     for _ in range(tries):
-        side = math.sqrt(1 - float(torch.rand(())))
-        y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
-        half_h, half_w = int(height * side) // 2, int(width * side) // 2
-        rows = slice(max(y - half_h, 0), min(y + half_h, height))
-        columns = slice(max(x - half_w, 0), min(x + half_w, width))
-        if (rows.stop - rows.start) * (columns.stop - columns.start) > least * height * width:
-            return rows, columns
-    return slice(None), slice(None)
+        side = (1 - float(torch.rand(()))) ** (1 / len(sizes))
+        centre = [int(torch.randint(size, ())) for size in sizes]
+        halves = [int(size * side) // 2 for size in sizes]
+        ranges = [(max(c - half, 0), min(c + half, size)) for c, half, size in zip(centre, halves, sizes, strict=True)]
+        if math.prod(stop - start for start, stop in ranges) > least * math.prod(sizes):
+            return tuple(slice(*ends) for ends in ranges)
+    return (slice(None),) * len(sizes)
 
 
 class SelfNorm(StyleLayer):

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from .arguments import check, check_range
 from .base import is_plain
-from .norms import NormLayer, is_frozen
-
-KINDS: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+from .norms import BATCH_NORMS, NormLayer, is_frozen
 
 
 class OwnsBatchNorm(NormLayer):
@@ -31,7 +29,6 @@ class OwnsBatchNorm(NormLayer):
         momentum: Of the running statistics; None for a plain average.
     """
 
-    dim = 4
     bn: Any
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -39,7 +36,7 @@ class OwnsBatchNorm(NormLayer):
         check(self, num_features=num_features, eps=eps)
         check_range(self, 0, 1, **({} if momentum is None else {'momentum': momentum}))
         self.num_features = num_features
-        self.bn = KINDS[self.dim](num_features, eps, momentum)
+        self.bn = BATCH_NORMS[self.dim](num_features, eps, momentum)
 
     @classmethod
     def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
@@ -145,7 +142,7 @@ def innermost(bn: Any) -> Any:
 def is_read(bn: Any) -> bool:
     """Whether a batch norm can be computed from its tensors: torch's own or a frozen one, which nobody has changed."""
     frozen = is_frozen(bn) and type(bn) is not FrozenBatchNormAct2d
-    return is_plain(bn, *KINDS.values(), *([type(bn)] if frozen else []))
+    return is_plain(bn, *BATCH_NORMS.values(), *([type(bn)] if frozen else []))
 
 
 def affine(bn: object, like: Tensor) -> tuple[Tensor, Tensor]:

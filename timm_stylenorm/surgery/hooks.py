@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
-from .attachment import Attachments
+from .attachment import Attachment, Attachments
 from .context import override_attr
 from .sites import Site
 
@@ -39,6 +39,7 @@ def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False
         if record.position == position and record.of_container == of_container:
             unchecked = record.unchecked
             if unchecked is not None:
+                _refuse_tracing(record, x, 'nobody has seen what arrives there: run it once before')
                 unchecked.check(x)
                 record.unchecked = None
             if layer.enabled:
@@ -46,6 +47,11 @@ def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False
             else:
                 layer.drop_losses()
     return x
+
+
+def _refuse_tracing(record: Attachment, x: object, why: str) -> None:
+    if isinstance(x, fx.Proxy):
+        raise NotImplementedError(f'{record}: torch.fx cannot trace the model with the style at {record.name!r}: {why}')
 
 
 def _run_style(module: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -69,8 +75,12 @@ def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: Any, args: object) -> None:
+def _begin_calls(block: Any, args: Any) -> None:
     """The forward pre-hook of that block."""
+    for layer in owner_of(block.relu).style.values():
+        _refuse_tracing(
+            layer.attachment, next(iter(args), None), 'a graph would lose which call of the activation is the last'
+        )
     block.relu.style_calls = 0
 
 

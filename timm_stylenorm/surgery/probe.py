@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
 
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 BATCHES = (5, 7)
 # Modules that keep the shape: torch takes most of a forward on the meta device to compute what they return
-_KEEPS_SHAPE = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
+_KEEPS_SHAPE = (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
 _KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
 SIZES = (224, 256, 64, 299, 512)
+SIGNALS, CLIPS = [(1024,), (16384,), (256,)], [(16, 112, 112), (16, 224, 224), (32, 64, 64), (64, 64, 64)]
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,26 @@ def _root(model: Any) -> nn.Module:
         model = inner
 
 
+def _first_conv(model: nn.Module) -> _ConvNd | None:
+    return next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+
+
+def dim_of_images(model: nn.Module) -> int:
+    """Dimensions of a batch of what the model takes: 4 for images, 3 for signals (N, C, L), 5 for clips and volumes."""
+    conv = _first_conv(model)
+    return 4 if conv is None else 2 + len(conv.kernel_size)
+
+
 def _channels(model: nn.Module) -> list[int]:
     """Numbers of image channels to try: those of the first convolution, and 3."""
-    convs = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return list(dict.fromkeys([next(convs, 3), 3]))
+    conv = _first_conv(model)
+    return list(dict.fromkeys([3 if conv is None else conv.in_channels, 3]))
 
 
-def _sizes(model: nn.Module) -> list[tuple[int, int]]:
+def _sizes(model: nn.Module) -> list[Shape]:
     """Image sizes to try: the model's own first."""
+    if dim_of_images(model) != 4:
+        return [*SIGNALS] if dim_of_images(model) == 3 else [*CLIPS]
     inner = unwrapped(model)
     sizes: list[object] = [getattr(m, 'img_size', None) for m in (inner, getattr(inner, 'patch_embed', None))]
     for name in ('pretrained_cfg', 'default_cfg'):
@@ -120,15 +134,14 @@ def _sizes(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def _run_twice(
-    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: tuple[int, int]
+    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: Shape
 ) -> dict[tuple[str, str], Arrivals] | None:
-    height, width = size
-    first = BATCHES[0], channels, height, width
+    first = BATCHES[0], channels, *size
     one = _run(model, sites, first)
     if one is None:
         return None
     for factor in (2, 1):
-        second = BATCHES[1], channels, height, factor * width
+        second = BATCHES[1], channels, *size[:-1], factor * size[-1]
         two = _run(model, sites, second)
         if two is not None:
             return {
