@@ -146,8 +146,8 @@ class StyleLayer(nn.Module):
             NotImplementedError: Always; it says what to do instead.
         """
         raise NotImplementedError(
-            f'{self.attachment or type(self).__name__}: torch.jit.script does not support style layers, whose '
-            'hooks and kernels it cannot compile; take torch.jit.trace in evaluation mode, torch.export or torch.compile'
+            f'{self.attachment or type(self).__name__}: torch.jit.script does not support style layers, whose hooks it '
+            'cannot compile; take torch.jit.trace in evaluation mode, torch.export or torch.compile'
         )
 
     def __getstate__(self) -> dict[str, object]:
