@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import io
 import os
 import pickle
 import re
-import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .files import atomic_write
+
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
 SUFFIXES = ('.safetensors', '.pth')  # of what is written
@@ -33,7 +33,6 @@ DAMAGED = (
     pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
-_MACHINE = socket.gethostname()[:40]
 
 
 class LogBuffer:
@@ -239,58 +238,3 @@ def save_atomic(content: object, path: Path) -> None:
     torch.save(content, buffer)
     with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
-
-
-@functools.cache
-def _clear(folder: Path) -> None:
-    """Removes temporary files of `whole` that killed processes of this machine left in a folder; once per process."""
-    for file in folder.glob('.*.part') if os.name == 'posix' else ():
-        owner = re.fullmatch(r'\..+\.(.*)-(\d+)-[0-9a-f]{8}\.part', file.name)
-        if owner is None or owner[1] != _MACHINE:
-            continue
-        try:
-            if int(owner[2]) != os.getpid():  # else of an earlier process with this number
-                os.kill(int(owner[2]), 0)
-                continue
-        except PermissionError:
-            continue
-        except ProcessLookupError:
-            pass
-        file.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
-
-    The name of the temporary file is unique and ends in `.part`. After an error it is removed; those of processes that
-    were killed are removed by the next one that writes into the folder.
-
-    Raises:
-        OSError: naming `file`, which stays as it was, for instance when the disk is full.
-    """
-    target = Path(os.path.realpath(file))
-    part = target.with_name(f'.{target.name[:150]}.{_MACHINE}-{os.getpid()}-{os.urandom(4).hex()}.part')
-    _clear(target.parent)
-    try:
-        yield part
-        _sync(part)
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(part)):
-            raise
-        raise type(error)(error.errno, f'{error.strerror} while writing', str(file)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == 'posix':
-        with suppress(OSError):  # not every file system can
-            _sync(target.parent)

@@ -39,6 +39,7 @@ __all__ = [
     'name_within',
     'raise_recompile_limit',
     'remove_forward_hook',
+    'safety_patches',
     'script_patches',
     'unwrapped',
     'within_compiled',
@@ -178,6 +179,7 @@ PATCHES = (
 def script_patches() -> tuple[Patch, ...]:
     """What `launch` replaces while a script of timm runs; `import timm` does not load all of it."""
     import timm.optim
+    import timm.scheduler
     import timm.task
 
     base = timm.task.TrainingTask
@@ -197,9 +199,35 @@ def script_patches() -> tuple[Patch, ...]:
             until='timm 1.0.31',
         ),
         Patch(
+            what=(
+                'timm.scheduler.create_scheduler_v2',
+                'timm.scheduler.scheduler_factory.create_scheduler_v2',
+            ),
+            why='a recipe may follow the course of training, which a script tells its scheduler only',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
             what=tuple(f'{place}.{name}' for name, kind in tasks.items() for place in ('timm.task', kind.__module__)),
             why='a script trains by one of them, which knows neither the losses of a style nor recipes',
             since='timm 1.0.26',
             until='timm 1.0.31',
         ),
     )
+
+
+def safety_patches() -> dict[str, Patch]:
+    """What `launch` replaces so that kills, full disks and second runs do no harm, by the last part of its name."""
+    why = {
+        '__init__': 'two runs in one folder replace the checkpoints of each other',
+        '_save': 'a file is written in place, under a name that two runs share; torch does not say that a disk is full',
+        '_replace': 'a file is removed before the next takes its name',
+        '_duplicate': 'likewise, and copied in place where there are no links',
+    }
+    place = 'timm.utils.checkpoint_saver.CheckpointSaver'
+    what = {f'{place}.{name}': text for name, text in why.items()}
+    what['timm.data.loader._worker_init'] = 'workers may outlive a training that is killed'
+    return {
+        name.rpartition('.')[2]: Patch(what=(name,), why=text, since='timm 1.0.26', until='timm 1.0.31')
+        for name, text in what.items()
+    }

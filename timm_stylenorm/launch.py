@@ -31,10 +31,12 @@ import timm
 import timm.models
 import torch
 from timm.models import split_model_name_tag
+from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from torch import nn
 
 from .checkpoints import Fit
+from .files import InUse
 from .gates import separate_gates
 from .host import remove_forward_hook, script_patches
 from .models import default_cfgs, register_variants
@@ -43,6 +45,7 @@ from .options import key_values, read_recipe, read_style
 from .patches import Patch, patched
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
+from .saver import safe_saving
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
@@ -205,6 +208,44 @@ def _separating(create: Callable[..., Any]) -> Callable[..., object]:
     return create_optimizer_v2
 
 
+def _following(create: Callable[..., tuple[Scheduler | None, int]], recipe: Recipe) -> Callable[..., object]:
+    """timm's `create_scheduler_v2`, whose scheduler tells a recipe how far the training is."""
+
+    @functools.wraps(create)
+    def create_scheduler_v2(*args: object, **kwargs: object) -> tuple[Scheduler | None, int]:
+        scheduler, epochs = create(*args, **kwargs)
+        per_epoch = inspect.signature(create).bind(*args, **kwargs).arguments.get('updates_per_epoch')
+        recipe.set_progress(0.0)
+        if scheduler is not None:
+            scheduler.__class__ = _telling(type(scheduler), recipe, epochs, per_epoch or 0)
+        return scheduler, epochs
+
+    return create_scheduler_v2
+
+
+def _telling(kind: type[Scheduler], recipe: Recipe, epochs: int, updates_per_epoch: int) -> type[Scheduler]:
+    """A kind of scheduler that tells each new epoch; its state is that of the kind."""
+    told = 0
+
+    def tell(epoch: int) -> None:
+        nonlocal told
+        if epoch > told:
+            told = epoch
+            recipe.set_progress(min(epoch / epochs, 1.0))
+
+    class Telling(kind):  # type: ignore[valid-type, misc]
+        def step(self, epoch: int, *args: object, **kwargs: object) -> None:
+            super().step(epoch, *args, **kwargs)
+            tell(epoch)
+
+        def step_update(self, num_updates: int, *args: object, **kwargs: object) -> None:
+            super().step_update(num_updates, *args, **kwargs)
+            if updates_per_epoch:  # a resumed run that schedules by updates tells its epoch by nothing else
+                tell(num_updates // updates_per_epoch)
+
+    return Telling
+
+
 @contextmanager
 def styled_timm(
     style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, object] | None = None
@@ -217,13 +258,15 @@ def styled_timm(
         images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
     """
     images = images or {}
-    create_model, create_optimizer, tasks = script_patches()
+    create_model, create_optimizer, create_scheduler, tasks = script_patches()
     new: dict[Patch, Callable[[Any], Any]] = {
         create_model: functools.partial(_styling, style=style, recipe=recipe, images=images),
         create_optimizer: _separating,
         tasks: functools.partial(_with_style, recipe=recipe, images=images),
     }
-    with patched(new):
+    if recipe is not None:
+        new[create_scheduler] = functools.partial(_following, recipe=recipe)
+    with patched(new), safe_saving():
         yield
 
 
@@ -237,7 +280,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
     with styled_timm(style, recipe, images):
-        runpy.run_path(script[0], run_name='__main__')
+        try:
+            runpy.run_path(script[0], run_name='__main__')
+        except InUse as error:
+            sys.stderr.write(f'error: {error}\n')
+            raise SystemExit(2) from None
 
 
 if __name__ == '__main__':

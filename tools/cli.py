@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from labels.pairs import cpu_count
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -238,7 +236,8 @@ CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since ke
     'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
     **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
     **dict.fromkeys(
-        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset'), lambda dataset: [dataset['dataset']]
+        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'RareClassDataset'),
+        lambda dataset: [dataset['dataset']],
     ),
 }
 

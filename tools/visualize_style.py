@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cli import COUNT, at_least, parse_pictures, picture_parser
+from disk import save_figure
 from mistakes import command
 from tqdm import tqdm
 
@@ -96,10 +97,7 @@ def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[s
                 line[0].text(0.95, 0.5, method.replace(':', '\n'), ha='right', va='center', fontsize=11)
         for ax, title in zip(axes[0, left:], ['input', *titles], strict=False):
             ax.set_title(title, fontsize=11)
-    from timm_stylenorm.checkpoints import atomic_write
-
-    with atomic_write(out) as part:
-        fig.savefig(part, dpi=110, format='png')
+    save_figure(fig, out, dpi=110)
     plt.close(fig)
 
 

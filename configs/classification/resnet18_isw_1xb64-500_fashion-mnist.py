@@ -2,4 +2,4 @@
 # whitening of the pairs of channels that react to photometric changes (Choi et al., CVPR 2021, arXiv:2103.15597).
 _base_ = './resnet18_1xb64-500_fashion-mnist.py'
 model = dict(style=dict(type='isw', loss_weight=0.6, clusters=3))
-custom_hooks = [*_base_.custom_hooks, dict(type='ISWHook', begin=50, batches=8)]
+custom_hooks = [*_base_.custom_hooks, dict(type='ISWHook', begin=50, images=256, trials=2)]

@@ -1,5 +1,6 @@
 """Predictions as PNG files, one for each image, wherever the images lie."""
 
+import io
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 from PIL import Image
+
+from timm_stylenorm.files import atomic_write
 
 
 def prediction_file(image: str, domain: str = '', folder: str | None = None) -> Path:
@@ -42,7 +45,10 @@ def save_prediction(sample: dict[str, Any], output_dir: str, folders: Mapping[st
     file = Path(output_dir, prediction_file(sample['img_path'], domain, (folders or {}).get(domain)))
     ids = sample['pred_sem_seg']['data'].squeeze(0).cpu().numpy() + int(bool(sample.get('reduce_zero_label')))
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(ids.astype(np.uint8)).save(file)
+    content = io.BytesIO()
+    Image.fromarray(ids.astype(np.uint8)).save(content, format='PNG')
+    with atomic_write(file) as part:
+        part.write_bytes(content.getbuffer())
     return file
 
 

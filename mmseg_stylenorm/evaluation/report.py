@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from timm_stylenorm.checkpoints import atomic_write
+from timm_stylenorm.files import atomic_write
 
 COLUMNS = 4  # confusion matrices beside each other
 

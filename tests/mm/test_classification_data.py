@@ -7,6 +7,7 @@ import sys
 import types
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,10 +258,58 @@ def test_every_batch_holds_as_many_images_of_each_domain(pacs):
     assert list(islice(DomainBalancedSampler(dataset, seed=3), 60)) == drawn
 
 
-def test_a_skipped_sampler_goes_on_where_it_was(pacs):
+def test_with_a_run_of_its_size_every_batch_is_of_one_domain_in_turn(pacs):
     dataset = DATASETS.build(dict(type='PACS', root=pacs))
-    drawn = list(islice(DomainBalancedSampler(dataset, seed=0), 40))
-    sampler = DomainBalancedSampler(dataset, seed=0)
+    drawn = list(islice(DomainBalancedSampler(dataset, seed=3, run=4), 60))
+    batches = [{dataset.domain_of(i) for i in drawn[start : start + 4]} for start in range(0, 60, 4)]
+    assert batches == [{'art_painting'}, {'photo'}, {'sketch'}] * 5
+    assert set(drawn) == set(range(len(dataset)))
+    with pytest.raises(ValueError, match='run >= 1, got 0'):
+        DomainBalancedSampler(dataset, run=0)
+
+
+@pytest.mark.parametrize('place', ['', 'splits', '../splits'])
+def test_an_official_split_is_that_of_its_lists(pacs, place):
+    root = Path(pacs) / 'images'
+    root.mkdir()
+    for domain in ('art_painting', 'photo', 'sketch'):
+        (Path(pacs) / domain).rename(root / domain)
+    folder = root / place
+    folder.mkdir(exist_ok=True)
+    lists = {
+        'art_painting': ['elephant/1.png 2', 'dog/0.png 1'],
+        'sketch': ['dog/4.png 1', 'dog/n02103406_4068-1.png 1'],
+    }
+    for domain, lines in lists.items():
+        text = ''.join(f'{domain}/{line}\r\n' for line in lines)
+        (folder / f'{domain}_train_kfold.txt').write_text(text + '\n', 'utf-8-sig')
+    train = DATASETS.build(dict(type='PACS', root=str(root), leave_out=['photo'], split='train'))
+    assert [(path.relative_to(root).as_posix(), label) for path, label, _ in train.samples] == [
+        ('art_painting/elephant/1.png', 1),
+        ('art_painting/dog/0.png', 0),
+        ('sketch/dog/4.png', 0),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"no list 'photo_train_kfold\.txt' .* split=None takes all"):
+        DATASETS.build(dict(type='PACS', root=str(root), split='train'))
+    with pytest.raises(ValueError, match="unknown split 'val'"):
+        DATASETS.build(dict(type='PACS', root=str(root), split='val'))
+    (folder / 'sketch_train_kfold.txt').write_text('sketch/dog/9.png 1')
+    with pytest.raises(FileNotFoundError, match=r"1 images that .* has not, such as 'sketch/dog/9\.png'"):
+        DATASETS.build(dict(type='PACS', root=str(root), domains=['sketch'], split='train'))
+
+
+def test_a_transform_holds_transforms(folders):
+    always = dict(type='RandomApply', transforms=[dict(type='Resize', size=(9, 7))], p=1.0)
+    assert build(root=str(folders), transform=[always])[0]['inputs'].shape == (3, 9, 7)
+    with pytest.raises(ValueError, match="unknown torchvision transform 'Rezise'; did you mean 'Resize'"):
+        build(root=str(folders), transform=[dict(always, transforms=[dict(type='Rezise', size=8)])])
+
+
+@pytest.mark.parametrize('run', [1, 3])
+def test_a_skipped_sampler_goes_on_where_it_was(pacs, run):
+    dataset = DATASETS.build(dict(type='PACS', root=pacs))
+    drawn = list(islice(DomainBalancedSampler(dataset, seed=0, run=run), 40))
+    sampler = DomainBalancedSampler(dataset, seed=0, run=run)
     sampler.skip(25)
     assert list(islice(sampler, 15)) == drawn[25:]
 

@@ -42,14 +42,20 @@ def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.
             if transform.get(key):
                 raise ValueError(f'transform: {key} is the task of model.data_preprocessor; set {instead} there')
         return create_transform(**{**transform, 'normalize': False})
+    return tv.Compose([*_build_steps(transform or ()), tv.PILToTensor()])
+
+
+def _build_steps(transform: Sequence[dict]) -> list[Callable[[Image.Image], Image.Image]]:
     steps = []
-    for step in transform or ():
+    for step in transform:
         arguments = dict(step)
         name = arguments.pop('type')
         if not hasattr(tv, name):
             raise ValueError(unknown('torchvision transform', name, tv.__dict__.get('__all__') or _transform_names()))
+        if 'transforms' in arguments:  # of RandomApply and its like
+            arguments['transforms'] = _build_steps(arguments['transforms'])
         steps.append(getattr(tv, name)(**arguments))
-    return tv.Compose([*steps, tv.PILToTensor()])
+    return steps
 
 
 def _transform_names() -> list[str]:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from ..recipes import LossTerm, Recipe, build_recipe
 from ..recipes.apply import part_losses
+from ..runner.host import progress
 from ..runner.model import StyleLossMixin, log_style, warn_without_recipe
 from ..surgery.add import add_style, set_domains
 from ..surgery.losses import set_classes
+from ..surgery.structure import batch_norms
 from .checkpoint import load_checkpoint
 
 
@@ -40,6 +42,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         recipe: a training procedure, see `recipes`: its name, or a dict with `type` and its arguments.
         label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
             except Mixup's, which are smoothed when they are made.
+        norm_eval: batch norms keep the statistics they start with, and their weights train.
         small_images: a 3x3 stem of stride 1 without pooling, as in ResNets for CIFAR.
         init_checkpoint: weights to start from; see `load_checkpoint`.
         data_preprocessor: arguments of `ClsPreprocessor`; mean and std default to those of the model's weights.
@@ -53,6 +56,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         style: str | dict | list | None = None,
         recipe: str | dict | None = None,
         label_smoothing: float = 0.0,
+        norm_eval: bool = False,
         small_images: bool = False,
         init_checkpoint: str | None = None,
         data_preprocessor: dict | nn.Module | None = None,
@@ -81,9 +85,17 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         log_style(net)
         if init_checkpoint:
             load_checkpoint(net, init_checkpoint)
-        self.net, self.recipe = net, procedure
+        self.net, self.recipe, self.norm_eval = net, procedure, norm_eval
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
         self.soft_loss = SoftTargetCrossEntropy()
+
+    def train(self, mode: bool = True) -> 'StyleNormClassifier':
+        """torch's, in which `norm_eval` keeps batch norms in evaluation."""
+        super().train(mode)
+        if self.norm_eval:
+            for _, norm in batch_norms(self.net):
+                norm.eval()
+        return self
 
     def init_weights(self) -> None:
         """Nothing: timm has initialised the net or loaded its weights, and the Runner's call would undo that."""
@@ -110,6 +122,9 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     def _losses(self, images: Tensor, targets: Tensor | None, domain: list[str] | None) -> dict[str, Tensor]:
         if targets is None:
             raise ValueError("StyleNormClassifier: mode='loss' needs targets")
+        done = progress()
+        if done is not None:
+            self.recipe.set_progress(*done)
         return self.recipe.losses(self.net, images, targets, partial(self._forward_loss, domain=domain))
 
     def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm], domain: list[str] | None) -> dict[str, Tensor]:

@@ -210,7 +210,7 @@ def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report
 
 def _module(key: str) -> str:
     """Where a key stands in the authors' order: adversarial batch norms behind the clean ones."""
-    return key.rpartition('.')[0].replace('.adv_bn', '.clean_bn')
+    return key.rpartition('.')[0].replace('.adv_', '.clean_')
 
 
 def _refuse_replaced(keys: Iterable[str]) -> None:

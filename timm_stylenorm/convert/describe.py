@@ -129,7 +129,9 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 def _advbn(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The cut is below the first stage with auxiliary batch norms."""
-    above = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
+    above = min(int(m[1]) for key in state if (m := re.match(r'(?:layer|features\.denseblock)(\d)\..*\.aux_bn\.', key)))
+    if any(key.startswith('features.denseblock') for key in state):
+        return {'type': 'advbn', 'sites': [f'features.transition{above - 1}']}
     return {'type': 'advbn'} | ({} if above == 2 else {'sites': [f'stage{above - 1}']})
 
 

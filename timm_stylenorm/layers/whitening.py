@@ -138,16 +138,21 @@ class SelectiveWhitening(InstanceWhitening):
         self.variance = variance if self.variance is None else self.variance + variance
         self.batches += 1
 
-    def select(self) -> int:
-        """Choose the pairs from what was observed; returns how many.
+    def reacting(self) -> Tensor:
+        """The pairs that react by what was observed, which is forgotten: (C, C) of bool.
 
         Raises:
             RuntimeError: Nothing was observed.
         """
         if self.variance is None:
-            raise RuntimeError('SelectiveWhitening.select: no batch was observed')
-        self.mask.copy_(split_by_variance(self.variance / self.batches, self.clusters))
+            raise RuntimeError('SelectiveWhitening.reacting: no batch was observed')
+        found = split_by_variance(self.variance / self.batches, self.clusters)
         self.forget()
+        return found
+
+    def choose(self, pairs: Tensor) -> int:
+        """From now on the loss is that of these pairs, (C, C) of bool above the diagonal; returns how many."""
+        self.mask.copy_(pairs)
         self.chosen = int(self.mask.sum())
         return self.chosen
 

@@ -60,6 +60,14 @@ class Recipe:
             std: See `mean`.
         """
 
+    def set_progress(self, share: float, batch: int = 0) -> None:
+        """Tell how far the training is, for recipes that change in its course; hosts call it.
+
+        Args:
+            share: Of the training that is done, 0 to 1: finished epochs of all epochs.
+            batch: The next batch of this epoch, from 0.
+        """
+
     def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """The losses of all passes over one training batch, to be summed and differentiated once by the host.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
 from torch import Tensor
@@ -72,9 +73,45 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
-        what=('mmengine.hooks.checkpoint_hook.open',),
-        why='`CheckpointHook` writes `last_checkpoint` in place',
+        what=('mmengine.hooks.checkpoint_hook.open', 'mmengine.config.config.open'),
+        why='`CheckpointHook` writes `last_checkpoint` in place, and a Runner its config, by which one tests',
         by='timm_stylenorm.runner.saving.open_whole',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=tuple(f'mmengine.fileio.LocalBackend.{name}' for name in ('put', 'put_text')),
+        why='pictures and other files are written in place',
+        by='timm_stylenorm.runner.saving.putting_whole',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.visualization.LocalVisBackend._dump',),
+        why='where the disk is full, the error of a log ends a training without the name of a file',
+        by='timm_stylenorm.runner.saving.naming_lines',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=(
+            'mmengine.dataset.worker_init_fn',
+            'mmengine.dataset.utils.worker_init_fn',
+            'mmengine.runner.runner.default_worker_init_fn',
+        ),
+        why='workers may outlive a run that is killed',
+        by='timm_stylenorm.workers.ending_with_parent',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.Runner.train',),
+        why='two trainings in one work dir remove and resume from the checkpoints of each other',
+        by='timm_stylenorm.runner.claiming.claiming',
+        wraps=True,
         since='mmengine 0.10.7',
         until='onedl-mmengine 0.10.12',
     ),
@@ -132,6 +169,20 @@ def trains(runner: Any) -> bool:
 def has_loaded(runner: Any) -> bool:
     """Whether `Runner.load_or_resume` has done its work."""
     return bool(runner._has_loaded)
+
+
+def progress() -> tuple[float, int] | None:
+    """Share of the training that is done, and the batch of the epoch; None outside a Runner's training.
+
+    The share counts finished epochs, or the iterations of a loop that knows no epochs.
+    """
+    info = MessageHub.get_current_instance().runtime_info
+    if info.get('loop_stage') != 'train':
+        return None
+    epoch, epochs, iteration, iterations = (info[key] for key in ('epoch', 'max_epochs', 'iter', 'max_iters'))
+    if epochs <= 1:
+        return iteration / iterations, iteration
+    return epoch / epochs, iteration - epoch * (iterations // epochs)
 
 
 def restart_workers(loader: DataLoader) -> None:

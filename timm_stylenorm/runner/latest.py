@@ -94,7 +94,8 @@ def newest_checkpoint(work_dir: str, folders: Iterable[str] = ()) -> str | None:
     return None
 
 
-def _folders(runner: Any) -> list[str]:
+def folders_of(runner: Any) -> list[str]:
+    """Where a run has checkpoints beside its work dir."""
     own = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return [os.path.join(out, os.path.basename(os.path.normpath(runner.work_dir))) for out in own if out]
 
@@ -107,7 +108,7 @@ def _choose(runner: Any) -> None:
         return
     if not resume:
         return
-    folders = _folders(runner)
+    folders = folders_of(runner)
     own = {os.path.realpath(folder) for folder in (runner.work_dir, *folders)}
     if start and os.path.dirname(os.path.realpath(start)) in own:
         return

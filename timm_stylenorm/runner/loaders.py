@@ -1,9 +1,11 @@
 """Batches of mmengine's loaders outside training: other orders, one domain, one size."""
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.dataset import Compose
 from mmengine.dist import get_rank, get_world_size
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
@@ -41,6 +43,27 @@ def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str
         return DataLoader(loader.dataset, sampler=indices[get_rank() :: get_world_size()], **common)
     own = domains(loader.dataset)
     return DataLoader(loader.dataset, sampler=[index for index in indices if own[index] == domain], **common)
+
+
+def with_pipeline(dataset: Any, pipeline: Sequence[object]) -> Any:
+    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
+
+    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
+
+    Raises:
+        TypeError: A data set has no pipeline.
+    """
+    dataset = copy.copy(dataset)
+    if hasattr(dataset, 'pipeline'):
+        own = [step for step in dataset.pipeline.transforms if getattr(step, 'of_the_domain', False)]
+        dataset.pipeline = Compose([*pipeline[:1], *own, *pipeline[1:]])
+    elif hasattr(dataset, 'datasets'):
+        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
+    elif hasattr(dataset, 'dataset'):
+        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
+    else:
+        raise TypeError(f'a {type(dataset).__name__} has no pipeline to replace')
+    return dataset
 
 
 def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,12 @@
-"""Saving by mmengine: a checkpoint file is complete or absent, and old ones go only after the new one is complete.
+"""Saving by mmengine: a file is complete or absent, and old checkpoints go only after the new one is complete.
 
-mmengine removes the old file, then writes the new one in place. Its code is not copied here; three pieces of it are
+mmengine removes the old checkpoint, then writes the new one in place. Its code is not copied here; pieces of it are
 wrapped (`host.PATCHES`):
 
 * `save_checkpoint`, under every name by which mmengine calls it: the content becomes plain data (`plain.to_plain`), and
   local files take their name when they are complete. Other stores write as before.
-* `open` in the module of `CheckpointHook`, which writes `last_checkpoint` by it.
+* `open` where `last_checkpoint` and configs are written; `LocalBackend`, which writes pictures among others.
+* Where lines are added to the scalars of a run: a full disk is then named with the file.
 * `CheckpointHook`: while it saves, removals wait. The class itself is wrapped, not replaced in the registry, so that
   subclasses and configs that name the class are included.
 """
@@ -20,7 +21,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 
-from ..checkpoints import atomic_write
+from ..files import PART, atomic_write, naming
 from .host import start_of
 from .plain import to_plain
 
@@ -60,10 +61,36 @@ def _written_whole(file: Any, encoding: str | None) -> Iterator[object]:
 
 
 def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> object:
-    """Stands in for `open` in the module of `CheckpointHook`."""
+    """Stands in for `open` in modules of mmengine that write small files."""
     if mode == 'w' and isinstance(file, str | os.PathLike):
         return _written_whole(file, encoding)
     return open(file, mode, buffering, encoding, **options)
+
+
+def putting_whole(put: Callable) -> Callable:
+    """For `put` and `put_text` of `LocalBackend`."""
+
+    @functools.wraps(put)
+    def run(self: object, obj: object, filepath: str | os.PathLike, *args: object, **options: object) -> None:
+        if str(filepath).endswith(PART):  # of `saving_whole`
+            put(self, obj, filepath, *args, **options)
+            return
+        os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
+        with atomic_write(Path(filepath)) as part:
+            put(self, obj, part, *args, **options)
+
+    return run
+
+
+def naming_lines(dump: Callable) -> Callable:
+    """For `LocalVisBackend._dump`, which adds a line to a file."""
+
+    @functools.wraps(dump)
+    def run(self: object, value_dict: dict, file_path: str, file_format: str) -> None:
+        with naming(Path(file_path)):
+            dump(self, value_dict, file_path, file_format)
+
+    return run
 
 
 class _Waiting:
