@@ -8,10 +8,11 @@ semantic-segmentation-pytorch); RobustNet and PSPNet's authors start from them. 
 """
 
 import re
-from typing import Any
+from logging import Logger
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
+from torch.serialization import MAP_LOCATION
 
 from timm_stylenorm.errors import unknown
 
@@ -36,7 +37,9 @@ def to_v1c(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
-def load_from_csail(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Tensor]:
+def load_from_csail(
+    filename: str, map_location: MAP_LOCATION = None, logger: Logger | str | None = None
+) -> dict[str, Tensor]:
     """`csail://NAME`, downloaded once.
 
     Raises:

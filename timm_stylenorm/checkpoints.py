@@ -8,11 +8,11 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import safetensors.torch
@@ -33,6 +33,7 @@ DAMAGED = (
     pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
+Global = Callable | tuple[Callable, str]  # what may be in a file, and under which name
 
 
 class LogBuffer:
@@ -46,7 +47,7 @@ def _attribute(owner: object, name: str) -> object:
     return name
 
 
-def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute) -> list[Any]:
+def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attribute) -> list[Global]:
     """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
     functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
     names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
@@ -56,7 +57,7 @@ def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute)
 
 
 @contextmanager
-def reading(source: str, known: Sequence[Any] | None = None) -> Iterator[None]:
+def reading(source: str, known: Sequence[Global] | None = None) -> Iterator[None]:
     """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
 
     Args:
@@ -157,9 +158,10 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     return Checkpoint(dict(content[chosen]), chosen, tuple(str(name) for name in content if name != chosen))
 
 
-def _is_state_dict(value: Any) -> bool:
-    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    return named and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(v, Tensor) for key, v in value.items())
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Fit:
         return '; '.join(f'{len(kinds[kind])} {kind}: {text}' for kind, text in some.items() if text)
 
 
-def compare(own: Mapping[str, Any], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
+def compare(own: Mapping[str, Tensor], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
     """Compare the state dict of a model with that of a file, before loading.
 
     Args:

@@ -13,12 +13,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .files import atomic_write, claimed
 from .host import safety_patches
 from .patches import patched
 from .workers import ending_with_parent
+
+if TYPE_CHECKING:
+    from timm.utils import CheckpointSaver
 
 
 def claiming(create: Callable[..., None], claims: ExitStack) -> Callable[..., None]:
@@ -30,7 +33,7 @@ def claiming(create: Callable[..., None], claims: ExitStack) -> Callable[..., No
     """
 
     @functools.wraps(create)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: CheckpointSaver, *args: object, **kwargs: object) -> None:
         create(self, *args, **kwargs)
         for folder in dict.fromkeys(filter(None, (self.checkpoint_dir, self.recovery_dir))):
             claims.enter_context(claimed(folder, 'training', 'choose another --output or --experiment'))
@@ -69,7 +72,7 @@ def duplicate(saver: object, src: str, dst: str) -> None:
 def safe_saving() -> Iterator[None]:
     """Within, savers are as this module says, and workers of timm's loaders end with their parent."""
     with ExitStack() as claims:
-        new: dict[str, Callable[[Any], Any]] = {
+        new: dict[str, Callable[..., object]] = {
             '__init__': functools.partial(claiming, claims=claims),
             '_save': saving_whole,
             '_replace': lambda own: replace,

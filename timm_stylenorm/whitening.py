@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from .errors import StyleNormWarning
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
 from .surgery.context import eval_mode, override_attr
+
+T = TypeVar('T')
 
 _PHOTOMETRIC = v2.Compose(
     [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(11, sigma=(0.15, 1.3))]
@@ -42,8 +44,8 @@ def selective_layers(model: nn.Module) -> list[tuple[str, SelectiveWhitening]]:
 @torch.no_grad()
 def select_pairs(
     model: nn.Module,
-    batches: Iterable[object],
-    forward: Callable[[Any], object] | None = None,
+    batches: Iterable[T],
+    forward: Callable[[T], object] | None = None,
     trials: int = 1,
 ) -> dict[str, int]:
     """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.

@@ -88,6 +88,7 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
     """Arguments of a converter."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('data_root', type=Path)
+    own.add_argument('--out', type=Path, help='folder for labels, report and lists (default: data_root)')
     own.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
     own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
@@ -203,7 +204,7 @@ def merge_options(cfg: 'Config', options: list[str]) -> None:
 
 
 def _work_dir(cfg: 'Config', path: str, name: str) -> str:
-    """That of the config with the name of the style behind it, so that no two styles share one."""
+    """That of the config with the name of the style after it, so that no two styles share one."""
     folder: str = cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return folder if not name or folder.endswith(f'_{name}') else f'{folder.rstrip("/")}_{name}'
 

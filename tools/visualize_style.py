@@ -1,6 +1,6 @@
 """What style methods do to feature maps, seen as images: python tools/visualize_style.py IMAGES --checkpoint FILE.
 
-Maps of a classifier are restyled behind each stage and decoded back to pixels: a PNG with a block for each image, rows
+Maps of a classifier are restyled after each stage and decoded back to pixels: a PNG with a block for each image, rows
 for methods and columns for stages. The first row is decoded as it is: what the decoder itself loses. AdvBN's noise
 raises the loss of the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and
 --styliser-decoder the maps are those of the styliser's VGG-19, in one column.
@@ -31,7 +31,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = picture_parser(__doc__)
     own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
-    own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
+    own.add_argument(
+        '--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, in the order of the network'
+    )
     own.add_argument('--labels', type=at_least(int, 0), nargs='+', help='classes of the images (default: predicted)')
     own.add_argument('--show', type=COUNT, default=4, help='so many images, evenly chosen')
     own.add_argument('--limit', type=COUNT, default=16, help='use at most so many images of the folder, as one batch')

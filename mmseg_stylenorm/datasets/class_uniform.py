@@ -6,9 +6,10 @@ WildNet share. The sampler draws, and `RandomScaleCrop` crops around what it dre
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATA_SAMPLERS
 
 from .label_statistics import of_every_label
@@ -75,7 +76,7 @@ def places(ids: np.ndarray, tile: int) -> list[Place]:
     return found
 
 
-def class_centroids(dataset: Any, tile: int, cache: str | None = CACHE) -> list[list[Centroid]]:
+def class_centroids(dataset: BaseSegDataset, tile: int, cache: str | None = CACHE) -> list[list[Centroid]]:
     """The centroids of each class of a data set of mmseg, in the order of its images and their tiles.
 
     Args:
@@ -151,7 +152,12 @@ class ClassUniformSampler(EndlessSampler):
     """
 
     def __init__(
-        self, dataset: Any, share: float = 0.5, tile: int = 1024, cache: str | None = CACHE, seed: int | None = None
+        self,
+        dataset: BaseSegDataset,
+        share: float = 0.5,
+        tile: int = 1024,
+        cache: str | None = CACHE,
+        seed: int | None = None,
     ) -> None:
         super().__init__(dataset, seed)
         if not 0 <= share <= 1 or tile < 1:

@@ -1,7 +1,6 @@
 """Transforms of size and place after RobustNet's code (transforms/joint_transforms.py)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mmcv
 import numpy as np
@@ -38,7 +37,7 @@ def crop_place(
     return place[0], place[1]
 
 
-def _resize(results: dict[str, Any], width: int, height: int) -> None:
+def _resize(results: dict, width: int, height: int) -> None:
     """Images by Pillow's bicubic filter, which is smooth where it shrinks, labels by the nearest pixel."""
     results['img'] = mmcv.imresize(results['img'], (width, height), interpolation='bicubic', backend='pillow')
     for key in results.get('seg_fields', []):
@@ -83,7 +82,7 @@ class RandomScaleCrop(BaseTransform):
         """See `crop_place`."""
         return crop_place(size, self.crop_size[::-1], centroid, lambda a, b: int(torch.randint(a, b + 1, ())))
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         """Changes `img` and the labels; `img_shape` is that of the crop."""
         index, ratio = results.get('sample_idx'), self.draw_ratio()
         height, width = (int(side * ratio) for side in results['img'].shape[:2])
@@ -120,7 +119,7 @@ class ResizeHeight(BaseTransform):
             raise ValueError(f'ResizeHeight: expected a positive height, got {height}')
         self.height = height
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         """Changes `img`, the labels and `img_shape`."""
         height, width = results['img'].shape[:2]
         _resize(results, int(width / height * self.height), self.height)

@@ -1,9 +1,8 @@
 """Images and crops that show rare classes, as DAFormer draws them."""
 
-from typing import Any
-
 import numpy as np
 import torch
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -52,7 +51,7 @@ class RareClassDataset(Dataset):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: dict | BaseSegDataset,
         temperature: float = 0.01,
         min_pixels: int = 3000,
         crop_ratio: float = 0.5,
@@ -74,7 +73,7 @@ class RareClassDataset(Dataset):
         self.needed, self.attempts = min_pixels * crop_ratio, attempts
 
     @property
-    def metainfo(self) -> dict[str, Any]:
+    def metainfo(self) -> dict:
         """That of the data set."""
         return self.dataset.metainfo
 
@@ -91,7 +90,7 @@ class RareClassDataset(Dataset):
         c = int(rng.choice(self.classes, p=self.probabilities))
         return c, int(rng.choice(self.images[c]))
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         c, image = self.draw(index)
         for _ in range(self.attempts):
             item = self.dataset[image]

@@ -1,8 +1,7 @@
 """Which images are drawn, by the classes that their labels hold."""
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sized
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -20,7 +19,7 @@ def _count(ids: np.ndarray) -> list[int]:
     return np.trim_zeros(np.bincount(ids.ravel(), minlength=256)[:IGNORE], 'b').tolist()
 
 
-def class_pixels(dataset: Any, cache: str | None = CACHE) -> np.ndarray:
+def class_pixels(dataset: object, cache: str | None = CACHE) -> np.ndarray:
     """Pixels of each class in the label of each image, (N, K) of int64, at the size of the label's file.
 
     Classes are those of the data set's `metainfo`, so that a subset of mmseg's classes is counted by its own ids.
@@ -33,11 +32,11 @@ def class_pixels(dataset: Any, cache: str | None = CACHE) -> np.ndarray:
         ValueError: A label is damaged or no map of train ids; the data set has no labels.
     """
     counted = of_every_label(dataset, _count, cache, 'counting the pixels of each class')
-    dataset = labelled_part(dataset)
-    found = np.zeros((len(counted), len(dataset.metainfo['classes'])), np.int64)
+    labelled = labelled_part(dataset)
+    found = np.zeros((len(counted), len(labelled.metainfo['classes'])), np.int64)
     for row, counts in zip(found, counted, strict=True):
         for old, count in enumerate(counts):
-            new = (dataset.label_map or {}).get(old, old)
+            new = (labelled.label_map or {}).get(old, old)
             if new < len(row):
                 row[new] += count
     return found
@@ -51,7 +50,7 @@ class EndlessSampler(Sampler):
         seed: The same on all processes; mmengine's by default.
     """
 
-    def __init__(self, dataset: Any, seed: int | None = None) -> None:
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.size, self.start = len(dataset), 0
@@ -98,7 +97,7 @@ class ClassBalancedSampler(EndlessSampler):
         ValueError: No image shows any class; `block` is below 1.
     """
 
-    def __init__(self, dataset: Any, block: int = 3000, cache: str | None = CACHE, seed: int | None = None) -> None:
+    def __init__(self, dataset: Sized, block: int = 3000, cache: str | None = CACHE, seed: int | None = None) -> None:
         super().__init__(dataset, seed)
         if block < 1:
             raise ValueError(f'ClassBalancedSampler: expected a block of 1 draw or more, got {block}')

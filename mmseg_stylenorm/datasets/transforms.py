@@ -1,7 +1,6 @@
 """Photometric transforms that mmseg lacks: Gaussian blur, and torchvision's colour jitter."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 
-def _image_of(results: dict[str, Any], asks: str) -> np.ndarray:
+def _image_of(results: dict, asks: str) -> np.ndarray:
     """The loaded image.
 
     Raises:
@@ -62,7 +61,7 @@ class RandomGaussianBlur(BaseTransform):
         low, high = self.sigma
         return low + (high - low) * torch.rand(()).item()
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         """Changes `img`."""
         image, sigma = _image_of(results, 'RandomGaussianBlur'), self.draw()
         reach = int(4 * sigma + 0.5)
@@ -104,7 +103,7 @@ class ColorJitter(BaseTransform):
         self.prob = _chance('ColorJitter', prob)
         self.jitter = v2.ColorJitter(brightness, contrast, saturation, hue)
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         """Changes `img`."""
         image = _image_of(results, 'ColorJitter')
         if torch.rand(()).item() < self.prob:

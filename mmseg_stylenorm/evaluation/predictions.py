@@ -4,14 +4,25 @@ import io
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 from PIL import Image
+from torch import Tensor
 
 from timm_stylenorm.files import atomic_write
+
+
+class Sample(TypedDict, total=False):
+    """What is read of a data sample of mmseg that has become a dict."""
+
+    img_path: str
+    domain: str
+    reduce_zero_label: bool
+    pred_sem_seg: dict[str, Tensor]
+    gt_sem_seg: dict[str, Tensor]
 
 
 def prediction_file(image: str, domain: str = '', folder: str | None = None) -> Path:
@@ -28,11 +39,11 @@ def prediction_file(image: str, domain: str = '', folder: str | None = None) -> 
     path = Path(osp.abspath(image))
     if folder is not None and path.is_relative_to(osp.abspath(folder)):
         return Path(domain, path.relative_to(osp.abspath(folder)).with_suffix('.png'))
-    name = path.name if path.suffix == '.png' else f'{path.name}.png'
+    name = path.name if path.suffix == '.png' and not Path(path.stem).suffix else f'{path.name}.png'
     return Path(domain, path.relative_to(path.anchor).with_name(name))
 
 
-def save_prediction(sample: dict[str, Any], output_dir: str, folders: Mapping[str, str] | None) -> Path:
+def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] | None) -> Path:
     """Writes a prediction as a PNG of class ids; returns the file.
 
     Args:
@@ -68,10 +79,11 @@ class SavePredictions(BaseMetric):
         super().__init__()
         self.output_dir = output_dir
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
         """data_samples: mmseg's, as dicts."""
         for sample in data_samples:
-            save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
+            if not sample.get('unread'):
+                save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
             self.results.append(None)
 
     def compute_metrics(self, results: list[None]) -> dict[str, float]:

@@ -58,7 +58,8 @@ def test_config_builds_and_its_model_takes_a_training_step(name, style, width):
     model = MODELS.build(cfg.model).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     classes, size = cfg.model.num_classes, size_of(cfg)
-    data = dict(inputs=torch.randint(256, (4, 3, size, size), dtype=torch.uint8), targets=torch.arange(4) % classes)
+    shape = (4, cfg.model.aug_splits, 3, size, size) if cfg.model.get('aug_splits') else (4, 3, size, size)
+    data = dict(inputs=torch.randint(256, shape, dtype=torch.uint8), targets=torch.arange(4) % classes)
     trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     model.recipe.set_progress(0.0)
@@ -81,6 +82,18 @@ def test_cifar_padain_acts_after_the_17_convolutions_of_the_authors():
     model.net(torch.randn(16, 3, 32, 32))
     blocks = [f'layer{i}.{j}.conv{k}' for i in (1, 2, 3, 4) for j in (0, 1) for k in (1, 2)]
     assert acted == [(place, True) for place in ('conv1', *blocks)]
+
+
+def test_bin_on_cifar_learns_its_gates_at_ten_times_the_rate_without_decay():
+    cfg = load('resnet18_1xb128-164e_cifar100.py', '--style', 'bin')
+    cfg.model.update(THIN)
+    model = MODELS.build(cfg.model)
+    gates = {p for name, p in model.named_parameters() if name.endswith('.gate')}
+    assert len(gates) == 20
+    for group in build_optim_wrapper(model, cfg.optim_wrapper).param_groups:
+        of_gates = gates & set(group['params'])
+        assert of_gates in (set(), set(group['params']))
+        assert (group['lr'], group['weight_decay']) == ((1.0, 0.0) if of_gates else (0.1, 1e-4))
 
 
 def test_pacs_keeps_the_batch_norm_statistics_and_trains_their_weights():

@@ -19,7 +19,7 @@ pytest.importorskip('mmengine')
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_stylenorm.classification import SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
+from timm_stylenorm.classification import STYLE_SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
 from timm_stylenorm.classification import data as data_module
 from timm_stylenorm.classification.idx import read_idx
 
@@ -214,7 +214,7 @@ def test_a_truncated_image_is_named(folders):
         (dict(transform=[dict(type='RandomCrob')]), "did you mean 'RandomCrop'"),
         (dict(transform=dict(normalize=True)), 'normalize is the task of model.data_preprocessor'),
         (dict(transform=dict(is_training=True, re_prob=0.2)), 'set erasing there'),
-        (dict(shift='blurr'), "unknown shift 'blurr'; did you mean 'blur'"),
+        (dict(shift='blurr'), "unknown style shift 'blurr'; did you mean 'blur'"),
     ],
 )
 def test_a_wrong_argument_is_named(folders, arguments, message):
@@ -298,6 +298,23 @@ def test_an_official_split_is_that_of_its_lists(pacs, place):
         DATASETS.build(dict(type='PACS', root=str(root), domains=['sketch'], split='train'))
 
 
+def test_aug_splits_gives_the_image_and_other_views_of_it(folders):
+    """The other views are what the authors' operations make of the same crop."""
+    torch.manual_seed(0)
+    crop = dict(type='RandomCrop', size=6)
+    views = [dict(type='RandomSolarize', threshold=128, p=1.0)]
+    sample = build(root=str(folders), transform=[crop, dict(type='AugSplits', splits=4, transforms=views)])[0]
+    assert sample['inputs'].shape == (4, 3, 6, 6)
+    first, *rest = sample['inputs']
+    expected = torch.where(first >= 128, 255 - first, first)
+    assert not torch.equal(first, expected)
+    assert all(torch.equal(view, expected) for view in rest)
+    with pytest.raises(ValueError, match='splits >= 2, got 1'):
+        build(root=str(folders), transform=[dict(type='AugSplits', splits=1, transforms=views)])
+    with pytest.raises(ValueError, match='use one of the two'):
+        build(root=str(folders), shift='dark', transform=[dict(type='AugSplits', transforms=views)])[0]
+
+
 def test_a_transform_holds_transforms(folders):
     always = dict(type='RandomApply', transforms=[dict(type='Resize', size=(9, 7))], p=1.0)
     assert build(root=str(folders), transform=[always])[0]['inputs'].shape == (3, 9, 7)
@@ -354,7 +371,7 @@ def test_noise_and_texture_follow_the_seed(grey):
 
 def test_every_shift_keeps_shape_and_type(grey):
     image = torch.from_numpy(grey[:3])
-    for name in SHIFTS:
+    for name in STYLE_SHIFTS:
         shifted = shift_image(image, name)
         assert shifted.dtype == torch.uint8
         assert shifted.shape == image.shape

@@ -65,7 +65,7 @@ def test_a_cut_that_the_authors_cannot_make_is_not_exported(site):
         export(model.state_dict(), 'advbn')
 
 
-def test_debiased_keys_are_ours_behind_any_prefix(debiased):
+def test_debiased_keys_are_ours_after_any_prefix(debiased):
     theirs = {f'module.{key.replace(".bn.", ".")}': value for key, value in debiased.state_dict().items()}
     conversion = convert(theirs)
     assert (conversion.report.source, conversion.style) == ('debiased', {'type': 'debiased'})

@@ -4,9 +4,11 @@ import pytest
 import torch
 import torchvision.models
 from expected import LONELY
+from nets import small
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.methods import ROWS
 
 pytestmark = LONELY
 
@@ -87,3 +89,15 @@ def test_logits_are_never_a_stage(method):
     """SqueezeNet's classifier is a convolution that keeps the stride of the last stage."""
     model = timm_stylenorm.add_style(torchvision.models.squeezenet1_1(num_classes=4), method)
     assert not any(name.startswith('classifier') and '.style' in name for name, _ in model.named_modules())
+
+
+@pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
+@pytest.mark.parametrize('method', ROWS)
+def test_extractors_of_every_kind_have_the_layers_of_the_model(method, feature_cls):
+    whole = small(f'resnet18_{method}')
+    model = small(f'resnet18_{method}', features_only=True, feature_cls=feature_cls)
+    labels = [label.partition('.')[0] for label, _ in timm_stylenorm.style_layers(model)]
+    assert len(labels) == len(list(timm_stylenorm.style_layers(whole)))
+    features = model.eval()(torch.randn(2, 3, 64, 64))
+    features = features.values() if isinstance(features, dict) else features
+    assert [y.shape[1] for y in features] == model.feature_info.channels()

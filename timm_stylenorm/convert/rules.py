@@ -122,7 +122,7 @@ def drop(theirs: str, why: str, rank: int = 0) -> Rule:
     return Rule(theirs, None, why, rank=rank)
 
 
-def behind(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
+def prefixed(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
     """The same rules, where the authors' keys have a prefix."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)

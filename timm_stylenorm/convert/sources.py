@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
-from .rules import Layout, Rule, behind, drop, same
+from .rules import Layout, Rule, drop, prefixed, same
 
 State = Mapping[str, Tensor]
 Unused = Callable[[State], dict[str, tuple[Tensor, str]]]
@@ -88,7 +88,7 @@ def _stage_4_of_snr(state: State) -> dict[str, tuple[Tensor, str]]:
     return {key: (value, 'ones and zeros') for key, value in found.items()}
 
 
-def _below_the_cut(state: State) -> dict[str, tuple[Tensor, str]]:
+def _before_the_cut(state: State) -> dict[str, tuple[Tensor, str]]:
     clean = [key for key in state if key.startswith('feature_x.') and '.clean_' in key]
     return {
         key.replace('.clean_', '.adv_'): (state[key].clone(), 'a copy of clean_' + ('norm' if 'norm' in key else 'bn'))
@@ -163,7 +163,7 @@ ADVBN = [
     Rule('head.classifier.{p}', 'classifier.{p}', head=True),
 ]
 AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
-_DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys behind its own name"
+_DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys after its own name"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
 _STEM = r'conv1\.weight|features\.conv0\.weight'
 
@@ -198,7 +198,7 @@ SOURCES: dict[str, Source] = {
         (r'feature_x\.(0|conv0)\.weight', r'head\.(layer4_0|denseblock[1-3]\.denselayer2)\.adv_(bn|norm)1\.weight'),
         method='advbn',
         dual=True,
-        unused=_below_the_cut,
+        unused=_before_the_cut,
     ),
     'debiased': Source(
         'shape-texture debiased training (resnet, resnext)',
@@ -217,7 +217,7 @@ SOURCES: dict[str, Source] = {
     ),
     'fada': Source(
         'pAdaIN in FADA: the feature extractor (resnet101)',
-        (*behind('backbone.', RESNET), NO_CLASSIFIER),
+        (*prefixed('backbone.', RESNET), NO_CLASSIFIER),
         (r'backbone\.conv1\.weight',),
         lacks='the classifier of the segmentation, which FADA keeps apart',
         hint="the network has dilation 1 and 2 in the first blocks of stages 3 and 4: mmseg's contract_dilation=True",

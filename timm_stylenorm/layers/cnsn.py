@@ -10,17 +10,21 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import adain, exchange_styles, instance_moments, restyle, style_affine
 from ..functional.styles import unbiased_std
 from .arguments import check, check_count, check_flag
 from .base import RandomStyleLayer, StyleLayer, called, is_plain
 from .owned import affine, statistics, update_running
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class CrossNorm(RandomStyleLayer):
@@ -66,7 +70,7 @@ class CrossNorm(RandomStyleLayer):
         self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
 
     @classmethod
-    def configure_group(cls, layers: Sequence[CrossNorm]) -> None:
+    def configure_group(cls, layers: Sequence[Self]) -> None:
         for layer in layers:
             layer.p *= min(layer.active / len(layers), 1) if layer.active else 1
 
@@ -79,13 +83,13 @@ class CrossNorm(RandomStyleLayer):
             return exchange_styles(x, perm, axis, self.eps)
         style = x
         if self.crop in ('style', 'both'):
-            box = (..., *_box(*x.shape[2:]))
+            box = (slice(None), slice(None), *_box(*x.shape[2:]))
             style = x[box]
         style = style.index_select(axis, perm)
         if self.crop == 'style':
             return adain(x, style, self.eps)
         y = x.clone()
-        box = (..., *_box(*x.shape[2:]))
+        box = (slice(None), slice(None), *_box(*x.shape[2:]))
         y[box] = adain(x[box], style, self.eps)
         return y
 
@@ -93,7 +97,7 @@ class CrossNorm(RandomStyleLayer):
         return f'p={self.p}, crop={self.crop!r}, channels={self.channels}'
 
 
-def _box(*sizes: int, least: float = 0.1, tries: int = 100) -> tuple[Any, ...]:
+def _box(*sizes: int, least: float = 0.1, tries: int = 100) -> tuple[slice, ...]:
     """A random box that covers more than `least` of a map of these sizes; the whole map if none is found."""
     for _ in range(tries):
         side = (1 - float(torch.rand(()))) ** (1 / len(sizes))
@@ -103,6 +107,9 @@ def _box(*sizes: int, least: float = 0.1, tries: int = 100) -> tuple[Any, ...]:
         if math.prod(stop - start for start, stop in ranges) > least * math.prod(sizes):
             return tuple(slice(*ends) for ends in ranges)
     return (slice(None),) * len(sizes)
+
+
+_Gate = tuple[nn.Conv1d, _BatchNorm]
 
 
 class SelfNorm(StyleLayer):
@@ -140,7 +147,7 @@ class SelfNorm(StyleLayer):
         self.gates = ('g', 'f')[: 1 + two]
 
     def restyle(self, x: Tensor) -> Tensor:
-        gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
+        gates: list[_Gate] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
         moments = [() if x.shape[0] > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
@@ -157,7 +164,7 @@ class SelfNorm(StyleLayer):
             update_running(bn, mean, var, x.shape[0])
         return y
 
-    def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
+    def _by_calls(self, x: Tensor, gates: list[_Gate]) -> Tensor:
         """The same, where the modules must be called."""
         mean, var = instance_moments(x)
         small = torch.stack([mean, unbiased_std(var, x.shape[2:].numel(), self.eps)], -1)
@@ -176,7 +183,7 @@ class SelfNorm(StyleLayer):
 _READ = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
-def _running(bn: Any) -> tuple[Tensor, ...]:
+def _running(bn: _BatchNorm) -> tuple[Tensor, ...]:
     mean, var = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
     return () if mean is None or var is None else (mean, var)
 

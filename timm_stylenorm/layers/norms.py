@@ -6,18 +6,22 @@ They are plain modules, since every SyncBatchNorm converter turns subclasses of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import instance_norm_rule, style_affine
 from .arguments import check
 from .base import StyleLayer
 
-BATCH_NORMS: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BATCH_NORMS: dict[int, type[_BatchNorm]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 class NormLayer(StyleLayer):
@@ -30,6 +34,8 @@ class NormLayer(StyleLayer):
     Attributes:
         dim: Dimensions of the maps that it takes where it has forms for others.
         forms: Dimensions -> the class for such maps; empty where the layer takes all.
+        num_features: C.
+        to_norm: Of layers that can be taken off: makes the batch norm.
         drop: timm's fused dropout of the replaced layer, or None.
         act: timm's fused activation of the replaced layer, or None.
     """
@@ -37,6 +43,8 @@ class NormLayer(StyleLayer):
     is_norm = True
     dim = 4
     forms: Mapping[int, type[NormLayer]] = {}
+    num_features: int
+    to_norm: Callable[[], nn.Module]
     drop: nn.Module | None
     act: nn.Module | None
 
@@ -46,7 +54,7 @@ class NormLayer(StyleLayer):
         self.register_module('act', None)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: object) -> NormLayer:
+    def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
         """The layer that replaces a batch norm layer, of the form for its maps.
 
         Args:
@@ -61,9 +69,9 @@ class NormLayer(StyleLayer):
         _refuse(cls, norm)
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
-        kind = cls.forms.get(dim_of(norm), cls)
+        kind = cast('type[Self]', cls.forms.get(dim_of(norm), cls))
         with torch.device('cpu'):  # whatever device models are built on
-            layer: NormLayer = kind(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
+            layer = kind(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.to(norm.weight.device, norm.weight.dtype)
         layer.load_state_dict(norm.state_dict(), strict=False)
         trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
@@ -93,7 +101,7 @@ class NormLayer(StyleLayer):
                 y = module(y)
         return y
 
-    def take_plain(self, state: Any, prefix: str) -> None:
+    def take_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
         """Rename the entries of a batch norm below `prefix`, in place, to those of this layer."""
         names = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
         plain = {k: state[prefix + k] for k in names if prefix + k in state}
@@ -104,7 +112,7 @@ class NormLayer(StyleLayer):
             for key, value in ours.items():
                 state.setdefault(prefix + key, value)
 
-    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -119,7 +127,7 @@ def is_frozen(norm: object) -> bool:
     return bool({'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__})
 
 
-def _refuse(cls: type, norm: Any) -> None:
+def _refuse(cls: type, norm: _BatchNorm) -> None:
     """Raise for a batch norm that `cls` cannot take the place of."""
     if is_frozen(norm):
         raise ValueError(f'{cls.__name__} cannot replace {type(norm).__name__}: it is frozen; unfreeze the model first')

@@ -6,7 +6,7 @@ Selective Whitening', CVPR 2021, arXiv:2103.15597.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -160,7 +160,7 @@ class SelectiveWhitening(InstanceWhitening):
         """Drop what was observed."""
         self.variance, self.batches = None, 0
 
-    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.chosen = 0 if self.mask.is_meta else int(self.mask.sum())
 

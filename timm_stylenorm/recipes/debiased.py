@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from ..errors import StyleNormWarning
 from ..layers.base import beta
 from ..surgery.companions import provide
 from ..surgery.structure import batch_norms
-from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing
+from .base import Channels, ForwardLoss, LossTerm, Recipe, Target, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser
 
 
@@ -106,7 +106,7 @@ class DebiasedRecipe(Recipe):
         provide(model, 'recipe')
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
-    def losses(self, model: nn.Module, images: Tensor, target: object, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """See `Recipe.losses`.
 
         Raises:
@@ -167,7 +167,7 @@ class DebiasedRecipe(Recipe):
         result = self.styliser(plain, index, self.alpha)
         return ((result - mean) / std).to(images.dtype)
 
-    def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
+    def _parts(self, images: Tensor, target: Target, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
         """The clean images, mixed if asked, and what both halves are to be."""
         if not _of_images(target):
             self._refuse_mixed_labels()
@@ -207,7 +207,7 @@ class DebiasedRecipe(Recipe):
                 )
 
 
-def _of_images(target: Any) -> bool:
+def _of_images(target: Target) -> TypeGuard[Tensor]:
     """Whether it is labels (N,), or probabilities or several labels for each image, (N, K)."""
     return isinstance(target, Tensor) and target.dim() <= 2
 

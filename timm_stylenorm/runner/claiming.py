@@ -7,9 +7,9 @@ others; the claim ends with that process, so that a run that was killed can be r
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.runner import Runner
 
 from ..files import InUse, claimed
 from .latest import folders_of
@@ -22,7 +22,7 @@ def claiming(train: Callable) -> Callable:
     """`Runner.train`, which claims the folders of its checkpoints first."""
 
     @functools.wraps(train)
-    def run(self: Any, *args: object, **kwargs: object) -> object:
+    def run(self: Runner, *args: object, **kwargs: object) -> object:
         with ExitStack() as claims:
             fault: list[str | None] = [None]
             if is_main_process():

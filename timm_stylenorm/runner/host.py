@@ -2,12 +2,13 @@
 
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -151,22 +152,22 @@ class Start(NamedTuple):
     resume: bool
 
 
-def start_of(runner: Any) -> Start:
+def start_of(runner: Runner) -> Start:
     """As the config has it, or `set_start`."""
     return Start(runner._load_from, bool(runner._resume))
 
 
-def set_start(runner: Any, load_from: str | None, resume: bool) -> None:
+def set_start(runner: Runner, load_from: str | None, resume: bool) -> None:
     """Before it has loaded."""
     runner._load_from, runner._resume = load_from, resume
 
 
-def trains(runner: Any) -> bool:
+def trains(runner: Runner) -> bool:
     """Whether `Runner.train` is at work."""
     return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
 
 
-def has_loaded(runner: Any) -> bool:
+def has_loaded(runner: Runner) -> bool:
     """Whether `Runner.load_or_resume` has done its work."""
     return bool(runner._has_loaded)
 
@@ -212,7 +213,7 @@ class ImageFormat:
     std: Tensor
 
 
-def image_format(preprocessor: Any) -> ImageFormat:
+def image_format(preprocessor: BaseDataPreprocessor) -> ImageFormat:
     """The image format of a data preprocessor: of this package, mmengine, mmseg, mmdet or mmpretrain.
 
     Those of OpenMMLab get what mmcv loads, BGR in [0, 255], and may turn the channels around.

@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -16,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
 from .host import image_format
-from .loaders import forward_in, with_pipeline
+from .loaders import Batch, forward_in, with_pipeline
 from .model import bare_model
 from .resume import get_rng_state, set_rng_state
 
-Pair = list[dict[str, Any]]
+Pair = list[dict[str, object]]
 
 
 class _Views(Dataset):
@@ -66,7 +67,7 @@ class _Trial:
             self.pairs = DataLoader(_Views(dataset, view), sampler=_Some(len(dataset), images), **common)
         self.most = -(-images // get_world_size()) if stream else None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         return islice(self.pairs, self.most)
 
 
@@ -99,7 +100,7 @@ class ISWHook(Hook):
     """
 
     def __init__(
-        self, begin: int | None = None, images: int = 500, trials: int = 10, pipeline: Sequence[Any] | None = None
+        self, begin: int | None = None, images: int = 500, trials: int = 10, pipeline: Sequence[object] | None = None
     ) -> None:
         if (begin is not None and begin < 0) or images < 1 or trials < 1:
             raise ValueError(
@@ -112,7 +113,7 @@ class ISWHook(Hook):
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
         if self.begin is None or runner.iter < self.begin or self.done:
             return
@@ -135,7 +136,7 @@ class ISWHook(Hook):
             'current',
         )
 
-    def _batches(self, loader: Any, model: Any) -> _Trial:
+    def _batches(self, loader: DataLoader, model: BaseModel) -> _Trial:
         dataset = loader.dataset if self.pipeline is None else with_pipeline(loader.dataset, self.pipeline)
         view = _turned_view if image_format(model.data_preprocessor).loads_bgr else photometric_view
         return _Trial(loader, dataset, self.images, view)

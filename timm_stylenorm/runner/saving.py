@@ -14,12 +14,15 @@ wrapped (`host.PATCHES`):
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 
 from ..files import PART, atomic_write, naming
 from .host import start_of
@@ -55,16 +58,23 @@ def saving_whole(save: Callable) -> Callable:
 
 
 @contextmanager
-def _written_whole(file: Any, encoding: str | None) -> Iterator[object]:
+def _written_whole(file: str | os.PathLike, encoding: str | None) -> Iterator[IO]:
     with atomic_write(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
         yield stream
 
 
-def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> object:
+def open_whole(
+    file: str | os.PathLike | int,
+    mode: str = 'r',
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> AbstractContextManager[IO]:
     """Stands in for `open` in modules of mmengine that write small files."""
     if mode == 'w' and isinstance(file, str | os.PathLike):
         return _written_whole(file, encoding)
-    return open(file, mode, buffering, encoding, **options)
+    return open(file, mode, buffering, encoding, errors, newline)
 
 
 def putting_whole(put: Callable) -> Callable:
@@ -96,7 +106,7 @@ def naming_lines(dump: Callable) -> Callable:
 class _Waiting:
     """A file backend whose removals are only noted, also in the message hub and so in the checkpoint."""
 
-    def __init__(self, backend: object, hub: Any) -> None:
+    def __init__(self, backend: BaseStorageBackend, hub: MessageHub) -> None:
         self.backend, self.hub = backend, hub
         self.outdated: list[str] = []
 
@@ -111,7 +121,7 @@ class _Waiting:
     rmtree = remove  # DeepSpeed's checkpoints are folders
 
 
-def _named(hook: Any) -> set[str]:
+def _named(hook: CheckpointHook) -> set[str]:
     """The files that the hook still counts as its own: the last one, the best ones, and those it keeps."""
     best = [getattr(hook, 'best_ckpt_path', None), *(getattr(hook, 'best_ckpt_path_dict', None) or {}).values()]
     steps = getattr(hook, 'keep_ckpt_ids', None) or ()
@@ -119,7 +129,7 @@ def _named(hook: Any) -> set[str]:
     return {str(path) for path in (hook.last_ckpt, *best, *kept) if path}
 
 
-def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
+def _remove(hook: CheckpointHook, hub: MessageHub, paths: list[str]) -> None:
     backend = hook.file_backend
     for path in sorted(set(paths) - _named(hook)):
         if backend.isfile(path):
@@ -132,7 +142,7 @@ def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
 
 def removing_late(save: Callable) -> Callable:
     @functools.wraps(save)
-    def run(self: Any, runner: Any, *args: object, **kwargs: object) -> object:
+    def run(self: CheckpointHook, runner: Runner, *args: object, **kwargs: object) -> object:
         backend, hub = self.file_backend, runner.message_hub
         if isinstance(backend, _Waiting):  # called by a method that is itself wrapped, and will remove
             return save(self, runner, *args, **kwargs)
@@ -149,7 +159,7 @@ def removing_late(save: Callable) -> Callable:
 
 def removing_what_a_kill_left(before_train: Callable) -> Callable:
     @functools.wraps(before_train)
-    def run(self: Any, runner: Any) -> None:
+    def run(self: CheckpointHook, runner: Runner) -> None:
         before_train(self, runner)
         if not is_main_process():
             return

@@ -27,7 +27,7 @@ from .probe import Arrivals, dim_of_images, probe
 from .sites import Site, find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
-Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, object]]
+Style = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 
 def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
@@ -220,7 +220,7 @@ def _both_replace(first: str, second: str, site: Site) -> str:
     return f'style methods {first!r} and {second!r} both replace the norm layer {site.name!r}; choose one'
 
 
-def _check(plan: _Plan, taken: dict[Any, str]) -> None:
+def _check(plan: _Plan, taken: dict[object, str]) -> None:
     """Raise if the place is taken; else take it."""
     module = plan.site.module
     if plan.site.where == 'replace':

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
@@ -18,7 +19,21 @@ from .context import override_attr
 from .sites import Site
 
 
-def owner_of(module: nn.Module) -> Any:
+class _Counted(nn.Module):
+    """For type checkers: an activation that its block calls several times, as `attach` leaves it."""
+
+    style: Attachments
+    style_calls: int
+    style_wanted: int
+
+
+class _Block(nn.Module):
+    """For type checkers: that block."""
+
+    relu: _Counted
+
+
+def owner_of(module: nn.Module) -> nn.Module:
     """The module that holds the child `style`: a container would run it, so that its last child holds it instead."""
     while isinstance(module, nn.ModuleDict | nn.Sequential) and len(module):
         module = list(module.children())[-1]
@@ -31,11 +46,14 @@ def attachments_of(module: nn.Module) -> Attachments | None:
     return found if isinstance(found, Attachments) else None
 
 
+def _held_by(owner: nn.Module) -> Attachments:
+    return cast('Attachments', owner.style)
+
+
 def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False) -> Tensor:
-    style: Attachments = owner_of(module).style
-    layers: list[Any] = [] if style.muted else list(style.values())
-    for layer in layers:
-        record: Any = layer.attachment
+    style = _held_by(owner_of(module))
+    for layer in [] if style.muted else list(style.values()):
+        record = layer.attachment
         if record.position == position and record.of_container == of_container:
             unchecked = record.unchecked
             if unchecked is not None:
@@ -69,22 +87,20 @@ def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
     return _run(module, args[0], 'before')
 
 
-def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
+def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook of an activation that its block calls several times."""
     module.style_calls += 1
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: Any, args: Any) -> None:
+def _begin_calls(block: _Block, args: tuple[object, ...]) -> None:
     """The forward pre-hook of that block."""
-    for layer in owner_of(block.relu).style.values():
-        _refuse_tracing(
-            layer.attachment, next(iter(args), None), 'a graph would lose which call of the activation is the last'
-        )
+    for layer in block.relu.style.values():
+        _refuse_tracing(layer.attachment, args[0] if args else None, 'which of several calls is the last gets lost')
     block.relu.style_calls = 0
 
 
-def _check_calls(block: Any, args: Any, output: object) -> None:
+def _check_calls(block: _Block, args: object, output: object) -> None:
     """The forward hook of that block."""
     if block.relu.style_calls != block.relu.style_wanted and not block.relu.style.muted:
         raise RuntimeError(
@@ -104,42 +120,46 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         method: Name of the method.
         layer: The layer, with its record.
     """
-    module: Any = site.module
+    module = site.module
     owner = owner_of(module)
     if isinstance(vars(owner).get('style'), str):
-        owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
+        # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
+        vars(owner)['plain_style'] = vars(owner).pop('style')
     if not hasattr(owner, 'style'):
         owner.style = Attachments().train(owner.training)
-    owner.style[method] = layer
+    style = _held_by(owner)
+    style[method] = layer
     if site.where == 'after':
         of_container = owner is not module  # the owner may be a place of its own
         layer.attachment.of_container = of_container
         hook: Callable[..., object] = _run_style_of_container if of_container else _run_style
-        _hook_once(owner.style, module._forward_hooks, module.register_forward_hook, hook)
+        _hook_once(style, module._forward_hooks, module.register_forward_hook, hook)
     elif site.block is None:
-        _hook_once(owner.style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
+        _hook_once(style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
     else:
-        module.style_calls, module.style_wanted = 0, site.calls
+        vars(module).update(style_calls=0, style_wanted=site.calls)
         before, block = module._forward_pre_hooks, site.block
-        _hook_once(owner.style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
-        _hook_once(owner.style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
-        _hook_once(owner.style, block._forward_hooks, block.register_forward_hook, _check_calls)
+        _hook_once(style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
+        _hook_once(style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
+        _hook_once(style, block._forward_hooks, block.register_forward_hook, _check_calls)
 
 
-def _hook_once(style: Attachments, present: Mapping[int, object], register: Callable[..., Any], hook: object) -> None:
+def _hook_once(
+    style: Attachments, present: Mapping[int, object], register: Callable[..., RemovableHandle], hook: object
+) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
         style.handles.append(register(hook, prepend=True))
 
 
-def replace(model: nn.Module, layers: Mapping[object, Any]) -> None:
+def replace(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
         for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
             getattr(new, hooks).update(getattr(old, hooks))
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child in layers:
+            if child is not None and child in layers:
                 parent._modules[name] = layers[child]
 
 
@@ -161,7 +181,7 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
     record = layer.attachment
     for module in styled_modules(model):
         owner = owner_of(module)
-        if record is not None and layer in owner.style.values() and record.of_container == (owner is not module):
+        if record is not None and layer in _held_by(owner).values() and record.of_container == (owner is not module):
             return module
     raise ValueError(f'{record or type(layer).__name__} is not attached in this {type(model).__name__}')
 
@@ -175,7 +195,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         ValueError: Naming the module.
     """
     for name, module in model.named_modules():
-        style: Any = attachments_of(module) if _is_styled(module) else None
+        style = attachments_of(module) if _is_styled(module) else None
         around, _, inner = f'.{name}'.rpartition('.')
         if style is None or inner.startswith('_') or inner == 'module':  # of FSDP, DDP, compilers, checkpointing
             continue
@@ -190,13 +210,13 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 
 @contextmanager
-def muted(module: Any, layers: bool = True) -> Iterator[None]:
+def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
     """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
     itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
     """
     found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
     if any(hook is _check_calls for hook in module._forward_hooks.values()):
-        found.append(attachments_of(module.relu))
+        found.append(attachments_of(cast('_Block', module).relu))
     with override_attr([style for style in found if style is not None], 'muted', True):
         yield
 

@@ -93,7 +93,7 @@ def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, st
     return None
 
 
-def _root(model: Any) -> nn.Module:
+def _root(model: nn.Module) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
@@ -190,7 +190,7 @@ class _Recorder:
     def _after(self, module: nn.Module, args: object, output: object) -> None:
         self.calls.append(_call(output))
 
-    def _before(self, module: nn.Module, args: Any) -> None:
+    def _before(self, module: nn.Module, args: Sequence[object]) -> None:
         self.calls.append(_call(args[0] if args else None))
 
     def _begin(self, module: nn.Module, args: object) -> None:
@@ -288,9 +288,9 @@ def _shorten(module: nn.Module) -> None:
         vars(module)['forward'] = _same
     elif kind in _KEEPS_SHAPE_COPIES:
         vars(module)['forward'] = torch.Tensor.contiguous
-    elif kind is BatchNormAct2d:
-        act_norm: Any = module
-        vars(module)['forward'] = lambda x: act_norm.act(act_norm.drop(x))
+    elif type(module) is BatchNormAct2d:
+        drop, act = module.drop, module.act
+        vars(module)['forward'] = lambda x: act(drop(x))
 
 
 def _same(x: Tensor) -> Tensor:

@@ -174,11 +174,18 @@ def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
         for k, (path, _) in levels.items()
     }
     found: dict[str, list[Named]] = {}
-    for name, block in _blocks(model, ''):
+    for name, block in _all_blocks(model):
         stage = next((k for k, end in ends.items() if order[name] <= end), 'stem')
         if stage != 'stem':
             found.setdefault(stage, []).append((name, block))
     return found
+
+
+def _all_blocks(model: nn.Module) -> Iterator[Named]:
+    """The blocks of a model, or of that within one of timm's feature extractors."""
+    within = name_within(model)
+    for name, block in _blocks(unwrapped(model), ''):
+        yield f'{within}.{name}' if within else name, block
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[Named]:
@@ -210,7 +217,7 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
     modules = list(model.named_modules())
     order = {name: i for i, (name, _) in enumerate(modules)}
     levels = {level: path for level, (path, _) in levels_of(model).items() if path in order}
-    starts = [name for name, _ in _blocks(model, '') if name in order]
+    starts = [name for name, _ in _all_blocks(model) if name in order]
     starts += [path for level, path in levels.items() if level != 'stem' or not starts]
     start = min((order[name] for name in starts), default=0)
     convs = [(k, m) for k, m in modules[:start] if isinstance(m, _ConvNd)]
