@@ -125,10 +125,15 @@ def test_a_check_reads_keys_as_the_type_of_the_data_set_means_them():
         'dataset': {
             'type': 'UDADataset',
             'source': {'type': 'mmseg.ConcatDataset', 'datasets': inner[:2]},
-            'target': {'type': 'DomainConcatDataset', 'domains': {'a': inner[2], 'b': inner[0]}, 'only': 'a'},
+            'target': {'type': 'MultiDomainDataset', 'domains': {'a': inner[2], 'b': inner[0]}, 'only': 'a'},
         },
     }
     assert list(cli.data_parts(nested)) == inner
+    for kind in ('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'):
+        shown = {'type': kind, 'domains': {'a': inner[0], 'b': inner[1], '_scope_': 'mmseg_stylenorm'}}
+        assert list(cli.data_parts(shown)) == inner[:2]
+        assert list(cli.data_parts({**shown, 'only': ['b']})) == inner[1:2]
+    assert list(cli.data_parts({'type': 'JoinedDataset', 'datasets': inner})) == inner
 
 
 def test_data_in_a_store_are_not_looked_for_on_the_disk():

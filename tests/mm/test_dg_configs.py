@@ -16,7 +16,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
-from test_configs import EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
+from test_configs import DATA, EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
 from test_datasets_streets import make
 
 from timm_stylenorm import style_layers
@@ -96,6 +96,21 @@ def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypat
     wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}, None: set()}.get(method, {method})
     assert {label.split('.')[0] for label, _ in style_layers(model)} == wanted
     assert any(key.startswith('style.') for key in losses) == (method in ('irw', 'snr'))
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_config_is_tested_with_several_views(name, data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / name))
+    for step in cfg.tta_pipeline:
+        step.update(SMALL.get(step.type, {}))
+    init_default_scope('mmseg')
+    model = MODELS.build({**cfg.tta_model, 'module': cfg.model}).eval()
+    dataset = {key: value for key, value in cfg.val_dataloader.dataset.items() if key != 'complete'}
+    item = DATASETS.build({**dataset, 'pipeline': cfg.tta_pipeline})[0]
+    assert len(item['inputs']) > 1
+    (sample,) = model.test_step(pseudo_collate([item]))
+    assert sample.pred_sem_seg.shape[-2:] == sample.gt_sem_seg.shape[-2:]
 
 
 @pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
