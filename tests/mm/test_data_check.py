@@ -22,7 +22,8 @@ from mmseg_stylenorm.uda.pseudo_labels import write_soft
 from timm_stylenorm.runner.configs import config_root, list_configs
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-DATA = ['_base_/datasets/cityscapes_c.py', '_base_/datasets/synthia2domains_768x768.py']  # for tools/test.py --data
+DATA = ['_base_/datasets/cityscapes_c.py', '_base_/datasets/synthia2domains_768x768.py']
+DATA += ['_base_/datasets/gtav2domains_512x512.py']  # for tools/test.py --data
 NAMES = ('000', '001')
 
 
