@@ -1,21 +1,26 @@
 """How a layer hangs on a module, or stands in the place of one.
 
 Hooks are plain functions that look the child `style` up, so that a copied model and a replica run their own layers.
+
+SyncBatchNorm converters, and whatever else puts another module in the place of a norm layer, take its children over and
+leave its hooks behind. `_hang_again` is told by torch when a module gets a child, and puts them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
-from .attachment import Attachments
+from .attachment import Attachment, Attachments
 from .context import override_attr
-from .sites import Site
+from .site import Site
+from .sums import Slot
 
 
 def owner_of(module: nn.Module) -> Any:
@@ -58,9 +63,14 @@ def _run_style_of_container(module: nn.Module, args: object, output: Tensor) -> 
     return _run(module, output, 'after', of_container=True)
 
 
-def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
+def _run_style_before(module: nn.Module, args: Any) -> Any:
     """The forward pre-hook."""
-    return _run(module, args[0], 'before')
+    return (_run(module, args[0], 'before'), *args[1:])
+
+
+def _run_style_before_container(module: nn.Module, args: Any) -> Any:
+    """The forward pre-hook of a container."""
+    return (_run(module, args[0], 'before', of_container=True), *args[1:])
 
 
 def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
@@ -83,7 +93,9 @@ def _check_calls(block: Any, args: Any, output: object) -> None:
         )
 
 
-_HOOKS = (_run_style, _run_style_of_container, _run_style_before, _run_style_at_the_last_call)
+_HOOKS = (
+    _run_style, _run_style_of_container, _run_style_before, _run_style_before_container, _run_style_at_the_last_call
+)  # fmt: skip
 
 
 def attach(site: Site, method: str, layer: StyleLayer) -> None:
@@ -101,32 +113,51 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     if not hasattr(owner, 'style'):
         owner.style = Attachments().train(owner.training)
     owner.style[method] = layer
-    if site.where == 'after':
-        of_container = owner is not module  # the owner may be a place of its own
-        layer.attachment.of_container = of_container
-        hook: Callable[..., object] = _run_style_of_container if of_container else _run_style
-        _hook_once(owner.style, module._forward_hooks, module.register_forward_hook, hook)
-    elif site.block is None:
-        _hook_once(owner.style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
+    layer.attachment.of_container = owner is not module  # the owner may be a place of its own
+    if site.block is None:
+        _hang(module, layer.attachment)
     else:
         module.style_calls, module.style_wanted = 0, site.calls
         before, block = module._forward_pre_hooks, site.block
-        _hook_once(owner.style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
-        _hook_once(owner.style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
-        _hook_once(owner.style, block._forward_hooks, block.register_forward_hook, _check_calls)
+        _hook_once(before, module.register_forward_pre_hook, _run_style_at_the_last_call)
+        _hook_once(block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
+        _hook_once(block._forward_hooks, block.register_forward_hook, _check_calls)
 
 
-def _hook_once(style: Attachments, present: Mapping[int, object], register: Callable[..., Any], hook: object) -> None:
+def _hang(module: nn.Module, record: Attachment) -> None:
+    if record.position == 'after':
+        hook: Callable[..., object] = _run_style_of_container if record.of_container else _run_style
+        _hook_once(module._forward_hooks, module.register_forward_hook, hook)
+    else:
+        hook = _run_style_before_container if record.of_container else _run_style_before
+        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, hook)
+
+
+def _hook_once(present: Mapping[int, object], register: Callable[..., Any], hook: object) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
-        style.handles.append(register(hook, prepend=True))
+        register(hook, prepend=True)
 
 
-def replace(model: nn.Module, layers: Mapping[object, Any]) -> None:
+def _hang_again(module: nn.Module, name: str, child: object) -> None:
+    """A module that has taken the layers of another one over runs them."""
+    if name == 'style' and isinstance(child, Attachments) and 'style_wanted' not in vars(module):
+        for layer in child.values():
+            record: Any = layer.attachment
+            if not record.of_container:
+                _hang(module, record)
+
+
+register_module_module_registration_hook(_hang_again)
+
+
+def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
         for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
             getattr(new, hooks).update(getattr(old, hooks))
+        if attachments_of(old) is not None:
+            new.style = old.style
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in layers:
@@ -193,13 +224,36 @@ def muted(module: Any, layers: bool = True) -> Iterator[None]:
 
 def detach_all(model: nn.Module) -> None:
     """Take off what `attach` has put on."""
+    ours = (*_HOOKS, _begin_calls, _check_calls)
     for module in list(model.modules()):
         for name in ('style_calls', 'style_wanted'):
             vars(module).pop(name, None)
-        style = module._modules.get('style')
-        if isinstance(style, Attachments):
-            for handle in style.handles:
-                handle.remove()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if hook in ours]:
+                del hooks[key]
+        if isinstance(module._modules.get('style'), Attachments):
             del module._modules['style']
             if 'plain_style' in vars(module):
                 module.style = vars(module).pop('plain_style')
+    _close_slots(model)
+
+
+@contextmanager
+def slots_open(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
+    """Within, the modules of sites stand in the empty places of blocks; afterwards those with a layer do."""
+    try:
+        for site in sites:
+            if site.slot_of is not None:
+                setattr(site.slot_of, site.name.rpartition('.')[2], site.module.train(site.slot_of.training))
+        yield
+    finally:
+        _close_slots(model)
+
+
+def _close_slots(model: nn.Module) -> None:
+    """Leave the places empty again where no layer is."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Slot) and attachments_of(child) is None:
+                delattr(module, name)
+                setattr(module, name, None)
