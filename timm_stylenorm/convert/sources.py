@@ -146,9 +146,18 @@ ADVBN = [
     Rule('{home}{b}.downsample.adv_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}'),
     Rule('head.fc.{p}', 'fc.{p}', head=True),
 ]
+_GATE = 'layer{s}.{b}.cnsn.selfnorm.{g}'
+
+
+def _selfnorm(place: str) -> list[Rule]:
+    ours = f'layer{{s}}.{{b}}.{place}.style.selfnorm.{{g}}'
+    return [Rule(f'{_GATE}_fc.weight', f'{ours}_fc.weight'), Rule(f'{_GATE}_bn.{{n}}', f'{ours}_bn.{{n}}')]
+
+
 AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
 _DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys behind its own name"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
+_GATE_MARK = r'layer\d\.\d+\.cnsn\.selfnorm\.g_fc\.weight'
 _STEM = r'conv1\.weight|features\.conv0\.weight'
 
 # The most particular comes first: the first that knows every key, and has its marks, is taken.
@@ -158,6 +167,20 @@ SOURCES: dict[str, Source] = {
         (*RESNET, *CLASSIFIER, *DENSENET, *SE, *IBN),
         (_STEM, r'.*\.IN\.weight'),
         method='ibn',
+    ),
+    'selfnorm': Source(
+        'SelfNorm and CNSN (resnet, with or without ibn_b); of CrossNorm nothing is saved',
+        (*RESNET, *CLASSIFIER, *_selfnorm('{gate}'), *IBN),
+        (r'conv1\.weight', _GATE_MARK),
+        method='selfnorm',
+        hint='the file does not say where in the blocks SelfNorm is: taken to be after the sum, as in the released '
+        'networks but for those with ibn_b. For one with it before the sum, name the source selfnorm-residual',
+    ),
+    'selfnorm-residual': Source(
+        'SelfNorm before the residual sums (resnet)',
+        (*RESNET, *CLASSIFIER, *_selfnorm('{end}'), *IBN),
+        (r'conv1\.weight', _GATE_MARK),
+        method='selfnorm',
     ),
     'snr': Source(
         'SNR, classification (resnet18, with or without the heads of its dual causality loss)',
@@ -220,7 +243,13 @@ SOURCES: dict[str, Source] = {
         wrapped=('net.', 'backbone.timm_model.'),
     ),
 }
-ALIASES = {'padain': 'torchvision', 'ibn': 'ibn-net', 'ibnnet': 'ibn-net'}
+ALIASES = {
+    'padain': 'torchvision',
+    'crossnorm': 'torchvision',
+    'cnsn': 'selfnorm',
+    'ibn': 'ibn-net',
+    'ibnnet': 'ibn-net',
+}
 
 
 def get_source(name: str) -> tuple[str, Source]:

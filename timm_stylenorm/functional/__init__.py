@@ -6,9 +6,10 @@ positions; u = v * n / (n - 1) the unbiased variance.
 
 from .adaptation import image_weighted_max_square_loss, max_square_loss
 from .affine import instance_moments, restyle, style_affine
+from .crossnorm import crop_box, crossnorm
 from .domain_norm import NORM_FLOOR, domain_norm
 from .efdmix import efdmix
-from .losses import covariance, dual_causality_loss, entropy, whitening_loss
+from .losses import consistency_loss, covariance, dual_causality_loss, entropy, whitening_loss
 from .styles import (
     adain,
     exchange_styles,
@@ -21,7 +22,10 @@ from .styles import (
 __all__ = [
     'NORM_FLOOR',
     'adain',
+    'consistency_loss',
     'covariance',
+    'crop_box',
+    'crossnorm',
     'domain_norm',
     'dual_causality_loss',
     'efdmix',

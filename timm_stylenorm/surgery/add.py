@@ -171,10 +171,8 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
 
 def _check_replacement(name: str, method: Method, site: Site) -> None:
     if method.placement is Placement.INSERT:
-        raise ValueError(
-            f'style method {name!r} takes the place of no module, and {site.name!r} is a norm layer; use '
-            "'blocks.residual', 'convs', stages, or names of blocks"
-        )
+        use = "'blocks.residual', 'convs', stages, or names of blocks"
+        raise ValueError(f'style method {name!r} replaces no norms, and {site.name!r} is a norm layer; use {use}')
     if isinstance(site.module, NormLayer):
         other = str(site.module.attachment or type(site.module).__name__).partition('.')[0]
         if other == name:

@@ -2,8 +2,8 @@
 
 Hooks are plain functions that look the child `style` up, so that a copied model and a replica run their own layers.
 
-SyncBatchNorm converters, and whatever else puts another module in the place of a norm layer, take its children over and
-leave its hooks behind. `_hang_again` is told by torch when a module gets a child, and puts them back.
+What puts another module in the place of a norm layer (SyncBatchNorm converters, freezing) leaves its hooks behind, and
+some its children. `_hang_again` is told by torch when a module gets a child, and puts them back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..layers import StyleLayer
 from .attachment import Attachment, Attachments
 from .context import override_attr
 from .site import Site
+from .structure import NORMS
 from .sums import Slot
 
 
@@ -65,12 +66,19 @@ def _run_style_of_container(module: nn.Module, args: object, output: Tensor) -> 
 
 def _run_style_before(module: nn.Module, args: Any) -> Any:
     """The forward pre-hook."""
-    return (_run(module, args[0], 'before'), *args[1:])
+    return _first_restyled(module, args, of_container=False)
 
 
 def _run_style_before_container(module: nn.Module, args: Any) -> Any:
     """The forward pre-hook of a container."""
-    return (_run(module, args[0], 'before', of_container=True), *args[1:])
+    return _first_restyled(module, args, of_container=True)
+
+
+def _first_restyled(module: nn.Module, args: Any, of_container: bool) -> Any:
+    if args:
+        return (_run(module, args[0], 'before', of_container), *args[1:])
+    labels = ', '.join(str(layer.attachment) for layer in owner_of(module).style.values())
+    raise TypeError(f'{labels}: {type(module).__name__} must get its first argument by position, not by name')
 
 
 def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
@@ -139,13 +147,19 @@ def _hook_once(present: Mapping[int, object], register: Callable[..., Any], hook
         register(hook, prepend=True)
 
 
-def _hang_again(module: nn.Module, name: str, child: object) -> None:
-    """A module that has taken the layers of another one over runs them."""
-    if name == 'style' and isinstance(child, Attachments) and 'style_wanted' not in vars(module):
-        for layer in child.values():
+def _hang_again(module: nn.Module, name: str, child: Any) -> None:
+    """A module that has taken the layers of another one over runs them; one that stands in the place of a norm layer
+    takes them over."""
+    if name == 'style' and isinstance(child, Attachments):
+        for layer in child.values() if 'style_wanted' not in vars(module) else ():
             record: Any = layer.attachment
             if not record.of_container:
                 _hang(module, record)
+        return
+    old = module._modules.get(name)
+    style = old._modules.get('style') if isinstance(old, NORMS) else None
+    if isinstance(style, Attachments) and isinstance(child, nn.Module) and style not in child.modules():
+        child.style = style
 
 
 register_module_module_registration_hook(_hang_again)

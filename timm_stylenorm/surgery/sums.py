@@ -63,7 +63,8 @@ class _Call:
 
     @property
     def atom(self) -> bool:
-        return isinstance(self.module, (*NORMS, _ConvNd)) or not any(self.module.children())
+        parts = [name for name, _ in self.module.named_children() if name != 'style']
+        return isinstance(self.module, (*NORMS, _ConvNd)) or not parts
 
 
 @dataclass
@@ -175,6 +176,11 @@ def _without_insides(block: nn.Module, path: str = '') -> Iterator[Named]:
                 yield from _without_insides(child, f'{path}.{name}' if path else name)
 
 
+def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    """Whether a function of torch that returns its first argument has changed it."""
+    return (name.endswith('_') and not name.endswith('__')) or name.startswith('__i') or bool(kwargs.get('inplace'))
+
+
 class SumWatch(TorchFunctionMode):
     """Watches the first forward of each block.
 
@@ -204,14 +210,15 @@ class SumWatch(TorchFunctionMode):
         return super().__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        numbers = [self._number(arg) for arg in args[:2]] if self._running else []
         result = func(*args, **(kwargs or {}))
-        if self._running and func.__name__ in _ADDS and all(isinstance(arg, Tensor) for arg in args[:2]):
-            seen = self._running[-1][1]  # of the innermost module, if that is a block
-            if seen is not None and len(args) > 1 and result.dim() > 2:
-                a, b = (self._number(arg) for arg in args[:2])
-                self._kept.append(result)
-                self._numbers[id(result)] = self._fresh()  # another content, also in place
-                seen.sums.append((a, b, self._numbers[id(result)], self._fresh()))
+        if not isinstance(result, Tensor) or not numbers:
+            return result
+        if result is args[0] and _in_place(func.__name__, kwargs or {}):
+            self._numbers[id(result)] = self._fresh()  # another content
+        seen = self._running[-1][1]  # of the innermost module, if that is a block
+        if seen is not None and func.__name__ in _ADDS and len(numbers) == 2 and -1 not in numbers and result.dim() > 2:
+            seen.sums.append((numbers[0], numbers[1], self._number(result), self._fresh()))
         return result
 
     def _fresh(self) -> int:
@@ -219,7 +226,7 @@ class SumWatch(TorchFunctionMode):
         return self._time
 
     def _number(self, value: object) -> int:
-        """One for each tensor; each sum is a new one."""
+        """One for each tensor and content, -1 for what is no tensor."""
         if not isinstance(value, Tensor):
             return -1
         if id(value) not in self._numbers:
