@@ -6,7 +6,7 @@ mmengine and mmseg, as the tables in `timm_stylenorm.runner.host` and `mmseg_sty
 
 from timm_stylenorm.patches import install_patches
 
-from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda
+from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
 from .host import PATCHES
 
 install_patches(PATCHES)
@@ -20,4 +20,5 @@ __all__ = [
     'registry',
     'segmentors',
     'uda',
+    'weights',
 ]

@@ -9,8 +9,6 @@ collected by the StyleNorm segmentors, which also tell SNR the classes for its d
 `EncoderDecoder` the layer restyles, but its losses are not trained.
 """
 
-from typing import Any
-
 from mmengine.registry import MODELS
 
 from timm_stylenorm.layers import StyleLayer
@@ -22,7 +20,7 @@ PLUGINS: dict[str, type[StyleLayer]] = {}
 def _plugin(method: str, row: Method) -> type[StyleLayer]:
     """The layer of a method, under the argument name `in_channels` that mmcv gives to plugins."""
 
-    def build(self: Any, in_channels: int, **kwargs: Any) -> None:
+    def build(self: StyleLayer, in_channels: int, **kwargs: object) -> None:
         row.check_kwargs(method, kwargs)
         row.layer.__init__(self, in_channels, **kwargs)
 

@@ -5,7 +5,7 @@
 
 `style` is a method's name, a dict whose `type` is the name, or a list of them, as for `timm_stylenorm.add_style`. It
 restyles the backbone. The names of the backbone's own parameters stay, so `pretrained` and `init_cfg` go on working.
-`recipe` is a training procedure, by its name or as such a dict, see `timm_stylenorm.recipes`: heads count as above the
+`recipe` is a training procedure, by its name or as such a dict, see `timm_stylenorm.recipes`: heads count as after the
 backbone.
 """
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import __version__
+from .files import atomic_write
 from .methods import ROWS
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmsegmentation', 'numpy')
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     _, end, after = rest.partition('<!-- /methods -->')
     if not end:
         raise SystemExit(f'{path} has no lines <!-- methods --> and <!-- /methods -->')
-    path.write_text(f'{before}{start}{method_table()}\n{end}{after}')
+    with atomic_write(path) as part:
+        part.write_text(f'{before}{start}{method_table()}\n{end}{after}')
 
 
 if __name__ == '__main__':

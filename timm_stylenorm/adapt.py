@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,15 @@ from .surgery.context import eval_mode
 
 Statistics = list[dict[str, Tensor]]
 _OURS = (BatchInstanceNorm2d, IBN, SelfNorm)
+T = TypeVar('T')
+
+
+class Tracked(_BatchNorm):
+    """For type checkers: a batch norm that keeps running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
 
 _IMAGES = ('inputs', 'pixel_values', 'images', 'image', 'img')  # of mmengine, transformers, and others
@@ -56,9 +65,9 @@ def _count(batch: object) -> int:
     return next((count for count in map(_count, batch) if count), 0)
 
 
-def batch_norms(model: nn.Module) -> list[Any]:
+def batch_norms(model: nn.Module) -> list[Tracked]:
     """The norm layers of a model that keep statistics of the batch; of a dual one both."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return [cast('Tracked', m) for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def get_statistics(model: nn.Module) -> Statistics:
@@ -77,10 +86,10 @@ def set_statistics(model: nn.Module, statistics: Statistics) -> None:
 @torch.no_grad()
 def adabn(
     model: nn.Module,
-    batches: Iterable[object],
+    batches: Iterable[T],
     momentum: float | None = None,
     max_batches: int | None = None,
-    forward: Callable[[Any], Any] | None = None,
+    forward: Callable[[T], object] | None = None,
     sync: bool = False,
 ) -> nn.Module:
     """Replace the running statistics of all batch norms by those of the given images, in place.
@@ -137,7 +146,7 @@ def adabn(
 
 
 @contextmanager
-def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None) -> Iterator[None]:
+def _only_norms_train(model: nn.Module, norms: list[Tracked], momentum: float | None) -> Iterator[None]:
     """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
     momenta = [norm.momentum for norm in norms]
     patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
@@ -155,14 +164,14 @@ def _only_norms_train(model: nn.Module, norms: list[Any], momentum: float | None
             del layer.forward
 
 
-def _forward(norm: Any, x: Tensor) -> Tensor:
+def _forward(norm: nn.Module, x: Tensor) -> Tensor:
     """The forward pass of a batch norm, or of a layer of ours with one, for any number of processes and values.
 
     Processes may have different numbers of batches, and SyncBatchNorm would wait for all; a single value (a pooled map
     of one image), which torch refuses and our layers do not count, has variance 0.
     """
     kind = type(norm)
-    forward = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
+    forward: Callable[..., Tensor] = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
     single = len(x) == 1 and (isinstance(norm, SelfNorm) or x.numel() == x.shape[1])
     return forward(norm, torch.cat([x, x]))[:1] if single else forward(norm, x)
 
@@ -170,7 +179,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
 class _Pool:
     """The moments of one norm over all batches so far. A norm that is called twice for a batch counts their mean."""
 
-    def __init__(self, norm: Any, momentum: float | None) -> None:
+    def __init__(self, norm: Tracked, momentum: float | None) -> None:
         self.norm, self.full = norm, momentum is None
         self.mean, self.var = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
         self.weight = 0.0

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import io
 import os
 import pickle
 import re
-import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import safetensors.torch
@@ -22,6 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from .files import atomic_write
 
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
@@ -33,7 +33,7 @@ DAMAGED = (
     pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
-_MACHINE = socket.gethostname()[:40]
+Global = Callable | tuple[Callable, str]  # what may be in a file, and under which name
 
 
 class LogBuffer:
@@ -47,7 +47,7 @@ def _attribute(owner: object, name: str) -> object:
     return name
 
 
-def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute) -> list[Any]:
+def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attribute) -> list[Global]:
     """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
     functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
     names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
@@ -57,7 +57,7 @@ def safe_globals(log_buffer: object = LogBuffer, attribute: object = _attribute)
 
 
 @contextmanager
-def reading(source: str, known: Sequence[Any] | None = None) -> Iterator[None]:
+def reading(source: str, known: Sequence[Global] | None = None) -> Iterator[None]:
     """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
 
     Args:
@@ -158,9 +158,10 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
     return Checkpoint(dict(content[chosen]), chosen, tuple(str(name) for name in content if name != chosen))
 
 
-def _is_state_dict(value: Any) -> bool:
-    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    return named and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(v, Tensor) for key, v in value.items())
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Fit:
         return '; '.join(f'{len(kinds[kind])} {kind}: {text}' for kind, text in some.items() if text)
 
 
-def compare(own: Mapping[str, Any], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
+def compare(own: Mapping[str, Tensor], loaded: Mapping[str, object], optional: Iterable[str] = ()) -> Fit:
     """Compare the state dict of a model with that of a file, before loading.
 
     Args:
@@ -239,58 +240,3 @@ def save_atomic(content: object, path: Path) -> None:
     torch.save(content, buffer)
     with atomic_write(path) as part:
         part.write_bytes(buffer.getbuffer())
-
-
-@functools.cache
-def _clear(folder: Path) -> None:
-    """Removes temporary files of `whole` that killed processes of this machine left in a folder; once per process."""
-    for file in folder.glob('.*.part') if os.name == 'posix' else ():
-        owner = re.fullmatch(r'\..+\.(.*)-(\d+)-[0-9a-f]{8}\.part', file.name)
-        if owner is None or owner[1] != _MACHINE:
-            continue
-        try:
-            if int(owner[2]) != os.getpid():  # else of an earlier process with this number
-                os.kill(int(owner[2]), 0)
-                continue
-        except PermissionError:
-            continue
-        except ProcessLookupError:
-            pass
-        file.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
-
-    The name of the temporary file is unique and ends in `.part`. After an error it is removed; those of processes that
-    were killed are removed by the next one that writes into the folder.
-
-    Raises:
-        OSError: naming `file`, which stays as it was, for instance when the disk is full.
-    """
-    target = Path(os.path.realpath(file))
-    part = target.with_name(f'.{target.name[:150]}.{_MACHINE}-{os.getpid()}-{os.urandom(4).hex()}.part')
-    _clear(target.parent)
-    try:
-        yield part
-        _sync(part)
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(part)):
-            raise
-        raise type(error)(error.errno, f'{error.strerror} while writing', str(file)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == 'posix':
-        with suppress(OSError):  # not every file system can
-            _sync(target.parent)

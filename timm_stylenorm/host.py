@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
-from timm.models import DefaultCfg
+from timm.models import DefaultCfg, PretrainedCfg
 from timm.models._features import FeatureGetterNet, FeatureHookNet
 from timm.models._features_fx import FeatureGraphNet
 from timm.models._registry import (
@@ -39,6 +39,7 @@ __all__ = [
     'name_within',
     'raise_recompile_limit',
     'remove_forward_hook',
+    'safety_patches',
     'script_patches',
     'unwrapped',
     'within_compiled',
@@ -51,7 +52,7 @@ HOOKS_OF_FORWARD = (
 )  # fmt: skip
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model within timm's feature extractors that leave it whole."""
     name = name_within(model)
     return model.get_submodule(name) if name else model
@@ -78,7 +79,7 @@ def within_compiled(model: nn.Module) -> nn.Module | None:
 
 def raise_recompile_limit(at_least: int) -> None:
     """Let `torch.compile` make so many graphs of one piece of code."""
-    config: Any = torch._dynamo.config
+    config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, at_least)
 
 
@@ -87,7 +88,7 @@ def last_child(module: nn.Module) -> tuple[str, nn.Module]:
     return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
 
 
-def remove_forward_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+def remove_forward_hook(module: nn.Module, hook: Callable[..., object]) -> None:
     """Take a function off a module, also of a copy of the module with which it was registered."""
     for key in [k for k, own in module._forward_hooks.items() if own is hook]:
         del module._forward_hooks[key]
@@ -108,7 +109,7 @@ def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
-    cfgs: dict[str, Any] = {}
+    cfgs: dict[str, PretrainedCfg] = {}
     own_names = _model_with_tags[name]
     for tagged in _model_with_tags[base]:
         source = _model_pretrained_cfgs[tagged]
@@ -136,7 +137,7 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
 
 
-def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., Any]:
+def group_with_hosts(group_with_matcher: Callable[..., dict]) -> Callable[..., dict]:
     """timm's `group_with_matcher`, in which a style layer belongs to the group of what it follows.
 
     A family's patterns match names of blocks; 'stages.1.style.snr.weight' would go to the last group, that of the head.
@@ -144,8 +145,11 @@ def group_with_hosts(group_with_matcher: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(group_with_matcher)
     def group(
-        named_objects: Iterable[Any], group_matcher: Any, return_values: bool = False, reverse: bool = False
-    ) -> Any:
+        named_objects: Iterable[tuple[str, object]],
+        group_matcher: dict | Callable,
+        return_values: bool = False,
+        reverse: bool = False,
+    ) -> dict:
         named = list(named_objects)
         plain = [name for name, _ in named if '.style.' not in name]
         hosts = {}
@@ -178,6 +182,7 @@ PATCHES = (
 def script_patches() -> tuple[Patch, ...]:
     """What `launch` replaces while a script of timm runs; `import timm` does not load all of it."""
     import timm.optim
+    import timm.scheduler
     import timm.task
 
     base = timm.task.TrainingTask
@@ -197,9 +202,35 @@ def script_patches() -> tuple[Patch, ...]:
             until='timm 1.0.31',
         ),
         Patch(
+            what=(
+                'timm.scheduler.create_scheduler_v2',
+                'timm.scheduler.scheduler_factory.create_scheduler_v2',
+            ),
+            why='a recipe may follow the course of training, which a script tells its scheduler only',
+            since='timm 1.0.26',
+            until='timm 1.0.31',
+        ),
+        Patch(
             what=tuple(f'{place}.{name}' for name, kind in tasks.items() for place in ('timm.task', kind.__module__)),
             why='a script trains by one of them, which knows neither the losses of a style nor recipes',
             since='timm 1.0.26',
             until='timm 1.0.31',
         ),
     )
+
+
+def safety_patches() -> dict[str, Patch]:
+    """What `launch` replaces so that kills, full disks and second runs do no harm, by the last part of its name."""
+    why = {
+        '__init__': 'two runs in one folder replace the checkpoints of each other',
+        '_save': 'a file is written in place, under a name that two runs share; torch does not say that a disk is full',
+        '_replace': 'a file is removed before the next takes its name',
+        '_duplicate': 'likewise, and copied in place where there are no links',
+    }
+    place = 'timm.utils.checkpoint_saver.CheckpointSaver'
+    what = {f'{place}.{name}': text for name, text in why.items()}
+    what['timm.data.loader._worker_init'] = 'workers may outlive a training that is killed'
+    return {
+        name.rpartition('.')[2]: Patch(what=(name,), why=text, since='timm 1.0.26', until='timm 1.0.31')
+        for name, text in what.items()
+    }

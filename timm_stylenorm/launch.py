@@ -8,7 +8,7 @@
     python -m timm_stylenorm.launch --recipe advbn steps=3 train.py --data-dir images --model resnet50
     torchrun --nproc_per_node 2 -m timm_stylenorm.launch --recipe advbn train.py --data-dir images --model resnet50
 
-SCRIPT is a file of a clone of timm, of the version that is installed; everything behind it is its own. It runs as
+SCRIPT is a file of a clone of timm, of the version that is installed; everything after it is its own. It runs as
 `python SCRIPT ARGS...` would, but `timm.create_model` puts the style into what it builds and reads `resnet50_snr`, and
 timm's tasks add style losses and run recipes. validate.py takes the same options as the training did.
 """
@@ -31,10 +31,13 @@ import timm
 import timm.models
 import torch
 from timm.models import split_model_name_tag
+from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from torch import nn
+from torch.optim import Optimizer
 
 from .checkpoints import Fit
+from .files import InUse
 from .gates import separate_gates
 from .host import remove_forward_hook, script_patches
 from .models import default_cfgs, register_variants
@@ -43,6 +46,8 @@ from .options import key_values, read_recipe, read_style
 from .patches import Patch, patched
 from .recipes import Recipe, build_recipe
 from .recipes.apply import recipe_of
+from .recipes.base import Channels
+from .saver import safe_saving
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
@@ -58,7 +63,7 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return argv[:i], argv[i + (argv[i : i + 1] == ['--']) :]
 
 
-def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], Sequence[str]]:
+def _parse(argv: Sequence[str]) -> tuple[Style | None, Recipe | None, Mapping[str, Channels], Sequence[str]]:
     """The style, the recipe, its normalisation, and the script with its arguments; exits where something is wrong."""
     ours, script = _split(argv)
     parser = argparse.ArgumentParser(
@@ -78,7 +83,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], 
         'resnet50_advbn tells by itself',
     )  # fmt: skip
     for name in ('style', 'recipe'):
-        text = f'the same as behind --{name} NAME'
+        text = f'the same as after --{name} NAME'
         parser.add_argument(f'--{name}-kwargs', nargs='+', default=[], metavar='KEY=VALUE', help=text)
     args = parser.parse_args(ours)
     try:
@@ -92,7 +97,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Recipe | None, dict[str, object], 
     return style, recipe, {**_images_of(script[1:]), **images}, script
 
 
-def _images_of(arguments: Sequence[str]) -> dict[str, object]:
+def _images_of(arguments: Sequence[str]) -> dict[str, Channels]:
     """The mean and deviation that the script was told of: it keeps them to itself, and recipes need them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ('mean', 'std'):
@@ -101,11 +106,11 @@ def _images_of(arguments: Sequence[str]) -> dict[str, object]:
     return {name: tuple(values) for name, values in vars(found).items() if values is not None}
 
 
-def _check(args: argparse.Namespace) -> tuple[object, Recipe | None, dict[str, object]]:
+def _check(args: argparse.Namespace) -> tuple[Style | None, Recipe | None, dict[str, Channels]]:
     for name, given in (('style', len(args.style)), ('recipe', int(bool(args.recipe)))):
         if getattr(args, f'{name}_kwargs') and given != 1:
             raise ValueError(f'--{name}-kwargs with{"out" if not given else " more than one"} --{name}')
-    images: dict[str, object] = {}
+    images: dict[str, Channels] = {}
     recipe = None
     if args.recipe:
         words = [*args.recipe[1:], *args.recipe_kwargs]
@@ -116,7 +121,7 @@ def _check(args: argparse.Namespace) -> tuple[object, Recipe | None, dict[str, o
 
 
 def _styling(
-    create: Callable[..., nn.Module], style: Style | None, recipe: Recipe | None, images: Mapping[str, Any]
+    create: Callable[..., nn.Module], style: Style | None, recipe: Recipe | None, images: Mapping[str, Channels]
 ) -> Callable[..., nn.Module]:
     """timm's `create_model` with a style and a recipe's layers, which must be there before optimizers and EMA."""
 
@@ -126,7 +131,7 @@ def _styling(
         path = given.arguments.pop('checkpoint_path', None)
         named = None
         if isinstance(style, Mapping):
-            named = _styled_name(given.arguments['model_name'], style['type'])
+            named = _styled_name(given.arguments['model_name'], str(style['type']))
         if named is not None:
             given.arguments['model_name'] = named
             given.arguments['kwargs'] = {**given.arguments.get('kwargs', {}), 'style': style}
@@ -160,7 +165,7 @@ def _styled_name(name: str, method: str) -> str | None:
 
 def _load(model: nn.Module, path: str) -> None:
     """The weights of a plain model, or of one of this style."""
-    found: Any = timm.models.load_checkpoint(model, path, strict=False, weights_only=True)
+    found = timm.models.load_checkpoint(model, path, strict=False, weights_only=True)
     if found is None:  # the model has read a file of its own kind
         return
     missing, unexpected = sorted(found.missing_keys), sorted(found.unexpected_keys)
@@ -179,7 +184,7 @@ def _tell_missing_task(model: nn.Module, args: object, output: object) -> None:
             )
 
 
-def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, object]) -> type[TrainingTask]:
+def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, Channels]) -> type[TrainingTask]:
     """A task of timm that adds style losses, and runs the recipe or that of its model."""
 
     class Launched(StyleTask, kind):  # type: ignore[valid-type, misc]
@@ -192,11 +197,11 @@ def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping
     return Launched
 
 
-def _separating(create: Callable[..., Any]) -> Callable[..., object]:
+def _separating(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     """timm's `create_optimizer_v2`, which gives the gates of BIN a group of their own."""
 
     @functools.wraps(create)
-    def create_optimizer_v2(model_or_params: object, *args: object, **kwargs: object) -> object:
+    def create_optimizer_v2(model_or_params: object, *args: object, **kwargs: object) -> Optimizer:
         optimizer = create(model_or_params, *args, **kwargs)
         if isinstance(model_or_params, nn.Module):
             separate_gates(optimizer, model_or_params)
@@ -205,9 +210,47 @@ def _separating(create: Callable[..., Any]) -> Callable[..., object]:
     return create_optimizer_v2
 
 
+def _following(create: Callable[..., tuple[Scheduler | None, int]], recipe: Recipe) -> Callable[..., object]:
+    """timm's `create_scheduler_v2`, whose scheduler tells a recipe how far the training is."""
+
+    @functools.wraps(create)
+    def create_scheduler_v2(*args: object, **kwargs: object) -> tuple[Scheduler | None, int]:
+        scheduler, epochs = create(*args, **kwargs)
+        per_epoch = inspect.signature(create).bind(*args, **kwargs).arguments.get('updates_per_epoch')
+        recipe.set_progress(0.0)
+        if scheduler is not None:
+            scheduler.__class__ = _telling(type(scheduler), recipe, epochs, per_epoch or 0)
+        return scheduler, epochs
+
+    return create_scheduler_v2
+
+
+def _telling(kind: type[Scheduler], recipe: Recipe, epochs: int, updates_per_epoch: int) -> type[Scheduler]:
+    """A kind of scheduler that tells each new epoch; its state is that of the kind."""
+    told = 0
+
+    def tell(epoch: int) -> None:
+        nonlocal told
+        if epoch > told:
+            told = epoch
+            recipe.set_progress(min(epoch / epochs, 1.0))
+
+    class Telling(kind):  # type: ignore[valid-type, misc]
+        def step(self, epoch: int, *args: object, **kwargs: object) -> None:
+            super().step(epoch, *args, **kwargs)
+            tell(epoch)
+
+        def step_update(self, num_updates: int, *args: object, **kwargs: object) -> None:
+            super().step_update(num_updates, *args, **kwargs)
+            if updates_per_epoch:  # a resumed run that schedules by updates tells its epoch by nothing else
+                tell(num_updates // updates_per_epoch)
+
+    return Telling
+
+
 @contextmanager
 def styled_timm(
-    style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, object] | None = None
+    style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, Channels] | None = None
 ) -> Iterator[None]:
     """Within, `timm.create_model` and the tasks of `timm.task` are ours, for whoever imports them now.
 
@@ -217,13 +260,15 @@ def styled_timm(
         images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
     """
     images = images or {}
-    create_model, create_optimizer, tasks = script_patches()
-    new: dict[Patch, Callable[[Any], Any]] = {
+    create_model, create_optimizer, create_scheduler, tasks = script_patches()
+    new: dict[Patch, Callable[..., object]] = {
         create_model: functools.partial(_styling, style=style, recipe=recipe, images=images),
         create_optimizer: _separating,
         tasks: functools.partial(_with_style, recipe=recipe, images=images),
     }
-    with patched(new):
+    if recipe is not None:
+        new[create_scheduler] = functools.partial(_following, recipe=recipe)
+    with patched(new), safe_saving():
         yield
 
 
@@ -232,12 +277,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     style, recipe, images, script = _parse(sys.argv[1:] if argv is None else argv)
     folder = Path(script[0]).resolve().parent
     if (folder / 'timm').is_dir() and folder != Path(timm.__file__).resolve().parents[1]:
-        _logger.warning(f'timm {timm.__version__} of {timm.__file__} runs, not the one beside {script[0]}')
+        _logger.warning(f'timm {timm.__version__} of {timm.__file__} runs, not the one next to {script[0]}')
     sys.argv = list(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
     with styled_timm(style, recipe, images):
-        runpy.run_path(script[0], run_name='__main__')
+        try:
+            runpy.run_path(script[0], run_name='__main__')
+        except InUse as error:
+            sys.stderr.write(f'error: {error}\n')
+            raise SystemExit(2) from None
 
 
 if __name__ == '__main__':

@@ -9,9 +9,10 @@ from typing import Any
 
 from .methods import get_method
 from .recipes import build_recipe
+from .surgery.add import Style
 
 
-def key_values(words: Iterable[str]) -> dict[str, object]:
+def key_values(words: Iterable[str]) -> dict[str, Any]:
     """['p=0.05', 'sites=stage1'] -> {'p': 0.05, 'sites': 'stage1'}; values are Python literals where they can be.
 
     timm's `ParseKwargs` of 1.0.26, the oldest that is supported, fails for values such as `layer?.*` and `a=b`.
@@ -31,7 +32,7 @@ def key_values(words: Iterable[str]) -> dict[str, object]:
     return found
 
 
-def read_style(given: Iterable[Sequence[str]]) -> object:
+def read_style(given: Iterable[Sequence[str]]) -> Style | None:
     """The `style` of these options, one list of words for each: a dict, a list of dicts where there are several, None.
 
     Raises:
@@ -67,12 +68,12 @@ def _read(option: str, words: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f'{option} {name}: {error}; name files and configs before the option') from None
 
 
-def slug(style: Any, recipe: object = None) -> str:
+def slug(style: Style | None, recipe: str | Mapping[str, object] | None = None) -> str:
     """A name for files: [{'type': 'mixstyle', 'alpha': 0.1}, 'ibn_a'] -> 'mixstyle-alpha0.1_ibn_a'; '' for nothing."""
     specs = [*(style if isinstance(style, list) else [style]), recipe]
     return '_'.join(_slug({'type': spec} if isinstance(spec, str) else spec) for spec in specs if spec)
 
 
-def _slug(spec: Mapping[str, Any]) -> str:
+def _slug(spec: Mapping[str, object]) -> str:
     words = [f'{key}{value}' for key, value in spec.items() if key != 'type']
-    return '-'.join(re.sub(r'[^\w.]+', '-', word).strip('-.') for word in (spec['type'], *words))
+    return '-'.join(re.sub(r'[^\w.]+', '-', word).strip('-.') for word in (str(spec['type']), *words))

@@ -80,7 +80,7 @@ def install_patches(table: Iterable[Patch]) -> None:
 
 
 @contextmanager
-def patched(new: Mapping[Patch, Callable[[object], object]]) -> Iterator[None]:
+def patched(new: Mapping[Patch, Callable[..., object]]) -> Iterator[None]:
     """Within, the host has what these functions make of its own."""
     with ExitStack() as stack:
         for patch, wrap in new.items():
@@ -110,7 +110,7 @@ def _get(name: str) -> Any:
     return getattr(owner, key)
 
 
-def _set(name: str, value: Any) -> None:
+def _set(name: str, value: object) -> None:
     owner, key = _split(name)
     if isinstance(owner, Mapping):
         owner[key] = value  # type: ignore[index]

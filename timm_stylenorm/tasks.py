@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.data import resolve_model_data_config
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .host import raise_recompile_limit
 from .layers import AdvBN
 from .recipes import LossTerm, Recipe, build_recipe
-from .recipes.apply import part_losses, recipe_of
+from .recipes.apply import Criterion, part_losses, recipe_of
 from .recipes.base import Channels
 from .recipes.replay import Replay
 from .surgery.add import style_layers
@@ -56,7 +56,7 @@ class RecipeModule(nn.Module):
         super().__init__()
         self.module, self.recipe = model, recipe
 
-    def forward(self, input: Tensor, target: Tensor | None = None, criterion: Any = None) -> object:
+    def forward(self, input: Tensor, target: Tensor | None = None, criterion: Criterion | None = None) -> object:
         """Logits (N, K), or the losses by name and the logits of the first pass.
 
         Args:
@@ -64,7 +64,7 @@ class RecipeModule(nn.Module):
             target: As the criterion takes it.
             criterion: `criterion(logits, target)` is a scalar.
         """
-        if target is None:
+        if target is None or criterion is None:
             return self.module(input)
         outputs: list[Tensor] = []
 
@@ -84,8 +84,8 @@ class RecipeModule(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """For timm's layer-wise learning rates."""
-        model: Any = self.module
-        groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+        matcher = cast('Callable[..., dict]', self.module.group_matcher)
+        groups = group_parameters(self.module, matcher(coarse=coarse), reverse=True)
         return lambda name: groups[name.removeprefix('module.')]
 
 
@@ -136,7 +136,7 @@ class StyleTask(TrainingTask):
         setattr(self, self._place, RecipeModule(model, self.recipe))
 
     @property
-    def _trained(self) -> Any:
+    def _trained(self) -> nn.Module:
         """The model, or what is around it: `RecipeModule`, DDP."""
         return getattr(self, self._place)
 
@@ -161,7 +161,7 @@ class StyleTask(TrainingTask):
         """See timm's; with a recipe, only what lies after its cut, in place, and the log says what."""
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)
-        parts = dict(_compilable(self._trained.module))
+        parts = dict(_compilable(self._trained.get_submodule('module')))
         # Four kinds of passes, with two sizes of batches, go through code that all parts share; and dynamo would take
         # the parts' shapes for one that changes.
         raise_recompile_limit(8 * len(parts))

@@ -5,19 +5,23 @@ Choi et al., 'RobustNet', CVPR 2021, arXiv:2103.15597.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from .errors import StyleNormWarning
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
 from .surgery.context import eval_mode, override_attr
 
+T = TypeVar('T')
+
 _PHOTOMETRIC = v2.Compose(
-    [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(7, sigma=(0.15, 1.3))]
+    [v2.ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.3), v2.GaussianBlur(11, sigma=(0.15, 1.3))]
 )
 
 
@@ -39,40 +43,63 @@ def selective_layers(model: nn.Module) -> list[tuple[str, SelectiveWhitening]]:
 
 @torch.no_grad()
 def select_pairs(
-    model: nn.Module, batches: Iterable[object], forward: Callable[[Any], object] | None = None
+    model: nn.Module,
+    batches: Iterable[T],
+    forward: Callable[[T], object] | None = None,
+    trials: int = 1,
 ) -> dict[str, int]:
     """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.
 
-    The model runs in evaluation mode. In several processes each brings its own batches, and all choose the same.
+    The model runs in evaluation mode. In several processes each brings its own batches, and all choose the same. The
+    variance over each batch counts: of one image and its view it is the reaction alone, of several images also how they
+    differ. The authors have the former, 10 trials, and 500 images in each.
 
     Args:
         model: Has ISW layers; nothing of it changes but their choice.
         batches: Images and their photometric views, [views; images], (2N, 3, H, W), normalised as in training.
         forward: Called with each batch instead of `model(batch)`.
+        trials: How often `batches` is iterated; a loader that shuffles gives other images each time. The pairs that
+            react in every trial are chosen.
 
     Returns:
         Name of the layer -> number of chosen pairs.
 
     Raises:
-        ValueError: The model has no ISW layer, or there is no batch. The choice is as before then.
+        ValueError: The model has no ISW layer, `trials` is not positive, or there is no batch. The choice is as before
+            then.
+
+    Warns:
+        StyleNormWarning: No pair of a layer reacts in every trial, so that its loss stays 0.
     """
     layers = selective_layers(model)
     if not layers:
         raise ValueError(f'select_pairs: {type(model).__name__} has no instance selective whitening (isw)')
+    if trials < 1:
+        raise ValueError(f'select_pairs: expected at least one trial, got {trials}')
+    found: dict[str, Tensor] = {}
     try:
         with eval_mode(model), override_attr([layer for _, layer in layers], 'observing', True):
-            for batch in batches:
-                _ = forward(batch) if forward else model(batch)
-            for _, layer in layers:
-                _sum_over_processes(layer)
-            if not all(layer.batches for _, layer in layers):
-                raise ValueError('select_pairs: there was no batch to choose from')
-            chosen = {name: layer.select() for name, layer in layers}
-            provide(model, 'pairs')
-            return chosen
+            for _ in range(trials):
+                for batch in batches:
+                    _ = forward(batch) if forward else model(batch)
+                for _, layer in layers:
+                    _sum_over_processes(layer)
+                if not all(layer.batches for _, layer in layers):
+                    raise ValueError('select_pairs: there was no batch to choose from')
+                for name, layer in layers:
+                    pairs = layer.reacting()
+                    found[name] = found[name] & pairs if name in found else pairs
     finally:
         for _, layer in layers:
             layer.forget()
+    chosen = {name: layer.choose(found[name]) for name, layer in layers}
+    provide(model, 'pairs')
+    idle = [name for name, count in chosen.items() if not count]
+    if idle:
+        where = ', '.join(idle)
+        told = f'isw at {where}: no pair of channels reacts in each of {trials} trials, so that its loss stays 0'
+        warnings.warn(told, StyleNormWarning, stacklevel=2)
+    return chosen
 
 
 def _sum_over_processes(layer: SelectiveWhitening) -> None:

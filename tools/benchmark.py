@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.runs import read_json, write_json
 from cli import COUNT
+from disk import write_text
 from mistakes import command
+from processes import run
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -165,7 +167,9 @@ def measure_recycled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]
         shapes = [name_of(shape) for shape in args.sizes.shapes]
         command = [sys.executable, __file__, '--sections', *sections, '--rounds', str(args.rounds), '--out', str(out)]
         command += ['--layers', *args.layers, '--formats', *args.formats, '--shapes', *shapes]
-        subprocess.run(command, check=True, env={**os.environ, **RECYCLE}, stdout=subprocess.DEVNULL)
+        status = run(command, env=RECYCLE, stdout=subprocess.DEVNULL)
+        if status:
+            raise SystemExit(status)
         tables = read_json(out.with_suffix('.json'))['tables']
     bar.update(turns(args, sections))
     return [{**one, 'title': f'{one["title"]}, recycled memory'} for one in tables]
@@ -263,7 +267,7 @@ def around_tables(file: Path) -> tuple[str, str]:
 def update(file: Path, result: dict[str, Any]) -> None:
     """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
     before, after = around_tables(file)
-    file.write_text(f'{before}\n{markdown(result)}\n\n{after}')
+    write_text(file, f'{before}\n{markdown(result)}\n\n{after}')
     write_json(file.with_suffix('.json'), result)
 
 

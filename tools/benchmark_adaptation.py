@@ -10,7 +10,6 @@ stays the same, interrupted ones resume.
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +19,10 @@ from typing import Any, NamedTuple
 
 from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, load_config, parser
-from demo import call, cell, versions
+from demo import call, cell, restart, versions
+from disk import claimed, save_figure, write_text
 from mistakes import command
+from processes import run as run_tool
 
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_toy-streets.py'
 TARGET = Path('data/toy_streets/cityscapes')
@@ -108,7 +109,7 @@ def run_row(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     if done.is_file() and asked.items() <= (result := read_json(done)).items():
         return result
     if run.is_dir() and (not order.is_file() or read_json(order) != asked):
-        shutil.rmtree(run)  # begun with another config: nothing to resume from
+        restart(run)
     run.mkdir(parents=True, exist_ok=True)
     write_json(order, asked)
     begun, resume = time.time(), ['--resume'] if (run / 'last_checkpoint').is_file() else []
@@ -147,7 +148,7 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
     ax.legend(frameon=False)
     ax.spines[['top', 'right']].set_visible(False)
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)
     plt.close(figure)
 
 
@@ -178,7 +179,7 @@ def draw(seed: int, args: argparse.Namespace, file: Path) -> None:
             if image is images[0]:
                 ax.set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file, dpi=100)
     plt.close(figure)
 
 
@@ -189,7 +190,7 @@ def side_by_side(args: argparse.Namespace) -> None:
     def one(seed: int) -> int:
         with (args.work_dir / f'seed{seed}.log').open('w') as log:
             command = [sys.executable, __file__, '--seeds', str(seed), '--jobs', '1', *common]
-            return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+            return run_tool(command, stdout=log, stderr=subprocess.STDOUT)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         codes = dict(zip(args.seeds, pool.map(one, args.seeds), strict=True))
@@ -202,7 +203,12 @@ def side_by_side(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Entry point; returns one result for every row and seed."""
     args = parse_args(argv)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    with claimed(args.work_dir, 'this benchmark', 'choose another --work-dir'):
+        return compare(args)
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Runs what is missing, and writes the summary."""
     call('prepare_toy_streets.py', str(TARGET.parent))
     if args.jobs > 1 and len(args.seeds) > 1:
         side_by_side(args)
@@ -210,7 +216,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     if args.jobs > 1 or len(args.seeds) > 1:
         text = table(results)
         write_json(args.work_dir / 'summary.json', {'versions': versions(), 'iters': args.iters, 'results': results})
-        (args.work_dir / 'summary.md').write_text(text + '\n')
+        write_text(args.work_dir / 'summary.md', text + '\n')
         plot(results, args.work_dir / 'summary.png')
         draw(args.seeds[0], args, args.work_dir / 'pictures.png')
         print(

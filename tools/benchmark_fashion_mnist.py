@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from bench.arguments import FASHION_MNIST, place_of
 from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, check_data, check_methods
+from disk import claimed, save_figure
 from mistakes import command
 from tqdm import tqdm
 
@@ -219,13 +220,19 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], examples: dict[str, T
             box = AnnotationBbox(picture, (i, -0.22), xycoords=('data', 'axes fraction'), frameon=False)
             axes.add_artist(box)
     figure.subplots_adjust(left=0.06, right=0.99, top=0.93, bottom=0.28)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)
 
 
 @command
 def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
     """Entry point; returns the table."""
     args = parse_args(argv)
+    with claimed(args.work_dir, 'this benchmark', 'choose another --work-dir'):
+        return compare(args)
+
+
+def compare(args: argparse.Namespace) -> dict[str, dict[str, tuple[float, float]]]:
+    """Runs what is missing, and writes the summary."""
     import mmengine
     import timm
     import torch

@@ -21,7 +21,10 @@ from typing import Any
 
 from bench.runs import read_json, spread, write_json
 from cli import COUNT, SEED, check_methods
+from disk import claimed, save_figure, write_text
 from mistakes import command
+from processes import run as run_tool
+from processes import start
 from tqdm import tqdm
 
 TOOLS = Path(__file__).resolve().parent
@@ -51,7 +54,8 @@ class Job:
         """What is run."""
         common = ['--methods', self.method, '--seeds', str(self.seed), '--iters', str(self.iters)]
         if self.benchmark == 'fashion_mnist':
-            script = ['benchmark_fashion_mnist.py', '--work-dir', str(self.out.parent / 'runs')]
+            folder = self.out.parent / 'runs' / self.out.name
+            script = ['benchmark_fashion_mnist.py', '--work-dir', str(folder)]
         else:
             script = ['demo.py']
         return [sys.executable, str(TOOLS / script[0]), *script[1:], *common, '--out', str(self.out)]
@@ -94,9 +98,9 @@ def run(job: Job) -> float:
     log = job.folder / 'logs' / f'{job.benchmark}-{job.method}-{job.seed}.log'
     log.parent.mkdir(parents=True, exist_ok=True)
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    env = {'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
     with log.open('w') as stream:
-        process = subprocess.Popen(job.command(), stdout=stream, stderr=subprocess.STDOUT, env=env)
+        process = start(job.command(), stdout=stream, stderr=subprocess.STDOUT, env=env)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -148,7 +152,7 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], benchmarks: list[str]
         ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.08), ncols=2, frameon=False)
         ax.spines[['top', 'right']].set_visible(False)
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, dpi=120)
     plt.close(figure)
 
 
@@ -156,10 +160,18 @@ def plot(table: dict[str, dict[str, tuple[float, float]]], benchmarks: list[str]
 def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, float]]]:
     """Entry point; returns the table."""
     args = parse_args(argv)
+    with claimed(args.work_dir, 'this benchmark', 'choose another --work-dir'):
+        return compare(args)
+
+
+def compare(args: argparse.Namespace) -> dict[str, dict[str, tuple[float, float]]]:
+    """Runs what is missing, and writes the summary."""
     iters = {'fashion_mnist': args.fashion_mnist_iters, 'toy_streets': args.toy_streets_iters}
     jobs = [Job(b, m, s, iters[b], args.work_dir) for s in args.seeds for m in args.methods for b in args.benchmarks]
     if 'toy_streets' in args.benchmarks:  # once, not by every run
-        subprocess.run([sys.executable, str(TOOLS / 'prepare_toy_streets.py'), 'data/toy_streets'], check=True)
+        status = run_tool([sys.executable, str(TOOLS / 'prepare_toy_streets.py'), 'data/toy_streets'])
+        if status:
+            raise SystemExit(status)
     begun, seconds, done, failed = time.time(), {}, [], []
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit='run', smoothing=0) as bar:
         running = {pool.submit(run, job): job for job in jobs}
@@ -179,7 +191,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, tuple[float, floa
     ]
     cost: dict[str, Any] = dict(processor_seconds=seconds, wall_minutes=round((time.time() - begun) / 60, 1))
     write_json(args.work_dir / 'summary.json', dict(seeds=args.seeds, table=table, runs=single, jobs=args.jobs, **cost))
-    (args.work_dir / 'summary.md').write_text(text + '\n')
+    write_text(args.work_dir / 'summary.md', text + '\n')
     if table:
         plot(table, args.benchmarks, args.work_dir / 'summary.png')
     print(f'\n{text}\n\n{cost["wall_minutes"]} minutes, {sum(seconds.values()) / 60:.0f} minutes of processor time')

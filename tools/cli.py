@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from labels.pairs import cpu_count
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -205,7 +203,7 @@ def merge_options(cfg: 'Config', options: list[str]) -> None:
 
 
 def _work_dir(cfg: 'Config', path: str, name: str) -> str:
-    """That of the config with the name of the style behind it, so that no two styles share one."""
+    """That of the config with the name of the style after it, so that no two styles share one."""
     folder: str = cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return folder if not name or folder.endswith(f'_{name}') else f'{folder.rstrip("/")}_{name}'
 
@@ -238,7 +236,8 @@ CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since ke
     'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
     **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
     **dict.fromkeys(
-        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset'), lambda dataset: [dataset['dataset']]
+        ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'RareClassDataset'),
+        lambda dataset: [dataset['dataset']],
     ),
 }
 

@@ -6,12 +6,10 @@ Without an output file it only tells what it would do.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
-
+from disk import write_text
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> Conversion:
         state = {f'{args.prefix}{key}': value for key, value in result.state_dict.items()}
         write_state_dict(args.output, state, args.force)
     if args.report:
-        Path(args.report).write_text(f'{result.report}\n')
+        write_text(Path(args.report), f'{result.report}\n')
     return result
 
 

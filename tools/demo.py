@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # read with torch; threads 
 from bench.arguments import TOY_STREETS, words
 from bench.runs import fingerprint, read_json, spread, write_json
 from cli import COUNT, SEED, check_methods, load_config, parser
+from disk import claimed, write_text
 from mistakes import command
+from processes import run as run_tool
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'quickstart/deeplabv3plus_r18-small{}_1xb8-240_toy-streets.py'
@@ -82,7 +83,7 @@ def load(method: str, run: Path, args: argparse.Namespace) -> Any:
 def call(*line: str) -> None:
     """Runs one of our tools; its output goes through, and where it fails this process ends as it did."""
     print('$', *line, flush=True)
-    status = subprocess.run([sys.executable, str(TOOLS / line[0]), *line[1:]]).returncode
+    status = run_tool([sys.executable, str(TOOLS / line[0]), *line[1:]])
     if status:
         raise SystemExit(status)
 
@@ -106,6 +107,12 @@ def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, floa
     return {domain: scores[f'{domain}/mIoU'] for domain in domains}
 
 
+def restart(run: Path) -> None:
+    """Removes a run that was begun with another config, so that there is nothing to resume from."""
+    with claimed(run, 'training'):  # not under the hands of one that is at work
+        shutil.rmtree(run)
+
+
 def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains and measures one method with one seed, unless that was done before."""
     run = args.out / f'{method}-seed{seed}'
@@ -117,7 +124,7 @@ def run_method(method: str, seed: int, args: argparse.Namespace) -> dict[str, An
         print(f'{method}, seed {seed}: done before, see {done}')
         return result
     if run.is_dir() and (not order.is_file() or read_json(order) != asked):
-        shutil.rmtree(run)  # begun with another config: nothing to resume from
+        restart(run)
     run.mkdir(parents=True, exist_ok=True)
     write_json(order, asked)
     begun = time.time()
@@ -161,15 +168,20 @@ def versions() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     """Entry point; returns one result for every method and seed."""
     args = parse_args(argv)
+    with claimed(args.out, 'the demo', 'choose another --out'):
+        return compare(args)
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Runs what is missing, and writes table and picture."""
     from figures.demo import draw
 
-    args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     call('prepare_toy_streets.py', str(args.data))
     results = [run_method(method, seed, args) for seed in args.seeds for method in args.methods]
     text = table(results, args.methods)
     write_json(args.out / 'results.json', {'versions': versions(), 'results': results})
-    (args.out / 'results.md').write_text(text + '\n')
+    write_text(args.out / 'results.md', text + '\n')
     draw(args.out, args.data, args.methods, args.seeds[0])
     print(f'\n{text}\n\nmIoU in percent. Picture: {args.out / "demo.png"}; numbers: {args.out / "results.json"}')
     return results

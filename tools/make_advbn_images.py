@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, parse_pictures, picture_parser
+from disk import claimed, is_empty, save_image
 from mistakes import command
 from PIL import Image
 from tqdm import tqdm
@@ -44,16 +45,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_pictures(own, argv)
 
 
+def check_place(args: argparse.Namespace) -> None:
+    """A ValueError where the copy is to lie within the images, or the other way round."""
+    source, out = args.images.resolve(), args.out.resolve()
+    if source == out or source in out.parents or out in source.parents:
+        raise ValueError(f'{args.images} and {args.out} must lie beside each other')
+
+
 def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
     """Make the folder of the copy, or see that it holds the same one, unfinished.
 
     Raises:
         FileExistsError: It holds something else.
-        ValueError: It lies within the images, or the other way round.
     """
     source, out = args.images.resolve(), args.out.resolve()
-    if source == out or source in out.parents or out in source.parents:
-        raise ValueError(f'{args.images} and {args.out} must lie beside each other')
     settings = {k: v for k, v in vars(args).items() if k not in MAY_DIFFER} | {'images': str(source)}
     print_ = fingerprint({**settings, 'files': [str(f.relative_to(args.images)) for f in files]})
     mark = out / MARK
@@ -66,9 +71,8 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
                 f'{args.out} was made with other settings ({", ".join(differ)}); choose another folder'
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not is_empty(out):
         raise FileExistsError(f'{args.out} is not empty, and not made by this tool (no {MARK}); choose another folder')
-    out.mkdir(parents=True, exist_ok=True)
     write_json(mark, {'fingerprint': print_, 'settings': {k: str(v) for k, v in settings.items()}})
 
 
@@ -115,12 +119,8 @@ def write_image(image: Tensor, file: Path) -> None:
     """In the format that the name says, whole or not at all."""
     from torchvision.transforms.functional import to_pil_image
 
-    from timm_stylenorm.checkpoints import atomic_write
-
-    file.parent.mkdir(parents=True, exist_ok=True)
     form = Image.registered_extensions()[file.suffix.lower()]
-    with atomic_write(file) as part:
-        to_pil_image(image).save(part, format=form, **({'quality': 95} if form in ('JPEG', 'WEBP') else {}))
+    save_image(to_pil_image(image), file, form, **({'quality': 95} if form in ('JPEG', 'WEBP') else {}))
 
 
 def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -137,9 +137,8 @@ def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Te
 
 def run(args: argparse.Namespace) -> int:
     """Make or finish the copy; returns how many images were written."""
-    import torch
-    from figures.decode import StageCodec, layer_of
-    from figures.pictures import Classifier, image_files, load_images
+    from figures.decode import layer_of
+    from figures.pictures import Classifier, image_files
 
     if args.advbn.partition(':')[0] != 'advbn':
         raise ValueError(f"--advbn: expected 'advbn' and arguments of its layer, got {args.advbn!r}")
@@ -148,7 +147,18 @@ def run(args: argparse.Namespace) -> int:
     classifier = Classifier.of(args)
     classes = folder_labels(args, files, classifier) if args.folder_labels else {}
     codec = codec_of(args, classifier)
-    own_folder(args, files)
+    check_place(args)
+    with claimed(args.out, 'this tool', 'choose another folder'):
+        own_folder(args, files)
+        return fill(args, codec, files, classes)
+
+
+def fill(args: argparse.Namespace, codec: Codec, files: list[Path], classes: dict[Path, int]) -> int:
+    """Makes the images that are not there yet; returns how many these are."""
+    import torch
+    from figures.decode import StageCodec
+    from figures.pictures import load_images
+
     if isinstance(codec, StageCodec):
         train(args, codec, files)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(args.seed)).split(args.batch_size)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
+from disk import claimed
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
     import torch
 
     from mmseg_stylenorm.uda.pseudo_labels import write_soft
-    from timm_stylenorm.checkpoints import atomic_write
+    from timm_stylenorm.files import atomic_write
 
     probabilities = logits.float().softmax(0)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,14 +133,9 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> list[Path]:
     """Entry point; returns the labels that it wrote."""
     args = parse_args(argv)
-    import torch
-    from mmengine.dataset import pseudo_collate
     from mmengine.registry import init_default_scope
-    from mmengine.utils import ProgressBar
-    from torch.utils.data import DataLoader
 
     from timm_stylenorm.checkpoints import existing
-    from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
     init_default_scope('mmseg')
@@ -151,10 +147,25 @@ def main(argv: list[str] | None = None) -> list[Path]:
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
     settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
     settings['checkpoint'] = hashlib.sha256(existing(args.checkpoint).read_bytes()).hexdigest()
+    with claimed(out, 'this tool', 'choose another folder'):
+        return fill(cfg, args, dataset, settings)
+
+
+def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str, Any]) -> list[Path]:
+    """Writes the labels that are not there yet, or not whole; returns them."""
+    import torch
+    from mmengine.dataset import pseudo_collate
+    from mmengine.utils import ProgressBar
+    from torch.utils.data import DataLoader
+
+    from timm_stylenorm.runner.terminal import QuietRunner
+    from timm_stylenorm.workers import end_with_parent
+
+    out, num_classes = Path(args.out), settings['num_classes']
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
-    files = both[kind]
+    files = both[settings['kind']]
     if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
         runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
@@ -163,7 +174,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
-        loader = DataLoader(dataset.get_subset(todo), collate_fn=pseudo_collate, num_workers=workers)
+        loading = dict(collate_fn=pseudo_collate, num_workers=workers, worker_init_fn=end_with_parent)
+        loader = DataLoader(dataset.get_subset(todo), **loading)
         bar = ProgressBar(len(todo))
         with torch.no_grad():
             for k, batch in zip(todo, loader, strict=True):

@@ -23,6 +23,8 @@ from types import FrameType
 from typing import Any
 from urllib.error import URLError
 
+from processes import obey
+
 HERE = Path(__file__).resolve().parent
 EXTRAS = {  # package -> the extra of setup.py that brings it
     **dict.fromkeys(('mmengine', 'mmcv', 'mmseg', 'matplotlib'), 'mmseg'),
@@ -58,10 +60,11 @@ class UserError(SystemExit):
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `main` of a tool: a mistake ends it as this module says."""
+    """For the `main` of a tool: a mistake ends it as this module says; it also ends with a tool that started it."""
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
+        obey()
         try:
             return main(argv)
         except BrokenPipeError:

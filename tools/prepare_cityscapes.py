@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from cli import COUNT
+from disk import claimed
 from labels.pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
 from labels.table import save_png
 from mistakes import command
@@ -84,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec('cityscapesscripts') is None:
         raise ModuleNotFoundError(name='cityscapesscripts')
     paths = annotations(args.data_root)
-    results = run_parallel(partial(_attempt, args.overwrite), paths, args.workers, 'Cityscapes labels')
-    errors = [error for error in results if error is not None]
+    with claimed(args.data_root, 'a converter'):
+        results = run_parallel(partial(_attempt, args.overwrite), paths, args.workers, 'Cityscapes labels')
+        errors = [error for error in results if error is not None]
     print(f'{len(paths)} annotations: {len(paths) - len(errors)} have train ids, {len(errors)} are bad')
     for error in errors:
         print(f'  {error}')

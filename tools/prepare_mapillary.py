@@ -13,12 +13,14 @@ import argparse
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from bench.runs import read_json
 from cli import converter_parser
+from disk import claimed, is_empty, write_text
 from labels.pairs import BadPair, Pairs, convert, read_image
 from labels.table import CLASSES, IGNORE
 from mistakes import command
@@ -140,6 +142,11 @@ def has_pairs(pairs: Pairs, root: Path) -> bool:
 
 def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
     """Convert what is below `root`, the folder of a split."""
+    with claimed(root, 'a converter') if root.is_dir() else nullcontext():
+        return _convert_split(root, to_train_id, args)
+
+
+def _convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
     labels = 'v1.2/labels' if (root / 'v1.2/labels').is_dir() else 'labels'
     read = partial(train_ids, to_train_id)
     pairs = Pairs(f'Vistas {root.name}', 'images', labels, 'labelTrainIds', ('.jpg', '.png', '.png'), read)
@@ -147,7 +154,8 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
         root / pairs.targets / 'mapping.json',
         json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True))),
     )
-    if any(used.parent.glob('*')) and not (used.is_file() and used.read_text() == mapping):
+    made = used.parent.is_dir() and not is_empty(used.parent)
+    if made and not (used.is_file() and used.read_text() == mapping):
         if not args.overwrite:
             how = 'another mapping' if used.is_file() else 'a mapping that is not known'
             raise FileExistsError(f'{used.parent} was made with {how}; --overwrite replaces it')
@@ -156,7 +164,7 @@ def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace)
         shutil.rmtree(used.parent)
     if root.is_dir():
         used.parent.mkdir(exist_ok=True)
-        used.write_text(mapping)
+        write_text(used, mapping)
     return convert(pairs, root, args.workers, args.overwrite, args.skip_bad)
 
 

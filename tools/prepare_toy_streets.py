@@ -12,7 +12,6 @@ in for GTA5 and Cityscapes where those cannot be had; it is not a substitute for
 """
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from bench.runs import read_json
+from bench.runs import read_json, write_json
 from cli import COUNT, SEED, at_least
+from disk import claimed, is_empty, write_text
 from labels.pairs import SUFFIX, convert_pair, cpu_count, run_parallel
 from labels.table import TO_TRAIN_ID, gta5_palette, save_png
 from mistakes import command
@@ -95,7 +95,7 @@ def _claim(out: Path, params: dict) -> bool:
             differ = ', '.join(f'{k} {written.get(k)} -> {v}' for k, v in params.items() if written.get(k) != v)
             raise FileExistsError(f'{out} holds toy streets drawn otherwise ({differ}); choose a new folder')
         return complete
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and is_empty(out)):
         raise FileExistsError(f'{out} exists and was not written by this tool; choose a new or an empty folder')
     _sign(out, params, complete=False)
     return False
@@ -103,9 +103,7 @@ def _claim(out: Path, params: dict) -> bool:
 
 def _sign(out: Path, params: dict, complete: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    part = out / f'.{MANIFEST}.part'
-    part.write_text(json.dumps(dict(params, complete=complete), indent=2) + '\n')
-    part.replace(out / MANIFEST)
+    write_json(out / MANIFEST, dict(params, complete=complete))
 
 
 def _write_splits(out: Path, pictures: list[Picture]) -> None:
@@ -113,7 +111,7 @@ def _write_splits(out: Path, pictures: list[Picture]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         names = [f'{p.number:05d}\n' for p in pictures if p.domain == 'gta5' and p.split == split]
-        (folder / f'{split}.txt').write_text(''.join(names))
+        write_text(folder / f'{split}.txt', ''.join(names))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -156,12 +154,12 @@ def main(argv: list[str] | None = None) -> int:
     if complete and not missing:
         print(f'{args.out}: up to date')
         return 0
-    for _ in run_parallel(
-        partial(_write, args.out, args.seed, args.size, args.gap), missing, args.workers, 'toy streets'
-    ):
-        pass
-    _write_splits(args.out, pictures)
-    _sign(args.out, params, complete=True)
+    work = partial(_write, args.out, args.seed, args.size, args.gap)
+    with claimed(args.out, 'this tool', 'choose another folder'):
+        for _ in run_parallel(work, missing, args.workers, 'toy streets'):
+            pass
+        _write_splits(args.out, pictures)
+        _sign(args.out, params, complete=True)
     print(f'{args.out}: {len(pictures)} images, {len(missing)} drawn now')
     return 0
 

@@ -4,8 +4,10 @@ The work dir then has the whole config, with the style in it: python tools/test.
 """
 
 import argparse
+from contextlib import nullcontext
 
 from cli import SEED, check_data, load_config, parser, require
+from disk import claimed
 from mistakes import command
 
 
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         cfg.load_from = cfg.resume_from = args.resume_from
     elif args.resume:
         cfg.pop('resume_from', None)
-    QuietRunner.from_cfg(cfg).train()
+    alone = args.launcher == 'none'  # else the first process claims it, once it knows which one that is
+    with claimed(cfg.work_dir, 'training', 'choose another --work-dir') if alone else nullcontext():
+        QuietRunner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """What style methods do to feature maps, seen as images: python tools/visualize_style.py IMAGES --checkpoint FILE.
 
-Maps of a classifier are restyled behind each stage and decoded back to pixels: a PNG with a block for each image, rows
+Maps of a classifier are restyled after each stage and decoded back to pixels: a PNG with a block for each image, rows
 for methods and columns for stages. The first row is decoded as it is: what the decoder itself loses. AdvBN's noise
 raises the loss of the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and
 --styliser-decoder the maps are those of the styliser's VGG-19, in one column.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from cli import COUNT, at_least, parse_pictures, picture_parser
+from disk import save_figure
 from mistakes import command
 from tqdm import tqdm
 
@@ -30,7 +31,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = picture_parser(__doc__)
     own.add_argument('--methods', nargs='+', default=METHODS, help="rows: 'padain', 'mixstyle:alpha=1', ...")
-    own.add_argument('--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, from below')
+    own.add_argument(
+        '--stages', nargs='+', default=['stage1', 'stage2', 'stage3'], help='columns, in the order of the network'
+    )
     own.add_argument('--labels', type=at_least(int, 0), nargs='+', help='classes of the images (default: predicted)')
     own.add_argument('--show', type=COUNT, default=4, help='so many images, evenly chosen')
     own.add_argument('--limit', type=COUNT, default=16, help='use at most so many images of the folder, as one batch')
@@ -96,10 +99,7 @@ def draw(out: Path, shown: Tensor, rows: dict[str, list[Tensor]], titles: list[s
                 line[0].text(0.95, 0.5, method.replace(':', '\n'), ha='right', va='center', fontsize=11)
         for ax, title in zip(axes[0, left:], ['input', *titles], strict=False):
             ax.set_title(title, fontsize=11)
-    from timm_stylenorm.checkpoints import atomic_write
-
-    with atomic_write(out) as part:
-        fig.savefig(part, dpi=110, format='png')
+    save_figure(fig, out, dpi=110)
     plt.close(fig)
 
 

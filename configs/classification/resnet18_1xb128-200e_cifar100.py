@@ -2,8 +2,8 @@
 # pytorch-cifar100: SGD 0.9, lr 0.1, wd 5e-4, batch 128, one epoch of warm-up, lr x0.2 at 60, 120 and 160, gradient norm
 # clipped at 5, random crop, flip, rotation. The net has that code's 3x3 stem without pooling (`small_images`); its
 # shortcut convolutions and widths are the same. Differs: 200 epochs, where the authors' loop ends after 199, and the
-# last checkpoint counts, where theirs keeps the one that is best on the test images. pAdaIN, in the blocks only as in
-# their network for CIFAR, is `--style padain 'sites=layer?.*.conv?'`.
+# last checkpoint counts, where theirs keeps the one that is best on the test images. pAdaIN, in all 17 convolutions of
+# the stem and the blocks, is `--style padain`.
 _base_ = '../_base_/classification_runtime.py'
 data_root = 'data/cifar100'  # torchvision downloads it there at the first run
 model = dict(

@@ -1,5 +1,5 @@
 # Fashion-MNIST, ResNet-18 on 28x28 images: 8,000 training images, two minutes on one CPU core. The test set comes
-# clean and in eight other styles (timm_stylenorm/classification/shifts.py). Schedule of this project, from no paper.
+# clean and in eight other styles (timm_stylenorm/classification/style_shifts.py). Schedule of this project, no paper's.
 # Methods are added by `--style NAME [KEY=VALUE ...]`. From scratch, recipes are
 # `--recipe advbn steps=3 step=0.4 lower=trainable` (half of the authors' ascent steps, twice as long) and
 # `--recipe debiased styliser=fourier`; the authors of AdvBN fine-tune with a frozen lower part: `--recipe advbn

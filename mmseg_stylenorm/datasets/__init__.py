@@ -1,18 +1,34 @@
 """Data sets and their loading; importing this registers them with mmseg."""
 
+from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption
 from .domains import DomainConcatDataset
+from .geometry import RandomScaleCrop, ResizeHeight
 from .loading import LoadTrainIds, ScoreAsShown
+from .rare_class import RareClassDataset
+from .sampling import ClassBalancedSampler, EndlessSampler, class_pixels
 from .streets import LAYOUTS, GTA5Dataset, StreetsDataset
+from .transforms import ColorJitter, RandomGaussianBlur
 from .uda import UDADataset
 
 __all__ = [
     'LAYOUTS',
+    'Centroid',
+    'ClassBalancedSampler',
+    'ClassUniformSampler',
+    'ColorJitter',
     'DomainConcatDataset',
+    'EndlessSampler',
     'GTA5Dataset',
     'ImageCorruption',
     'LoadTrainIds',
+    'RandomGaussianBlur',
+    'RandomScaleCrop',
+    'RareClassDataset',
+    'ResizeHeight',
     'ScoreAsShown',
     'StreetsDataset',
     'UDADataset',
+    'class_centroids',
+    'class_pixels',
 ]

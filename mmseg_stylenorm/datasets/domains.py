@@ -1,17 +1,16 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
-import copy
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
 from typing import Any
 
-from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 from torch.utils.data import ConcatDataset, Dataset
 
 from timm_stylenorm.errors import unknown
+from timm_stylenorm.runner.loaders import with_pipeline
 
 
 def parts_of(dataset: object) -> list[object]:
@@ -42,27 +41,6 @@ def image_folders(dataset: object) -> dict[str, str]:
     domains = {part.domain: part.dataset for part in getattr(dataset, 'datasets', ()) if isinstance(part, _Domain)}
     found = {name: image_folder(part) for name, part in (domains or {'': dataset}).items()}
     return {name: folder for name, folder in found.items() if folder}
-
-
-def with_pipeline(dataset: object, pipeline: Sequence[object]) -> object:
-    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
-
-    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
-
-    Raises:
-        TypeError: A data set has no pipeline.
-    """
-    dataset = copy.copy(dataset)
-    if hasattr(dataset, 'pipeline'):
-        own = [step for step in dataset.pipeline.transforms if getattr(step, 'of_the_domain', False)]
-        dataset.pipeline = Compose([*pipeline[:1], *own, *pipeline[1:]])
-    elif hasattr(dataset, 'datasets'):
-        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
-    elif hasattr(dataset, 'dataset'):
-        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
-    else:
-        raise TypeError(f'DomainConcatDataset: a {type(dataset).__name__} has no pipeline to replace')
-    return dataset
 
 
 def _replaced(parts: dict[str, object], pipeline: Sequence[object], keep: Sequence[str]) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class StreetsDataset(CityscapesDataset):
         split: One of the layout's splits; its first one by default.
         ann_file: Optional split file, relative to `data_root`: a pair in each line, whose first column is the image's
             name below its folder, or a path to it; the image's suffix may be left out. All pairs without one.
+        ann_missing_ok: Take all pairs where there is no such file, and say so in the log, instead of raising.
         complete: Insist on as many pairs as were released. Otherwise another number is only logged, unless the
             folders are not the layout's.
         img_suffix: What follows the name in an image's file name, if not the layout's.
@@ -140,11 +141,14 @@ class StreetsDataset(CityscapesDataset):
             `lazy_init=True` when the data list is first needed.
     """
 
+    ann_file: str  # mmengine's, below data_root
+
     def __init__(
         self,
         layout: str,
         split: str | None = None,
         ann_file: str = '',
+        ann_missing_ok: bool = False,
         complete: bool = False,
         img_suffix: str | None = None,
         seg_map_suffix: str | None = None,
@@ -154,6 +158,7 @@ class StreetsDataset(CityscapesDataset):
         if layout not in LAYOUTS:
             raise ValueError(unknown('layout', layout, LAYOUTS))
         self.layout, self.complete, known = layout, complete, LAYOUTS[layout]
+        self.ann_missing_ok = ann_missing_ok
         self.split = split or next(iter(known.pairs))
         if self.split not in known.pairs:
             raise ValueError(f'{layout}: {unknown("split", split, known.pairs)}')
@@ -172,6 +177,9 @@ class StreetsDataset(CityscapesDataset):
     def load_data_list(self) -> list[dict]:
         """The pairs, after checking that they are pairs."""
         images = self._names('img_path', self.img_suffix)
+        if self.ann_file and self.ann_missing_ok and not fileio.exists(self.ann_file, backend_args=self.backend_args):
+            print_log(f'{self.layout}: there is no {self.ann_file}; all {len(images)} images are taken', 'current')
+            self.ann_file = ''
         labels = self._names('seg_map_path', self.seg_map_suffix) if self.data_prefix.get('seg_map_path') else None
         names = self._listed(images) if self.ann_file else sorted(images)
         if not names:

@@ -1,8 +1,7 @@
 """Source and target images in one batch, for unsupervised domain adaptation."""
 
-from typing import Any
-
 import torch
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset
 
@@ -25,7 +24,7 @@ class UDADataset(Dataset):
         ValueError: The two differ in their classes.
     """
 
-    def __init__(self, source: Any, target: Any) -> None:
+    def __init__(self, source: dict | BaseSegDataset, target: dict | BaseSegDataset) -> None:
         self.source, self.target = (DATASETS.build(d) if isinstance(d, dict) else d for d in (source, target))
         classes = [list(data.metainfo.get('classes') or ()) for data in (self.source, self.target)]
         if classes[0] != classes[1]:

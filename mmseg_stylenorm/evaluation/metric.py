@@ -14,8 +14,8 @@ from torch import Tensor
 
 from timm_stylenorm.errors import unknown
 
-from .predictions import save_prediction
-from .report import write_report
+from .predictions import Sample, save_prediction
+from .report import DomainReport, Report, write_report
 
 ACROSS = 8  # domains beside each other in the log
 # SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
@@ -31,7 +31,7 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int
     """
     if label.shape != prediction.shape:
         raise ValueError(
-            f'a label is {tuple(label.shape)} and its prediction {tuple(prediction.shape)}: load labels behind what '
+            f'a label is {tuple(label.shape)} and its prediction {tuple(prediction.shape)}: load labels after what '
             'resizes images, or put ScoreAsShown last'
         )
     keep = label != ignore_index
@@ -128,7 +128,7 @@ class DomainIoUMetric(BaseMetric):
         for name in {*means} & {*self.pools}:
             raise ValueError(f'DomainIoUMetric: a mean is called {name!r}, and so is a pool')
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
         """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
         for sample in data_samples:
             prediction, domain = sample['pred_sem_seg']['data'].squeeze(0), sample.get('domain', '')
@@ -159,12 +159,17 @@ class DomainIoUMetric(BaseMetric):
             scores[name] = {key: float(np.mean([scores[part][key] for part in parts])) for key in shared}
         self._log(rows, scores)
         if self.report_dir and rows:
-            report = {'classes': list(self.dataset_meta['classes']), 'means': means, 'scores': scores, 'domains': rows}
+            report: Report = {
+                'classes': list(self.dataset_meta['classes']),
+                'means': means,
+                'scores': scores,
+                'domains': rows,
+            }
             write_report(Path(self.report_dir), report)
         values = {f'{name}/{key}'.lstrip('/'): value for name, row in scores.items() for key, value in row.items()}
         return {key: round(value, 2) for key, value in values.items()}
 
-    def _row(self, name: str, matrices: list[np.ndarray]) -> dict[str, Any]:
+    def _row(self, name: str, matrices: list[np.ndarray]) -> DomainReport:
         """All there is to say of a domain, in percent."""
         classes, matrix = self.dataset_meta['classes'], np.sum(matrices, axis=0)
         iou, accuracy = (100 * values for values in class_scores(matrix))
@@ -176,7 +181,7 @@ class DomainIoUMetric(BaseMetric):
         by_class = dict(zip(classes, iou.tolist(), strict=True))
         return {'images': len(matrices), 'scores': scores, 'IoU': by_class, 'confusion': matrix.tolist()}
 
-    def _log(self, rows: dict[str, dict], scores: dict[str, dict[str, float]]) -> None:
+    def _log(self, rows: dict[str, DomainReport], scores: dict[str, dict[str, float]]) -> None:
         """Tables: scores of domains and means; IoU by class and domain, some domains at a time."""
         columns = list(dict.fromkeys(key for row in scores.values() for key in row))
         tables = [PrettyTable(['domain', 'images', *columns], align='r')]

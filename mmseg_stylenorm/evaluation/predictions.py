@@ -1,14 +1,28 @@
 """Predictions as PNG files, one for each image, wherever the images lie."""
 
+import io
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
 from PIL import Image
+from torch import Tensor
+
+from timm_stylenorm.files import atomic_write
+
+
+class Sample(TypedDict, total=False):
+    """What is read of a data sample of mmseg that has become a dict."""
+
+    img_path: str
+    domain: str
+    reduce_zero_label: bool
+    pred_sem_seg: dict[str, Tensor]
+    gt_sem_seg: dict[str, Tensor]
 
 
 def prediction_file(image: str, domain: str = '', folder: str | None = None) -> Path:
@@ -29,7 +43,7 @@ def prediction_file(image: str, domain: str = '', folder: str | None = None) -> 
     return Path(domain, path.relative_to(path.anchor).with_name(name))
 
 
-def save_prediction(sample: dict[str, Any], output_dir: str, folders: Mapping[str, str] | None) -> Path:
+def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] | None) -> Path:
     """Writes a prediction as a PNG of class ids; returns the file.
 
     Args:
@@ -42,7 +56,10 @@ def save_prediction(sample: dict[str, Any], output_dir: str, folders: Mapping[st
     file = Path(output_dir, prediction_file(sample['img_path'], domain, (folders or {}).get(domain)))
     ids = sample['pred_sem_seg']['data'].squeeze(0).cpu().numpy() + int(bool(sample.get('reduce_zero_label')))
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(ids.astype(np.uint8)).save(file)
+    content = io.BytesIO()
+    Image.fromarray(ids.astype(np.uint8)).save(content, format='PNG')
+    with atomic_write(file) as part:
+        part.write_bytes(content.getbuffer())
     return file
 
 
@@ -62,7 +79,7 @@ class SavePredictions(BaseMetric):
         super().__init__()
         self.output_dir = output_dir
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
         """data_samples: mmseg's, as dicts."""
         for sample in data_samples:
             save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))

@@ -3,13 +3,38 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from timm_stylenorm.checkpoints import atomic_write
+from timm_stylenorm.files import atomic_write
 
-COLUMNS = 4  # confusion matrices beside each other
+COLUMNS = 4  # confusion matrices in a row
+
+
+class DomainReport(TypedDict):
+    """Of one domain; scores and IoU by class in percent, the confusion matrix (K, K)."""
+
+    images: int
+    scores: dict[str, float]
+    IoU: dict[str, float]
+    confusion: list[list[int]]
+
+
+class Report(TypedDict):
+    """What domains.json holds.
+
+    Attributes:
+        classes: Their names.
+        means: Of each mean its domains.
+        scores: Of each domain and mean, in percent.
+        domains: All there is to say of each domain.
+    """
+
+    classes: list[str]
+    means: dict[str, list[str]]
+    scores: dict[str, dict[str, float]]
+    domains: dict[str, DomainReport]
 
 
 def _plain(value: object) -> object:
@@ -19,13 +44,12 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
+def write_report(folder: Path, report: Report) -> None:
     """Writes domains.json, domains.png and confusion.png, each whole or not at all.
 
     Args:
         folder: Where; made if missing.
-        report: `classes`; `domains`: name -> images, scores, IoU by class, confusion (K, K) as lists; `scores`: name of
-            a domain or mean -> scores in percent; `means`: name -> domains.
+        report: What to write.
     """
     import matplotlib
 
@@ -39,7 +63,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         _draw_confusion(report, part)
 
 
-def _draw_scores(report: dict[str, Any], file: Path) -> None:
+def _draw_scores(report: Report, file: Path) -> None:
     """A bar for each domain and mean; beside them, IoU by domain and class."""
     from matplotlib import pyplot as plt
 
@@ -68,12 +92,12 @@ def _draw_scores(report: dict[str, Any], file: Path) -> None:
     plt.close(figure)
 
 
-def _known(report: dict[str, Any], domain: str) -> object:
+def _known(report: Report, domain: str) -> np.ma.MaskedArray:
     """IoU by class as a masked array, without those that are nan."""
     return np.ma.masked_invalid([report['domains'][domain]['IoU'][name] for name in report['classes']])
 
 
-def _draw_confusion(report: dict[str, Any], file: Path) -> None:
+def _draw_confusion(report: Report, file: Path) -> None:
     """The confusion matrix of each domain; each row, a class of the labels, adds up to 100 %."""
     from matplotlib import pyplot as plt
 

@@ -1,10 +1,11 @@
 """What segmentors share that learn from labelled source and unlabelled target images."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch.nn.functional as F
 from mmseg.models import SegDataPreProcessor
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList
 from torch import Tensor
@@ -40,6 +41,13 @@ class UDADataPreProcessor(SegDataPreProcessor):
         return {**done, 'target': self.target(data['target'], training)}
 
 
+class Target(TypedDict):
+    """The target's part of a training batch."""
+
+    inputs: Tensor
+    data_samples: SampleList
+
+
 class UDASegmentor(StyleNormEncoderDecoder):
     """Takes the keys of `StyleNormEncoderDecoder`; a subclass adds the losses of the target in `loss`.
 
@@ -53,8 +61,8 @@ class UDASegmentor(StyleNormEncoderDecoder):
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
 
     def forward(
-        self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor', target: dict[str, Any] | None = None
-    ) -> Any:
+        self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor', target: Target | None = None
+    ) -> Tensor | SampleList | dict[str, Tensor]:
         """mmseg's, with what `UDADataPreProcessor` adds to training batches.
 
         Raises:
@@ -79,12 +87,12 @@ class UDASegmentor(StyleNormEncoderDecoder):
         """
         raise NotImplementedError
 
-    def logits(self, head: Any, features: Sequence[Tensor], size: Any) -> Tensor:
+    def logits(self, head: BaseDecodeHead, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """A head's logits (N, K, *size)."""
         return F.interpolate(head(features), size, mode='bilinear', align_corners=head.align_corners)
 
     @property
-    def auxiliary_heads(self) -> list[Any]:
+    def auxiliary_heads(self) -> list[BaseDecodeHead]:
         """None, one or several."""
         if not self.with_auxiliary_head:
             return []

@@ -1,7 +1,6 @@
 """FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), also with pAdaIN."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,9 +100,8 @@ class FADA(UDASegmentor):
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(source, data_samples))
         labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
-        if restylers:  # the style layers saw the target images behind those of the source
-            ignored: Any = self.ignore_index
-            labels = torch.cat([labels, torch.full_like(labels, ignored)])
+        if restylers:  # the style layers saw the target images after those of the source
+            labels = torch.cat([labels, torch.full_like(labels, self.decode_head.ignore_index)])
         terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
         with override_attr(restylers, 'enabled', False):

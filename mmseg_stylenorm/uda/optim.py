@@ -7,7 +7,6 @@ mmengine's plain wrapper for several processes runs too. `MMSeparateDistributedD
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -83,7 +82,7 @@ class AdversarialOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Raises:
             ValueError: The model has no child of that name.
         """
-        bare: Any = bare_model(model)
+        bare = bare_model(model)
         if not hasattr(bare, 'discriminator'):
             raise ValueError(f'{type(self).__name__}: {type(bare).__name__} has no discriminator')
         rest = nn.ModuleDict({name: child for name, child in bare.named_children() if name != 'discriminator'})

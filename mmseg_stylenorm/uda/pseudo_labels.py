@@ -7,7 +7,6 @@ trains on them.
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +58,7 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
 class LoadSoftLabels(BaseTransform):
     """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
 
-    Both follow the image through mmseg's transforms. Put it behind the image's loading, and `PackSoftLabels` last.
+    Both follow the image through mmseg's transforms. Put it after the image's loading, and `PackSoftLabels` last.
     Images that come from no data set need no label, see `LoadTrainIds`.
 
     Args:
@@ -69,7 +68,7 @@ class LoadSoftLabels(BaseTransform):
     def __init__(self, num_classes: int = 19) -> None:
         self.num_classes = num_classes
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         if lacks_label(results):
             return results
         height, width = results['img'].shape[:2]
@@ -90,7 +89,7 @@ class PackSoftLabels(PackSegInputs):
     It is 0 where a transform has made `gt_seg_map` 255, the ignored label; mmcv's `Pad` enlarges that map alone.
     """
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def transform(self, results: dict) -> dict:
         packed = super().transform(results)
         if 'gt_soft' not in results and lacks_label(results):
             return packed

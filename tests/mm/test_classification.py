@@ -45,6 +45,42 @@ def test_label_smoothing_equals_cross_entropy_with_smoothed_targets():
     torch.testing.assert_close(model(**data, mode='loss')['loss_cls'], expected)
 
 
+def authors_jsd(logits, labels):
+    """What the authors of AugMix, and of pAdaIN with it, compute from the logits of three views."""
+    clean, *rest = logits.chunk(3)
+    p = [view.softmax(1) for view in (clean, *rest)]
+    mixture = (sum(p) / 3).clamp(1e-7, 1).log()
+    divergence = sum(F.kl_div(mixture, q, reduction='batchmean') for q in p) / 3
+    return F.cross_entropy(clean, labels) + 12 * divergence
+
+
+def test_aug_splits_trains_with_the_loss_of_the_authors_over_all_views():
+    model = classifier(aug_splits=3, style=dict(type='padain', p=1.0)).train()
+    views = torch.randint(256, (4, 3, 3, 32, 32), dtype=torch.uint8)
+    data = model.data_preprocessor(dict(inputs=views, targets=torch.arange(4), domain=list('abcd')), True)
+    flat = torch.cat([views[:, i] for i in range(3)])
+    torch.testing.assert_close(data['inputs'], model.data_preprocessor(dict(inputs=flat))['inputs'])
+    torch.manual_seed(1)
+    loss = model(**data, mode='loss')['loss_cls']
+    torch.manual_seed(1)
+    torch.testing.assert_close(loss, authors_jsd(model.net(data['inputs']), torch.arange(4)))
+    with pytest.raises(ValueError, match='aug_splits=3, and a pass has 4 images'):
+        model(**model.data_preprocessor(batch(), True), mode='loss')
+    with pytest.raises(ValueError, match='aug_splits 0, or at least 2, got 1'):
+        classifier(aug_splits=1)
+    mixing = classifier(data_preprocessor=dict(mixup=0.2))
+    with pytest.raises(ValueError, match='do not go with several views'):
+        mixing.data_preprocessor(dict(inputs=views, targets=torch.arange(4)), True)
+
+
+def test_without_aug_splits_all_views_have_the_plain_loss():
+    model = classifier().eval()
+    views = torch.randint(256, (4, 2, 3, 32, 32), dtype=torch.uint8)
+    data = model.data_preprocessor(dict(inputs=views, targets=torch.arange(4)), True)
+    want = F.cross_entropy(model(data['inputs']), torch.arange(4).repeat(2))
+    torch.testing.assert_close(model(**data, mode='loss')['loss_cls'], want)
+
+
 def test_soft_labels_are_taken_as_they_are():
     model = classifier(label_smoothing=0.2).eval()
     inputs, soft = torch.randn(4, 3, 32, 32), torch.rand(4, 4).softmax(1)
@@ -237,7 +273,9 @@ def test_topk_reports_each_domain_and_all_of_them():
     metric = TopK(topk=1, prefix='pacs')
     right, wrong = dict(scores=torch.tensor([0.9, 0.1]), target=0), dict(scores=torch.tensor([0.9, 0.1]), target=1)
     metric.process(None, [dict(right, domain='photo'), dict(right, domain='sketch'), dict(wrong, domain='sketch')])
-    assert metric.evaluate(3) == pytest.approx({'pacs/top1': 200 / 3, 'pacs/photo/top1': 100, 'pacs/sketch/top1': 50})
+    assert metric.evaluate(3) == pytest.approx(
+        {'pacs/top1': 200 / 3, 'pacs/photo/top1': 100, 'pacs/sketch/top1': 50, 'pacs/mean_top1': 75}
+    )
 
 
 def test_topk_says_when_k_exceeds_the_classes():

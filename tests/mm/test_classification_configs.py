@@ -3,7 +3,7 @@
 import importlib
 import json
 import re
-import shlex
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,29 +58,81 @@ def test_config_builds_and_its_model_takes_a_training_step(name, style, width):
     model = MODELS.build(cfg.model).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     classes, size = cfg.model.num_classes, size_of(cfg)
-    data = dict(inputs=torch.randint(256, (4, 3, size, size), dtype=torch.uint8), targets=torch.arange(4) % classes)
+    shape = (4, cfg.model.aug_splits, 3, size, size) if cfg.model.get('aug_splits') else (4, 3, size, size)
+    data = dict(inputs=torch.randint(256, shape, dtype=torch.uint8), targets=torch.arange(4) % classes)
     trained = [p for p in model.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
+    model.recipe.set_progress(0.0)
     log = model.train_step(data, wrapper)
     assert all(torch.isfinite(value) for value in log.values())
     assert all(not torch.equal(old, new) for old, new in zip(before, trained, strict=True) if old.ndim > 1)
-    assert bool({'snr', 'irw'} & {*style}) == any(key.startswith('style.') for key in log)
+    assert bool({'snr', 'irw'} & {*style, *re.findall('snr', name)}) == any(key.startswith('style.') for key in log)
     EVALUATOR.build(dict(type='Evaluator', metrics=cfg.test_evaluator))
 
 
-def test_cifar_padain_leaves_the_stem_alone_as_the_authors_do():
-    text = (config_root() / 'classification/resnet18_1xb128-200e_cifar100.py').read_text()
-    style = shlex.split(re.search('`(--style padain .*)`', text)[1])
-    model = MODELS.build(load('resnet18_1xb128-200e_cifar100.py', *style).model)
-    styled = {name.split('.style')[0] for name, _ in model.net.named_modules() if name.endswith('style.padain')}
-    assert styled == {f'layer{i}.{j}.conv{k}' for i in (1, 2, 3, 4) for j in (0, 1) for k in (1, 2)}
+def test_cifar_padain_acts_after_the_17_convolutions_of_the_authors():
+    """Those that change their map in one forward: the stem and two in each of the eight blocks."""
+    model = MODELS.build(load('resnet18_1xb128-200e_cifar100.py', '--style', 'padain', 'p=1').model).train()
+    acted = []
+    for name, module in model.net.named_modules():
+        if name.endswith('style.padain'):
+            place = name.partition('.style')[0]
+            module.register_forward_hook(lambda m, x, y, place=place: acted.append((place, not torch.equal(x[0], y))))
+    torch.manual_seed(0)
+    model.net(torch.randn(16, 3, 32, 32))
+    blocks = [f'layer{i}.{j}.conv{k}' for i in (1, 2, 3, 4) for j in (0, 1) for k in (1, 2)]
+    assert acted == [(place, True) for place in ('conv1', *blocks)]
+
+
+def test_bin_on_cifar_learns_its_gates_at_ten_times_the_rate_without_decay():
+    cfg = load('resnet18_1xb128-164e_cifar100.py', '--style', 'bin')
+    cfg.model.update(THIN)
+    model = MODELS.build(cfg.model)
+    gates = {p for name, p in model.named_parameters() if name.endswith('.gate')}
+    assert len(gates) == 20
+    for group in build_optim_wrapper(model, cfg.optim_wrapper).param_groups:
+        of_gates = gates & set(group['params'])
+        assert of_gates in (set(), set(group['params']))
+        assert (group['lr'], group['weight_decay']) == ((1.0, 0.0) if of_gates else (0.1, 1e-4))
+
+
+def test_pacs_keeps_the_batch_norm_statistics_and_trains_their_weights():
+    model = MODELS.build(load('resnet18_1xb96-3k_pacs.py', '--style', 'ibn_a').model)
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.1)))
+    data = dict(inputs=torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), targets=torch.arange(4))
+    for _ in range(2):
+        model.eval()
+        model.train().train_step(data, wrapper)
+    after = model.net.state_dict()
+    statistics = [key for key in after if 'running' in key or 'num_batches' in key]
+    assert len(statistics) == 3 * 20
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+    assert not torch.equal(before['layer1.0.bn2.weight'], after['layer1.0.bn2.weight'])
+
+
+def test_the_step_of_the_pacs_baseline_is_that_of_the_summed_losses():
+    """Of three domains' means, by SGD with the authors' lr 1e-3 and wd 1e-4."""
+    cfg = load('resnet18_1xb96-3k_pacs.py')
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Linear(3, 2, bias=False).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    wrapper = build_optim_wrapper(ours, cfg.optim_wrapper)
+    optimizer = torch.optim.SGD(theirs.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
+    for _ in range(5):
+        domains = torch.randn(3, 32, 3).double()
+        wrapper.update_params(ours(domains.flatten(0, 1)).square().mean())
+        optimizer.zero_grad()
+        sum(theirs(domain).square().mean() for domain in domains).backward()
+        optimizer.step()
+        torch.testing.assert_close(ours.weight, theirs.weight)
 
 
 def test_pacs_target_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv('PACS_TARGET', 'photo')
     cfg = load('resnet18_1xb96-3k_pacs.py', '--style', 'snr')
-    assert cfg.train_dataloader.dataset.leave_out == ['photo']
-    assert cfg.val_dataloader.dataset.domains == cfg.test_dataloader.dataset.domains == ['photo']
+    assert cfg.train_dataloader.dataset.leave_out == cfg.val_dataloader.dataset.leave_out == ['photo']
+    assert cfg.test_dataloader.dataset.domains == ['photo']
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if 'fashion-mnist' not in name])
@@ -170,15 +222,25 @@ def test_the_runner_keeps_the_weights_that_training_starts_from(tmp_path):
         assert torch.equal(trained.get_parameter(name), value), name
 
 
-def test_pacs_trains_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path):
+@pytest.mark.parametrize('name', [name for name in CONFIGS if 'pacs' in name])
+def test_pacs_trains_and_validates_on_the_other_domains_and_tests_on_the_one_left_out(tmp_path, name):
     write_folders(tmp_path / 'PACS', ('art_painting', 'photo', 'sketch'))
-    cfg = runner_config(load('resnet18_1xb96-3k_pacs.py', '--style', 'snr'), tmp_path, iters=2)
+    for domain in ('art_painting', 'photo'):
+        for split, numbers in (('train', (0, 1, 2)), ('crossval', (3,))):
+            lines = [f'{domain}/class{k}/{i}.png {k + 1}' for k in (0, 1) for i in numbers]
+            (tmp_path / f'PACS/{domain}_{split}_kfold.txt').write_text('\n'.join(lines))
+    cfg = runner_config(load(name), tmp_path, iters=2)
     cfg.model.update(THIN)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.update(root=str(tmp_path / 'PACS'), transform=[dict(type='Resize', size=(32, 32))])
     runner = Runner.from_cfg(cfg)
     runner.train()
-    assert {sample['domain'] for sample in runner.train_dataloader.dataset} == {'art_painting', 'photo'}
+    for loader, count in ((runner.train_dataloader, 6), (runner.val_dataloader, 2)):
+        assert Counter(sample['domain'] for sample in loader.dataset) == {'art_painting': count, 'photo': count}
+    best = scalars(cfg.work_dir)[-1]
+    means = [best[f'accuracy/{domain}/top1'] for domain in ('art_painting', 'photo')]
+    assert best['accuracy/mean_top1'] == pytest.approx(sum(means) / 2)
+    assert len(list(Path(cfg.work_dir).glob('best_*'))) == 1
     metrics = runner.test()
     assert metrics['accuracy/sketch/top1'] == metrics['accuracy/top1']
 

@@ -7,6 +7,7 @@ import sys
 import types
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ pytest.importorskip('mmengine')
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_stylenorm.classification import SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
+from timm_stylenorm.classification import STYLE_SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
 from timm_stylenorm.classification import data as data_module
 from timm_stylenorm.classification.idx import read_idx
 
@@ -213,7 +214,7 @@ def test_a_truncated_image_is_named(folders):
         (dict(transform=[dict(type='RandomCrob')]), "did you mean 'RandomCrop'"),
         (dict(transform=dict(normalize=True)), 'normalize is the task of model.data_preprocessor'),
         (dict(transform=dict(is_training=True, re_prob=0.2)), 'set erasing there'),
-        (dict(shift='blurr'), "unknown shift 'blurr'; did you mean 'blur'"),
+        (dict(shift='blurr'), "unknown style shift 'blurr'; did you mean 'blur'"),
     ],
 )
 def test_a_wrong_argument_is_named(folders, arguments, message):
@@ -257,10 +258,75 @@ def test_every_batch_holds_as_many_images_of_each_domain(pacs):
     assert list(islice(DomainBalancedSampler(dataset, seed=3), 60)) == drawn
 
 
-def test_a_skipped_sampler_goes_on_where_it_was(pacs):
+def test_with_a_run_of_its_size_every_batch_is_of_one_domain_in_turn(pacs):
     dataset = DATASETS.build(dict(type='PACS', root=pacs))
-    drawn = list(islice(DomainBalancedSampler(dataset, seed=0), 40))
-    sampler = DomainBalancedSampler(dataset, seed=0)
+    drawn = list(islice(DomainBalancedSampler(dataset, seed=3, run=4), 60))
+    batches = [{dataset.domain_of(i) for i in drawn[start : start + 4]} for start in range(0, 60, 4)]
+    assert batches == [{'art_painting'}, {'photo'}, {'sketch'}] * 5
+    assert set(drawn) == set(range(len(dataset)))
+    with pytest.raises(ValueError, match='run >= 1, got 0'):
+        DomainBalancedSampler(dataset, run=0)
+
+
+@pytest.mark.parametrize('place', ['', 'splits', '../splits'])
+def test_an_official_split_is_that_of_its_lists(pacs, place):
+    root = Path(pacs) / 'images'
+    root.mkdir()
+    for domain in ('art_painting', 'photo', 'sketch'):
+        (Path(pacs) / domain).rename(root / domain)
+    folder = root / place
+    folder.mkdir(exist_ok=True)
+    lists = {
+        'art_painting': ['elephant/1.png 2', 'dog/0.png 1'],
+        'sketch': ['dog/4.png 1', 'dog/n02103406_4068-1.png 1'],
+    }
+    for domain, lines in lists.items():
+        text = ''.join(f'{domain}/{line}\r\n' for line in lines)
+        (folder / f'{domain}_train_kfold.txt').write_text(text + '\n', 'utf-8-sig')
+    train = DATASETS.build(dict(type='PACS', root=str(root), leave_out=['photo'], split='train'))
+    assert [(path.relative_to(root).as_posix(), label) for path, label, _ in train.samples] == [
+        ('art_painting/elephant/1.png', 1),
+        ('art_painting/dog/0.png', 0),
+        ('sketch/dog/4.png', 0),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"no list 'photo_train_kfold\.txt' .* split=None takes all"):
+        DATASETS.build(dict(type='PACS', root=str(root), split='train'))
+    with pytest.raises(ValueError, match="unknown split 'val'"):
+        DATASETS.build(dict(type='PACS', root=str(root), split='val'))
+    (folder / 'sketch_train_kfold.txt').write_text('sketch/dog/9.png 1')
+    with pytest.raises(FileNotFoundError, match=r"1 images that .* has not, such as 'sketch/dog/9\.png'"):
+        DATASETS.build(dict(type='PACS', root=str(root), domains=['sketch'], split='train'))
+
+
+def test_aug_splits_gives_the_image_and_other_views_of_it(folders):
+    """The other views are what the authors' operations make of the same crop."""
+    torch.manual_seed(0)
+    crop = dict(type='RandomCrop', size=6)
+    views = [dict(type='RandomSolarize', threshold=128, p=1.0)]
+    sample = build(root=str(folders), transform=[crop, dict(type='AugSplits', splits=4, transforms=views)])[0]
+    assert sample['inputs'].shape == (4, 3, 6, 6)
+    first, *rest = sample['inputs']
+    expected = torch.where(first >= 128, 255 - first, first)
+    assert not torch.equal(first, expected)
+    assert all(torch.equal(view, expected) for view in rest)
+    with pytest.raises(ValueError, match='splits >= 2, got 1'):
+        build(root=str(folders), transform=[dict(type='AugSplits', splits=1, transforms=views)])
+    with pytest.raises(ValueError, match='use one of the two'):
+        build(root=str(folders), shift='dark', transform=[dict(type='AugSplits', transforms=views)])[0]
+
+
+def test_a_transform_holds_transforms(folders):
+    always = dict(type='RandomApply', transforms=[dict(type='Resize', size=(9, 7))], p=1.0)
+    assert build(root=str(folders), transform=[always])[0]['inputs'].shape == (3, 9, 7)
+    with pytest.raises(ValueError, match="unknown torchvision transform 'Rezise'; did you mean 'Resize'"):
+        build(root=str(folders), transform=[dict(always, transforms=[dict(type='Rezise', size=8)])])
+
+
+@pytest.mark.parametrize('run', [1, 3])
+def test_a_skipped_sampler_goes_on_where_it_was(pacs, run):
+    dataset = DATASETS.build(dict(type='PACS', root=pacs))
+    drawn = list(islice(DomainBalancedSampler(dataset, seed=0, run=run), 40))
+    sampler = DomainBalancedSampler(dataset, seed=0, run=run)
     sampler.skip(25)
     assert list(islice(sampler, 15)) == drawn[25:]
 
@@ -305,7 +371,7 @@ def test_noise_and_texture_follow_the_seed(grey):
 
 def test_every_shift_keeps_shape_and_type(grey):
     image = torch.from_numpy(grey[:3])
-    for name in SHIFTS:
+    for name in STYLE_SHIFTS:
         shifted = shift_image(image, name)
         assert shifted.dtype == torch.uint8
         assert shifted.shape == image.shape

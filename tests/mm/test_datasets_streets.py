@@ -185,6 +185,16 @@ def test_a_split_list_must_fit_the_images(tmp_path):
         GTA5Dataset(data_root=str(tmp_path), ann_file='train.txt')
 
 
+def test_a_list_that_may_be_missing_counts_where_it_is(tmp_path):
+    make(tmp_path, 'gta5')
+    official = {'data_root': str(tmp_path), 'ann_file': 'splits/train.txt', 'ann_missing_ok': True}
+    assert len(GTA5Dataset(**official)) == 3
+    (tmp_path / 'splits').mkdir()
+    (tmp_path / 'splits/train.txt').write_text('00002\n')
+    (item,) = GTA5Dataset(**official).load_data_list()
+    assert Path(item['img_path']).stem == '00002'
+
+
 def test_images_alone_are_enough_without_a_label_folder(tmp_path):
     make(tmp_path, 'cityscapes')
     shutil.rmtree(tmp_path / 'gtFine')

@@ -1,8 +1,6 @@
 """Every segmentation config but those that adapt (test_uda_configs.py) trains a step on data in its own layout; the
 protocol of domain generalisation."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from expected import LONELY
@@ -16,11 +14,10 @@ from cli import load_config, parser
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 from test_configs import EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
 from test_datasets_streets import make
-from torch.utils.data import DataLoader
 
 from timm_stylenorm import style_layers
 from timm_stylenorm.runner import adabn, distributed
@@ -34,19 +31,27 @@ DG = [
     for backbone in BACKBONES
     for method in ('', 'isw_')
 ]
-SMALL = {'Resize': {'scale': (64, 32)}, 'RandomResize': {'scale': (64, 32)}, 'RandomCrop': {'crop_size': (32, 48)}}
+SMALL = {
+    'Resize': {'scale': (64, 32)},
+    'RandomResize': {'scale': (64, 32)},
+    'RandomCrop': {'crop_size': (32, 48)},
+    'RandomScaleCrop': {'crop_size': (32, 48)},
+}
 STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """A folder with a few pictures of every data set that the configs name."""
-    root = tmp_path_factory.mktemp('data_sets')
+def write_data_sets(root):
+    """A few pictures of every data set that the configs name."""
     write_streets(root / 'data')
     write_streets(root / 'data/toy_streets')
     for layout in ('bdd100k', 'mapillary'):
         make(root / 'data' / layout, layout)
     return root
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data_sets(tmp_path_factory.mktemp('data_sets'))
 
 
 def narrow(cfg):
@@ -74,7 +79,11 @@ def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypat
     model = build(cfg)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    batch = model.data_preprocessor(pseudo_collate([dataset[0], dataset[1]]), training=True)
+    sampler = cfg.train_dataloader.sampler
+    if 'tile' in sampler:
+        sampler.tile = 16  # the pictures are smaller
+    drawn = iter(DATA_SAMPLERS.build(sampler, default_args={'dataset': dataset, 'seed': 0}))
+    batch = model.data_preprocessor(pseudo_collate([dataset[next(drawn)], dataset[next(drawn)]]), training=True)
     losses = model(**batch, mode='loss')
     total, _ = model.parse_losses(losses)
     total.backward()
@@ -108,9 +117,7 @@ def test_output_stride_is_that_of_the_protocol(name, stride):
 @pytest.mark.parametrize('name', DG)
 def test_generalisation_is_trained_and_tested_by_one_protocol(name):
     cfg = Config.fromfile(config_root() / name)
-    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
-    assert steps['RandomCrop'].crop_size == cfg.model.data_preprocessor.size == (768, 768)
-    assert steps['PhotoMetricDistortion'].brightness_delta == pytest.approx(0.4 * 255)
+    assert cfg.model.data_preprocessor.size == (768, 768)
     assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (40000, 4)
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
     (schedule,) = cfg.param_scheduler
@@ -118,23 +125,6 @@ def test_generalisation_is_trained_and_tested_by_one_protocol(name):
     assert cfg.model.test_cfg == dict(mode='whole')
     assert cfg.test_dataloader.dataset.only == ['cityscapes', 'bdd100k', 'mapillary']
     assert cfg.test_evaluator.means.mean == cfg.test_dataloader.dataset.only
-
-
-def test_isw_acts_on_the_first_two_norms_of_a_deep_stem():
-    deep = next(name for name in DG if 'r101-d8_isw' in name)
-    layers = [label for label, _ in style_layers(build(narrow(Config.fromfile(config_root() / deep))))]
-    assert layers == ['isw.stem.1', 'isw.stem.4', 'isw.stage1.sum', 'isw.stage2.sum']
-
-
-def test_isw_chooses_from_images_that_are_smaller_than_the_crop_and_differ_in_size(data, monkeypatch):
-    monkeypatch.chdir(data)
-    cfg = narrow(Config.fromfile(config_root() / next(name for name in DG if 'isw' in name)))
-    model, dataset = build(cfg), DATASETS.build(cfg.train_dataloader.dataset)
-    loader = DataLoader(dataset, 4, collate_fn=pseudo_collate)
-    assert len({image.shape for image in next(iter(loader))['inputs']}) > 1
-    hook = HOOKS.build(cfg.custom_hooks[-1])
-    hook.before_train_iter(SimpleNamespace(iter=hook.begin, model=model, train_dataloader=loader), 0)
-    assert all(layer.chosen for _, layer in style_layers(model))
 
 
 @pytest.fixture
@@ -145,7 +135,7 @@ def small(data, tmp_path, monkeypatch, unpainted):
     for part in cfg.test_dataloader.dataset.domains.values():
         part.complete = False
     for step in cfg.test_dataloader.dataset.domains.mapillary.pipeline:
-        step.update({'Resize': {'scale': (1000, 32)}, 'CenterCrop': {'crop_size': 32}}.get(step.type, {}))
+        step.update({'ResizeHeight': {'height': 32}, 'CenterCrop': {'crop_size': 32}}.get(step.type, {}))
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.log_level = 'ERROR'
     cfg.dump(tmp_path / 'small.py')

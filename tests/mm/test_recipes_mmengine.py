@@ -294,6 +294,40 @@ def runner(work_dir, recipe, stop=None, train=True, **kwargs):
     return Runner.from_cfg(Config({**common, **rest, **kwargs}))
 
 
+@HOOKS.register_module()
+class GridHook(Hook):
+    """Collects the heights of the stylised images that multi-grid gave."""
+
+    seen: list = []
+
+    def before_train(self, runner):
+        recipe = runner.model.recipe
+        stylise = recipe.stylise
+        recipe.stylise = lambda images, index, size: self.seen.append(size[0]) or stylise(images, index, size)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
+def test_multi_grid_follows_the_runner_also_when_it_resumes(by_epoch, tmp_path):
+    """Three batches in an epoch; the first half of the training has smaller images."""
+    recipe = dict(DEBIASED, multi_grid=(4,), min_size=8)
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=4) if by_epoch else dict(max_iters=12)
+    loader = dict(batch_size=3, num_workers=0, collate_fn=dict(type='default_collate'), dataset=dict(type='SomeImages'))
+    loader['sampler'] = dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler')
+    kwargs = dict(train_cfg={'type': 'IterBasedTrainLoop', **loop}, train_dataloader=loader)
+    kwargs['default_hooks'] = dict(
+        checkpoint=dict(type='CheckpointHook', by_epoch=by_epoch, interval=2 if by_epoch else 6)
+    )
+    GridHook.seen.clear()
+    with pytest.raises(InterruptedError):
+        runner(tmp_path, recipe, custom_hooks=[dict(type='GridHook'), dict(type='StopHook', at=8)], **kwargs).train()
+    turns = 2 * [16, 23, 16] if by_epoch else 3 * [16, 23]
+    larger = 2 * [23, 32, 23] if by_epoch else 3 * [23, 32]
+    assert GridHook.seen == turns + larger[:2]
+    GridHook.seen.clear()
+    runner(tmp_path, recipe, resume=True, custom_hooks=[dict(type='GridHook')], **kwargs).train()
+    assert GridHook.seen == larger
+
+
 @pytest.mark.parametrize('recipe', [ADVBN, DEBIASED], ids=['advbn', 'debiased'])
 def test_a_broken_and_resumed_run_ends_with_the_weights_and_averages_of_a_whole_one(recipe, tmp_path):
     runner(tmp_path / 'whole', recipe).train()

@@ -103,7 +103,7 @@ def gradients(model, total):
 class KillHook(Hook):
     """Ends a run in its middle, as a kill would."""
 
-    priority = 'LOWEST'  # behind the checkpoint
+    priority = 'LOWEST'  # after the checkpoint
 
     def __init__(self, at):
         self.at = at

@@ -10,6 +10,7 @@ from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import CheckpointSaver, distribute_bn, init_distributed_device, is_primary, setup_default_logging
 
@@ -20,6 +21,7 @@ parser.add_argument('--num-classes', type=int, default=3)
 parser.add_argument('--img-size', type=int, default=32)
 parser.add_argument('--batch-size', type=int, default=4)
 parser.add_argument('--epochs', type=int, default=1)
+parser.add_argument('--sched-on-updates', action='store_true')
 parser.add_argument('--lr', type=float, default=0.01)
 parser.add_argument('--initial-checkpoint', default='')
 parser.add_argument('--resume', default='')
@@ -33,7 +35,7 @@ parser.add_argument('--torchcompile', default='')
 parser.add_argument('--device', default='cpu')
 
 
-def train_one_epoch(epoch, args, task, loader, optimizer, mixup, updates):
+def train_one_epoch(epoch, args, task, loader, optimizer, scheduler, mixup, updates):
     task.train()
     optimizer.zero_grad()
     for i, (images, target) in enumerate(loader):
@@ -54,6 +56,7 @@ def train_one_epoch(epoch, args, task, loader, optimizer, mixup, updates):
             optimizer.zero_grad()
             updates += 1
             task.update_ema(step=updates)
+            scheduler.step_update(num_updates=updates)
     return updates
 
 
@@ -116,9 +119,22 @@ def main():
         saver = CheckpointSaver(
             task.get_trainable_module(), optimizer, args=args, checkpoint_dir=args.output, task=task, max_history=1
         )
-    updates = 0
-    for epoch in range(start, args.epochs):
-        updates = train_one_epoch(epoch, args, task, loaders[0], optimizer, mixup, updates)
+    per_epoch = len(loaders[0]) // args.grad_accum_steps
+    scheduler, epochs = create_scheduler_v2(
+        optimizer,
+        sched='step',
+        num_epochs=args.epochs,
+        decay_epochs=100,
+        step_on_epochs=not args.sched_on_updates,
+        updates_per_epoch=per_epoch,
+    )
+    if start and args.sched_on_updates:
+        scheduler.step_update(start * per_epoch)
+    elif start:
+        scheduler.step(start)
+    updates = start * per_epoch
+    for epoch in range(start, epochs):
+        updates = train_one_epoch(epoch, args, task, loaders[0], optimizer, scheduler, mixup, updates)
         if args.distributed:
             distribute_bn(task.get_eval_model(), args.world_size, reduce=True)
         metrics = validate(task, loaders[1], args)
@@ -127,6 +143,7 @@ def main():
         if saver is not None:
             logging.info('eval %s', dict(metrics))
             saver.save_checkpoint(epoch, metric=metrics['top1'])
+        scheduler.step(epoch + 1, metrics['top1'])
     torch.save(task.get_checkpoint_state(), Path(args.output) / f'rank{args.rank}.pth')
     if args.distributed:
         torch.distributed.destroy_process_group()

@@ -34,4 +34,4 @@ def validate(args):
 
 if __name__ == '__main__':
     print(dict(validate(parser.parse_args())))  # noqa: T201
-    sys.exit(3)  # a code of its own, to be seen behind the launcher
+    sys.exit(3)  # a code of its own, to be seen after the launcher

@@ -64,8 +64,8 @@ def test_the_pairs_name_methods():
 
 def test_a_place_before_and_one_after_the_same_module():
     model = small('resnet18', num_classes=4, zero_init_last=False)
-    behind = dict(type='padain', sites='layer1.1.act2', p=1.0)
-    timm_stylenorm.add_style(model, [dict(type='ibn_b', sites='stage1.sum'), behind])
+    after = dict(type='padain', sites='layer1.1.act2', p=1.0)
+    timm_stylenorm.add_style(model, [dict(type='ibn_b', sites='stage1.sum'), after])
     order = []
     for label, layer in timm_stylenorm.style_layers(model):
         layer.register_forward_hook(lambda m, a, y, label=label: order.append((label, bool(a[0].min() >= 0))))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from expected import LONELY
 from nets import small
+from timm.loss import JsdCrossEntropy
 from torch import nn
 
 import timm_stylenorm
@@ -24,7 +25,7 @@ CRITERION = nn.CrossEntropyLoss()
 def steps():
     """Makes training steps: of each its losses, the logits of its passes and which layers acted in them."""
 
-    def make(recipe, model, images, target):
+    def make(recipe, model, images, target, criterion=CRITERION):
         passes = []
 
         def forward_loss(images, parts):
@@ -37,7 +38,7 @@ def steps():
             for hook in hooks:
                 hook.remove()
             passes.append((logits, acted))
-            return part_losses(model, logits, parts, CRITERION)
+            return part_losses(model, logits, parts, criterion)
 
         return recipe.losses(model, images, target, forward_loss), passes
 
@@ -80,14 +81,13 @@ def test_the_others_are_steps_of_plain_cross_entropy(p, steps):
     assert counts[3] / 60 == pytest.approx(p, abs=0.15)
 
 
-def test_augmixs_views_have_a_consistency_of_their_own(steps):
+def test_augmixs_views_have_the_consistency_of_their_own_criterion(steps):
     model, (images, target) = crossnorm_net(1.0, sites='input', crop='both'), batch()
-    images[:2] = images[2:4] = images[4:]
-    losses, passes = steps(build_recipe({'type': NAME, 'views': 3}), model, images, target)
+    losses, passes = steps(build_recipe({'type': NAME, 'views': 3}), model, images, target, JsdCrossEntropy(3, 12))
     assert [len(logits) for logits, _ in passes] == [6, 2, 2]
     clean, one, two = passes[0][0].chunk(3)
-    torch.testing.assert_close(losses['loss_cls'], F.cross_entropy(clean, target[:2]))
-    torch.testing.assert_close(losses['augmix.loss'], 12 * consistency_loss(clean, one, two))
+    expected = F.cross_entropy(clean, target[:2]) + 12 * consistency_loss(clean, one, two)
+    torch.testing.assert_close(losses['loss_cls'], expected)
     expected = 10 * consistency_loss(clean, passes[1][0], passes[2][0])
     torch.testing.assert_close(losses['crossnorm.loss'], expected)
 
@@ -126,7 +126,7 @@ def test_evaluation_is_one_pass(steps):
 
 @pytest.mark.parametrize(
     ('options', 'message'),
-    [(dict(weight=-1), 'weight=-1'), (dict(augmix=float('nan')), 'augmix=nan'), (dict(views=2), 'got 2')],
+    [(dict(weight=-1), 'got -1'), (dict(weight=float('nan')), 'got nan'), (dict(views=0), 'got 0')],
 )
 def test_impossible_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

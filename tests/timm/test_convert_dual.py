@@ -65,7 +65,7 @@ def test_a_cut_that_the_authors_cannot_make_is_not_exported(site):
         export(model.state_dict(), 'advbn')
 
 
-def test_debiased_keys_are_ours_behind_any_prefix(debiased):
+def test_debiased_keys_are_ours_after_any_prefix(debiased):
     theirs = {f'module.{key.replace(".bn.", ".")}': value for key, value in debiased.state_dict().items()}
     conversion = convert(theirs)
     assert (conversion.report.source, conversion.style) == ('debiased', {'type': 'debiased'})
@@ -92,3 +92,50 @@ def test_the_methods_are_not_mistaken_for_each_other(advbn, debiased):
     mixed = {**advbn, 'feature_x.5.0.conv1.weight': torch.ones(1)}
     with pytest.raises(ValueError, match='no known source'):
         convert(mixed)
+
+
+def authors_densenet(cut, first_norm):
+    """A network of timm with AdvBN after a transition, and its weights under the names of the authors."""
+    style = dict(sites=f'features.transition{cut}')
+    model = filled(timm.create_model('densenet121_advbn', num_classes=5, style=style)).eval()
+    first = model.features.get_submodule(f'denseblock{cut + 1}.denselayer1').norm1
+    theirs = {}
+    for key, value in model.state_dict().items():
+        kind, _, rest = key.removeprefix('features.').partition('.')
+        number = int(kind[-1]) if kind[:-1] in ('denseblock', 'transition') else None
+        part = 'head' if kind in ('norm5', 'classifier') or (number or 0) > cut else 'feature_x'
+        if number and part == 'head':
+            kind = f'{kind[:-1]}{number - cut}'
+        name = '.'.join(filter(None, [part, kind, rest]))
+        if number or kind == 'norm5':
+            kind = 'adv' if '.aux_bn' in name else 'clean'
+            name = name.replace('.aux_bn', '').replace('.bn.', '.').replace('.norm', f'.{kind}_norm')
+        if not first_norm and name.startswith(f'head.denseblock1.denselayer1.{kind}_norm1'):
+            continue
+        theirs[name] = value
+    if not first_norm:  # ours must be one that changes nothing
+        for norm in (first.bn, first.aux_bn):
+            for name, value in (('weight', 1), ('bias', 0), ('running_mean', 0), ('running_var', 1 - norm.eps)):
+                getattr(norm, name).data.fill_(value)
+    return model, theirs
+
+
+@pytest.mark.parametrize(('cut', 'first_norm'), [(1, False), (2, False), (1, True)])
+def test_densenets_of_advbn_have_their_cut_after_a_transition(cut, first_norm):
+    model, theirs = authors_densenet(cut, first_norm)
+    below = [key for key in theirs if 'feature_x' in key and 'clean_norm' in key]
+    theirs |= {key.replace('clean', 'adv'): theirs[key] for key in below}  # created, and never run
+    conversion = convert({f'module.{key}': value for key, value in theirs.items()})
+    style = {'type': 'advbn', 'sites': [f'features.transition{cut}']}
+    assert (conversion.model, conversion.style) == ('densenet121_advbn', style)
+    assert len(conversion.report.added) == (0 if first_norm else 10)
+    got = verify(conversion).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for route in ('clean', 'adversarial'):
+            with routed(model, route), routed(got, route):
+                torch.testing.assert_close(got(x), model(x))
+    back = export(conversion.state_dict, 'advbn').state_dict
+    extra = [key for key in back if key not in theirs]
+    assert all(key.startswith('head.denseblock1.denselayer1.') and 'norm1' in key for key in extra)
+    assert all(torch.equal(back[key], value) for key, value in theirs.items())

@@ -9,6 +9,8 @@ from nets import small
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from timm_stylenorm.dual_bn import routed
+from timm_stylenorm.errors import StyleNormWarning
 from timm_stylenorm.functional.attacks import fgsm
 from timm_stylenorm.layers import DualBatchNorm2d
 from timm_stylenorm.recipes import DebiasedRecipe, LossTerm, build_recipe, debiased
@@ -197,35 +199,102 @@ def test_one_image_takes_its_own_style():
     torch.testing.assert_close(DebiasedRecipe('pixel').stylise(x, torch.randperm(1)), x, rtol=0, atol=1e-4)
 
 
+class Sizes(Styliser):
+    """Leaves images as they are."""
+
+    def __call__(self, content, style, alpha=1.0):
+        return content
+
+
+def sizes_seen(recipe, images, epochs, batches=4):
+    """Epoch -> the sizes of the stylised images that a network saw in its first batches."""
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    recipe.prepare(net)
+    labels, seen = torch.zeros(len(images), dtype=torch.long), {}
+    for epoch in epochs:
+        recipe.set_progress(epoch / epochs[-1])
+        seen[epoch] = []
+        for _ in range(batches):
+            passes = []
+            recipe.losses(net, images, labels, lambda x, parts, passes=passes: passes.append(tuple(x.shape)) or {})
+            whole = passes[0][0] == 2 * len(images)  # one pass with both halves
+            assert len(passes) == (1 if whole else 2)
+            assert passes[0][2:] == images.shape[2:]
+            seen[epoch].append(passes[-1][2:])
+    return seen
+
+
+def authors_size(batch, epoch, schedule, epochs, min_size):
+    """What the authors' `img_size_scheduler` says of images of 224 pixels."""
+    times = [0, *schedule, epochs]
+    (i,) = [i for i in range(len(times) - 1) if times[i] <= epoch < times[i + 1]]
+    size = 224.0 / 2 ** (0.5 * (batch % 2 == 0))
+    if epoch < (times[i] + times[i + 1]) / 2:
+        size /= 2**0.5
+    return max(int(size + 0.5), min_size)
+
+
 @pytest.mark.parametrize(
-    ('scale', 'min_size', 'seen'),
-    [(0.5, 16, {(20, 32)}), (0.5, 112, {(40, 64)}), (0.25, 16, {(16, 26)}), ((1, 0.5), 16, {(40, 64), (20, 32)})],
+    ('schedule', 'epochs', 'min_size'), [((30, 60, 90), 100, 112), ((60, 120, 160), 180, 200)], ids=['r50', 'mixup']
 )
-def test_the_styliser_works_on_smaller_images(scale, min_size, seen):
-    class Small(Swap):
-        sizes = set()
+def test_multi_grid_shows_the_network_the_sizes_of_the_authors(schedule, epochs, min_size):
+    recipe = DebiasedRecipe(Sizes(), multi_grid=(*schedule, epochs), min_size=min_size)
+    seen = sizes_seen(recipe, torch.rand(2, 3, 224, 224), range(epochs + 1))
+    del seen[epochs]
+    for epoch, got in seen.items():
+        assert got == [(authors_size(b, epoch, schedule, epochs, min_size),) * 2 for b in range(4)], epoch
+    assert {size for sizes in seen.values() for size in sizes} == (
+        {(224, 224), (158, 158), (112, 112)} if min_size == 112 else {(224, 224), (200, 200)}
+    )
 
-        def __call__(self, content, style, alpha=1.0):
-            self.sizes.add(tuple(content.shape[2:]))
-            return content
 
-    Small.sizes = set()
-    recipe = DebiasedRecipe(Small(), scale=scale, min_size=min_size)
-    x = F.interpolate(torch.rand(2, 3, 5, 8), (40, 64), mode='bicubic').clamp(0, 1)
-    for _ in range(12):
-        y = recipe.stylise(x, torch.tensor([1, 0]))
-        torch.testing.assert_close(y, x, rtol=0, atol=0.2)
-    assert Small.sizes == seen
+def test_multi_grid_keeps_the_shape_of_images_and_does_not_enlarge_small_ones():
+    recipe = DebiasedRecipe(Sizes(), multi_grid=(10,), min_size=16)
+    assert sizes_seen(recipe, torch.rand(2, 3, 32, 64), range(11))[0] == [(16, 32), (23, 45)] * 2
+    recipe = DebiasedRecipe(Sizes(), multi_grid=(10,))
+    assert sizes_seen(recipe, torch.rand(2, 3, 32, 64), range(11))[0] == [(32, 64)] * 4
+
+
+def test_two_passes_give_the_losses_of_one(monkeypatch):
+    """Each half goes through its batch norms, with its labels and weights, whether alone or with the other."""
+    net = small('resnet18', num_classes=5, zero_init_last=False).double()
+    recipe = DebiasedRecipe(Sizes(), multi_grid=(1,), min_size=16)
+    recipe.prepare(net)
+    x, labels = torch.rand(4, 3, 32, 32).double(), torch.arange(4)
+    index, small_x = torch.tensor([2, 0, 3, 1]), F.interpolate(x, (23, 23))
+    permutations(monkeypatch, index)
+    recipe.set_progress(0.9)
+    got = recipe.losses(net, x, labels, summed(net))
+    with routed(net, 'adversarial'):
+        logits = net(small_x)
+    want = 0.4 * F.cross_entropy(logits, labels) + 0.1 * F.cross_entropy(logits, labels[index])
+    torch.testing.assert_close(got, {'loss_cls': 0.5 * F.cross_entropy(net(x), labels), 'stylised.loss_cls': want})
+
+
+def test_multi_grid_must_be_told_of_the_progress():
+    recipe = DebiasedRecipe('pixel', multi_grid=(10,))
+    net = nn.Sequential(nn.BatchNorm2d(3))
+    passes = []
+    with pytest.warns(StyleNormWarning, match=r'recipe\.set_progress\(epoch / epochs\)'):
+        recipe.losses(net, torch.rand(2, 3, 224, 224), torch.arange(2), lambda x, parts: passes.append(x) or {})
+    assert passes[1].shape[2:] == (112, 112)
+
+
+@pytest.mark.parametrize('times', [(), (0, 30), (60, 30), (30, 30)])
+def test_times_of_multi_grid_rise(times):
+    with pytest.raises(ValueError, match='rising times'):
+        DebiasedRecipe('pixel', multi_grid=times)
 
 
 def test_a_seed_gives_the_same_losses():
     net = small('resnet18', num_classes=5)
-    recipe = DebiasedRecipe('fourier', scale=(1, 0.5), min_size=16, cutmix=1.0)
+    recipe = DebiasedRecipe('fourier', multi_grid=(1,), min_size=16, cutmix=1.0)
     recipe.prepare(net)
     x, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     runs = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
+        recipe.set_progress(0.0)
         runs.append({k: float(v) for k, v in recipe.losses(net, x, labels, summed(net)).items()})
     assert runs[0] == runs[1] != runs[2]
 
@@ -285,9 +354,6 @@ def test_activation_checkpointing_is_refused():
     [
         ({'alpha': 1.5}, '0 <= alpha <= 1'),
         ({'gamma': -0.1}, '0 <= gamma <= 1'),
-        ({'scale': 0}, '0 < scale <= 1'),
-        ({'scale': ()}, '0 < scale <= 1'),
-        ({'scale': (1, 1.5)}, '0 < scale <= 1'),
         ({'mixup': 0.4, 'cutmix': 1.0}, 'mixup or cutmix'),
         ({'mixup': -1.0}, 'mixup or cutmix'),
         ({'styliser': 'pixels'}, "did you mean 'pixel'"),

@@ -26,7 +26,7 @@ TABLES = {
 }
 
 
-PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in host.script_patches()]
+PATCHES = [pytest.param(patch, id=patch.what[0]) for patch in (*host.script_patches(), *host.safety_patches().values())]
 
 
 @pytest.fixture
@@ -107,9 +107,10 @@ class TestScriptPatches:
 
 
 def test_scripts_find_timms_functions_under_the_names_of_the_table():
-    create_model, create_optimizer, tasks = host.script_patches()
+    create_model, create_optimizer, create_scheduler, tasks = host.script_patches()
     assert {create_model.current(name) for name in create_model.what} == {timm.create_model}
     assert {create_optimizer.current(name) for name in create_optimizer.what} == {timm.optim.create_optimizer_v2}
+    assert {create_scheduler.current(name) for name in create_scheduler.what} == {timm.scheduler.create_scheduler_v2}
     own = {name: getattr(timm.task, name) for name in timm.task.__all__ if name.endswith('Task')}
     own = {kind for kind in own.values() if kind is not timm.task.TrainingTask}
     assert {tasks.current(name) for name in tasks.what} == own

@@ -96,7 +96,7 @@ def test_layer_norms_are_not_replaced():
         timm_stylenorm.add_style(model, 'ibn_a')
 
 
-def test_a_fused_activation_stays_behind_the_new_norm():
+def test_a_fused_activation_stays_after_the_new_norm():
     base = timm.create_model('efficientnet_b0', num_classes=4).eval()
     model, x = copy.deepcopy(base), torch.randn(2, 3, 64, 64)
     timm_stylenorm.add_style(model, 'bin')

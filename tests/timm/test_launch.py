@@ -19,6 +19,7 @@ from PIL import Image
 import timm_stylenorm
 from timm_stylenorm import launch
 from timm_stylenorm.layers import AdvBN, DualBatchNorm2d
+from timm_stylenorm.recipes import DebiasedRecipe
 from timm_stylenorm.tasks import StyleTask
 
 TRAIN, VALIDATE = (str(Path(__file__).with_name(f'stand_in_{name}.py')) for name in ('train', 'validate'))
@@ -265,3 +266,22 @@ def test_two_processes_keep_equal_weights(ours, folder, tmp_path):
 def test_a_recipe_has_the_mean_and_deviation_of_the_scripts_images(ours, theirs, images):
     line = ['--recipe', 'debiased', 'styliser=pixel', *ours, TRAIN, *theirs]
     assert launch._parse(line)[2] == images
+
+
+@pytest.mark.parametrize('flags', [[], ['--sched-on-updates']], ids=['epochs', 'updates'])
+def test_multi_grid_follows_the_epochs_of_a_script_also_when_it_resumes(flags, run, monkeypatch, tmp_path):
+    """Twelve images in batches of four; two epochs with small images, two with larger ones."""
+    seen, stylise = [], DebiasedRecipe.stylise
+
+    def watched(self, images, index, size):
+        seen.append(size[0])
+        return stylise(self, images, index, size)
+
+    monkeypatch.setattr(DebiasedRecipe, 'stylise', watched)
+    ours = ['--recipe', 'debiased', 'styliser=pixel', 'multi_grid=(4,)', 'min_size=8']
+    run(ours, TRAIN, '--epochs', '4', *flags)
+    assert seen == 2 * [16, 23, 16] + 2 * [23, 32, 23]
+    run(ours, TRAIN, '--epochs', '2', *flags, out='half')
+    seen.clear()
+    run(ours, TRAIN, '--epochs', '4', *flags, '--resume', str(tmp_path / 'half/last.pth.tar'), out='rest')
+    assert seen == 2 * [23, 32, 23]

@@ -186,7 +186,7 @@ def test_copies_and_pickles_give_the_same(kind):
         assert torch.equal(twin(x), model(x))
 
 
-def test_gates_stand_behind_weight_and_bias_as_optimizer_states_of_old_runs_have_them():
+def test_gates_stand_after_weight_and_bias_as_optimizer_states_of_old_runs_have_them():
     model = net(BatchInstanceNorm2d)
     names = [name for name, _ in model.named_parameters()]
     assert names[2:5] == ['1.bn.weight', '1.bn.bias', '1.gate']

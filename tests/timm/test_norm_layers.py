@@ -189,5 +189,5 @@ def test_a_frozen_model_has_the_sites_of_the_plain_one():
 
 
 @pytest.mark.parametrize('kind', [FrozenBatchNorm2d, timm.layers.FrozenBatchNormAct2d])
-def test_channels_are_known_behind_a_frozen_norm(kind):
+def test_channels_are_known_after_a_frozen_norm(kind):
     assert out_channels(nn.Sequential(nn.Conv2d(3, 7, 1), kind(7))) == 7

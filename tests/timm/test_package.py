@@ -16,9 +16,9 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'functional', 'patches'},
+    {'errors', 'files', 'functional', 'patches', 'workers'},
     {'host'},
-    {'checkpoints', 'layers'},
+    {'checkpoints', 'layers', 'saver'},
     {'methods'},
     {'surgery'},
     {'adapt', 'dual_bn', 'gates', 'models', 'whitening'},

@@ -46,7 +46,7 @@ def test_norms_beside_the_encoder_become_dual_at_any_depth(recipe, backbone):
     assert (below > 0) == (recipe['type'] == 'advbn'), 'debiased leaves no plain batch norm, advbn those below its cut'
 
 
-def test_norms_behind_the_cut_become_dual_without_an_encoder():
+def test_norms_after_the_cut_become_dual_without_an_encoder():
     model = Segmentor('resnet18_advbn')
     build_recipe('advbn').prepare(model)
     assert isinstance(model.norm, DualBatchNorm2d)

@@ -59,7 +59,7 @@ def test_convs_of_shortcuts_are_left_out(word):
     assert not {*shortcuts} & {*convs}
 
 
-def test_norms_stand_behind_the_convs():
+def test_norms_follow_the_convs():
     model = timm.create_model('resnet18')
     assert [n.replace('bn', 'conv') for n in names(model, 'norms')] == names(model, 'convs')
 

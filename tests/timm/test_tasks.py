@@ -204,7 +204,7 @@ def test_compiled_recipes_give_the_losses_of_eager_ones(recipe):
     assert not torch._dynamo.utils.counters['graph_break']
 
 
-def test_only_what_lies_behind_the_cut_is_compiled(monkeypatch):
+def test_only_what_follows_the_cut_is_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, 'compile', lambda module, **kwargs: compiled.append(module))
     model = net(arch='mobilenetv3_small_050')

@@ -8,6 +8,7 @@ from golden_data import assert_matches, load
 from nets import small
 
 import timm_stylenorm
+from timm_stylenorm.errors import StyleNormWarning
 from timm_stylenorm.functional import covariance, whitening_loss
 from timm_stylenorm.layers import InstanceWhitening, SelectiveWhitening
 from timm_stylenorm.layers.kmeans import split_by_variance
@@ -56,10 +57,10 @@ def test_the_choice_is_that_of_the_authors():
     for batch in d['f']:
         layer.observe(batch)
     assert_matches(layer.variance / layer.batches, d['var_matrix'])
-    assert layer.select() == int(d['num_sensitive'])
+    assert layer.choose(layer.reacting()) == int(d['num_sensitive'])
     assert torch.equal(layer.mask.float(), d['mask'])
     with pytest.raises(RuntimeError, match='no batch was observed'):
-        layer.select()
+        layer.reacting()
 
 
 def test_what_is_observed_is_the_normalised_map_before_a_fused_activation():
@@ -140,10 +141,22 @@ def test_a_model_chooses_and_then_has_losses():
     assert len(timm_stylenorm.style_losses(twin)) == 3, 'the choice is part of the state'
 
 
+def test_a_layer_for_which_nothing_reacts_in_every_trial_is_told_of():
+    """Without a view, an image is compared with itself: no covariance varies."""
+    model, image = styled(), torch.randn(1, 3, 32, 32)
+    with pytest.warns(StyleNormWarning, match=r'isw at bn1, layer1.*: no pair of channels reacts in each of 2 trials'):
+        chosen = select_pairs(model, [torch.cat([image, image])], trials=2)
+    assert set(chosen.values()) == {0}
+
+
 def test_choosing_from_nothing_is_refused():
     model = styled()
     with pytest.raises(ValueError, match='no batch to choose from'):
         select_pairs(model, [])
+    with pytest.raises(ValueError, match='no batch to choose from'):
+        select_pairs(model, iter([torch.randn(2, 3, 32, 32)]), trials=2)
+    with pytest.raises(ValueError, match='at least one trial, got 0'):
+        select_pairs(model, [], trials=0)
     with pytest.raises(ValueError, match='ResNet has no instance selective whitening'):
         select_pairs(small('resnet18'), [])
     assert not any(m.observing for m in model.modules() if isinstance(m, SelectiveWhitening))

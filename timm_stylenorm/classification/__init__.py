@@ -11,10 +11,12 @@ from .metrics import TopK
 from .model import StyleNormClassifier
 from .optim import TimmOptimWrapperConstructor
 from .preprocessor import ClsPreprocessor
-from .shifts import SHIFTS, shift_image
+from .style_shifts import STYLE_SHIFTS, shift_image
+from .transforms import AugSplits
 
 __all__ = [
-    'SHIFTS',
+    'STYLE_SHIFTS',
+    'AugSplits',
     'ClsPreprocessor',
     'DomainBalancedSampler',
     'DomainFolders',

@@ -8,52 +8,43 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
 
     transform=dict(input_size=224, is_training=True, color_jitter=None)
     transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
+
+`AugSplits`, at the end of such a list, gives several views of each image: `inputs` (splits, 3, H, W).
 """
 
+from __future__ import annotations
+
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
-from timm.data import create_dataset, create_transform
+from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
-from torchvision import transforms as tv
 
 from ..errors import unknown
-from .shifts import SHIFTS, shift_image
+from .style_shifts import STYLE_SHIFTS, shift_image
+from .transforms import build_transform
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+    from typing_extensions import Unpack
 
 STREAMS = {'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
 PACKAGES = {'hfds': 'datasets', **STREAMS}
 SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test', 'testing'))
 
 
-def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.Image], Tensor]:
-    """PIL image -> uint8 tensor (3, H, W), by a recipe as in the module's docstring; None only converts.
+class ImageOptions(TypedDict, total=False):
+    """The arguments of `LabelledImages`."""
 
-    Raises:
-        ValueError: the recipe normalises or erases, which `ClsPreprocessor` does; or torchvision lacks a name in it.
-    """
-    if isinstance(transform, dict):
-        for key, instead in (('normalize', 'mean and std'), ('re_prob', 'erasing')):
-            if transform.get(key):
-                raise ValueError(f'transform: {key} is the task of model.data_preprocessor; set {instead} there')
-        return create_transform(**{**transform, 'normalize': False})
-    steps = []
-    for step in transform or ():
-        arguments = dict(step)
-        name = arguments.pop('type')
-        if not hasattr(tv, name):
-            raise ValueError(unknown('torchvision transform', name, tv.__dict__.get('__all__') or _transform_names()))
-        steps.append(getattr(tv, name)(**arguments))
-    return tv.Compose([*steps, tv.PILToTensor()])
-
-
-def _transform_names() -> list[str]:
-    return [name for name in dir(tv) if name[0].isupper()]
+    transform: dict | Sequence[dict] | None
+    domain: str | None
+    shift: str | None
 
 
 class LabelledImages(Dataset):
@@ -62,7 +53,7 @@ class LabelledImages(Dataset):
     Args:
         transform: see the module's docstring.
         domain: name of the domain all images belong to; `TopK` then reports it by itself.
-        shift: one of `SHIFTS`, applied after `transform`: a test set in another style.
+        shift: one of `STYLE_SHIFTS`, applied after `transform`: a test set in another style.
     """
 
     def __init__(
@@ -71,8 +62,8 @@ class LabelledImages(Dataset):
         domain: str | None = None,
         shift: str | None = None,
     ) -> None:
-        if shift is not None and shift not in SHIFTS:
-            raise ValueError(unknown('shift', shift, SHIFTS))
+        if shift is not None and shift not in STYLE_SHIFTS:
+            raise ValueError(unknown('style shift', shift, STYLE_SHIFTS))
         self.transform = build_transform(transform)
         self.domain, self.shift = domain, shift
         self.classes: list[str] | None = None
@@ -96,6 +87,8 @@ class LabelledImages(Dataset):
         image, target = self.load(index)
         inputs = self.transform(image)
         if self.shift is not None:
+            if inputs.dim() == 4:
+                raise ValueError('AugSplits is for training, and `shift` for tests: use one of the two')
             inputs = shift_image(inputs, self.shift, seed=index)
         return _sample(inputs, target, self.domain_of(index))
 
@@ -105,7 +98,7 @@ def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, object
     return sample if domain is None else dict(sample, domain=domain)
 
 
-def read_image(source: Any, name: str) -> Image.Image:
+def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     """An RGB image from a file or file object.
 
     Raises:
@@ -121,7 +114,7 @@ def read_image(source: Any, name: str) -> Image.Image:
 class TimmImages(LabelledImages):
     """A data set with random access made by `timm.data.create_dataset`: `timm_dataset` chooses it."""
 
-    def __init__(self, dataset: Dataset, **common: Any) -> None:
+    def __init__(self, dataset: Dataset, **common: Unpack[ImageOptions]) -> None:
         super().__init__(**common)
         self.dataset: Any = dataset
         self.reader = getattr(dataset, 'reader', None)
@@ -174,7 +167,7 @@ class TimmStream(IterableDataset):
 class StreamEpochHook(Hook):
     """Tells a `TimmStream` which epoch starts; mmengine tells samplers only, and a stream has none."""
 
-    def before_train_epoch(self, runner: Any) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Passes the epoch on."""
         dataset = runner.train_dataloader.dataset
         if isinstance(dataset, TimmStream):

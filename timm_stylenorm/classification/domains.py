@@ -1,9 +1,11 @@
 """Image sets of several domains with the same classes: PACS, Office-Home, ..."""
 
+from __future__ import annotations
+
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -13,7 +15,13 @@ from timm.data import get_img_extensions
 from torch.utils.data import Sampler
 
 from ..errors import unknown
-from .data import LabelledImages, read_image
+from .data import ImageOptions, LabelledImages, read_image
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+SPLITS = ('train', 'crossval', 'test')
+NOT_RELEASED = ('sketch/dog/n02103406_4068-1.png',)  # in PACS's lists, and not among its images
 
 
 @DATASETS.register_module(name=['DomainFolders', 'PACS'])
@@ -26,11 +34,13 @@ class DomainFolders(LabelledImages):
         root: the folder of the domains.
         domains: those to use; None takes all. `leave_out` takes all but the given ones instead.
         leave_out: the domains not to use.
+        split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
+            `root`, in `splits` in it or beside it; None takes all images.
         **common: `transform`, `shift`; see `LabelledImages`.
 
     Raises:
-        FileNotFoundError: no `root`, or no image in a domain.
-        ValueError: a domain that does not exist.
+        FileNotFoundError: no `root`, no image in a domain, no list of the split, or an image of a list is missing.
+        ValueError: a domain or a split that does not exist, a list of another data set.
     """
 
     def __init__(
@@ -38,12 +48,15 @@ class DomainFolders(LabelledImages):
         root: str,
         domains: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
-        **common: Any,
+        split: str | None = None,
+        **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
         if not Path(root).is_dir():
             raise FileNotFoundError(f"no folder '{root}': `root` is the folder that holds <domain>/<class>/*.jpg")
         known = _folders(Path(root))
+        if split is not None and split not in SPLITS:
+            raise ValueError(unknown('split', split, SPLITS))
         for name in (*(domains or ()), *leave_out):
             if name not in known:
                 raise ValueError(unknown('domain', name, known))
@@ -52,6 +65,8 @@ class DomainFolders(LabelledImages):
         self.samples: list[tuple[Path, int, str]] = []
         for domain in self.domains:
             found = list(self._find(Path(root) / domain, domain))
+            if split is not None:
+                found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt')
             if not found:
                 raise FileNotFoundError(f"no images in '{root}/{domain}/<class>/'")
             self.samples += found
@@ -75,8 +90,27 @@ class DomainFolders(LabelledImages):
         return len(self.samples)
 
 
+def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -> list[tuple[Path, int, str]]:
+    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'."""
+    folders = (root, root / 'splits', root.parent / 'splits')
+    file = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"no list '{name}' in {' or '.join(map(str, folders))}; split=None takes all images")
+    present = {path.relative_to(root).as_posix(): (path, label, domain) for path, label, domain in samples}
+    listed = [line.split()[0] for line in file.read_text('utf-8-sig').splitlines() if line.strip()]
+    missing = [path for path in listed if path not in present and path not in NOT_RELEASED]
+    if missing:
+        raise FileNotFoundError(f"'{file}' has {len(missing)} images that '{root}' has not, such as '{missing[0]}'")
+    return [present[path] for path in listed if path in present]
+
+
 def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    hidden_or_lists = ('.', 'splits')
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(hidden_or_lists))
+
+
+def _chained(runs: Iterable[Iterable[int]]) -> Iterator[int]:
+    return itertools.chain.from_iterable(runs)
 
 
 @DATA_SAMPLERS.register_module()
@@ -89,9 +123,16 @@ class DomainBalancedSampler(Sampler):
     Args:
         dataset: a `DomainFolders`.
         seed: the same on all processes.
+        run: so many images of a domain follow each other; with the batch_size, every batch is of one domain.
+
+    Raises:
+        ValueError: `run` is below 1.
     """
 
-    def __init__(self, dataset: DomainFolders, seed: int | None = None) -> None:
+    def __init__(self, dataset: DomainFolders, seed: int | None = None, run: int = 1) -> None:
+        if run < 1:
+            raise ValueError(f'DomainBalancedSampler: expected run >= 1, got {run}')
+        self.run = run
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.groups = [
@@ -102,7 +143,8 @@ class DomainBalancedSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         streams = [self._shuffled(group, self.seed + k) for k, group in enumerate(self.groups)]
-        rounds = itertools.islice(zip(*streams, strict=True), self.rank, None, self.world_size)
+        runs = [zip(*[stream] * self.run, strict=True) for stream in streams]
+        rounds = itertools.islice(map(_chained, zip(*runs, strict=True)), self.rank, None, self.world_size)
         return itertools.islice(itertools.chain.from_iterable(rounds), self.start, None)
 
     @staticmethod

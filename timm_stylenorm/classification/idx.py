@@ -1,16 +1,21 @@
 """Image sets in the idx format: Fashion-MNIST, MNIST, KMNIST."""
 
+from __future__ import annotations
+
 import gzip
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from .data import LabelledImages
+from .data import ImageOptions, LabelledImages
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FASHION_CLASSES = (
     'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
@@ -36,7 +41,7 @@ class IdxImages(LabelledImages):
         split: str = 'train',
         limit: int | None = None,
         classes: Sequence[str] = FASHION_CLASSES,
-        **common: Any,
+        **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
         if split not in ('train', 'test'):

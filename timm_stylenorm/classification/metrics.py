@@ -13,8 +13,8 @@ class TopK(BaseMetric):
 
     Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. Where
     the images carry a domain (several test sets in one `JoinedDataset`, or `DomainFolders`), it also reports
-    `accuracy/<domain>/top1`, ... for each of them. A class with the same score as the label's counts as ranked before
-    it when its index is smaller.
+    `accuracy/<domain>/top1`, ... for each of them, and of several their mean, `accuracy/mean_top1`, in which domains
+    count alike. A class with the same score as the label's counts as ranked before it when its index is smaller.
 
     Args:
         topk: the values of k.
@@ -51,8 +51,13 @@ class TopK(BaseMetric):
             groups[''].append(rank)
             if domain is not None:
                 groups[f'{domain}/'].append(rank)
-        return {
+        scores = {
             f'{group}top{k}': 100 * sum(rank < k for rank in ranks) / len(ranks)
             for group, ranks in groups.items()
             for k in self.topk
         }
+        domains = [group for group in groups if group]
+        if len(domains) > 1:
+            for k in self.topk:
+                scores[f'mean_top{k}'] = sum(scores[f'{group}top{k}'] for group in domains) / len(domains)
+        return scores

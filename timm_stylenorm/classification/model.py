@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from timm.data import resolve_model_data_config
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import JsdCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..recipes import LossTerm, Recipe, build_recipe
 from ..recipes.apply import part_losses
+from ..runner.host import progress
 from ..runner.model import StyleLossMixin, log_style, warn_without_recipe
 from ..surgery.add import add_style, set_domains
 from ..surgery.losses import set_classes
+from ..surgery.structure import batch_norms
 from .checkpoint import load_checkpoint
 
 
@@ -38,8 +40,13 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         num_classes: K.
         style: as everywhere: a method's name, a dict with `type` and its arguments, or a list of them.
         recipe: a training procedure, see `recipes`: its name, or a dict with `type` and its arguments.
+        aug_splits: the images come in so many views, see `AugSplits`, and the loss is timm's `JsdCrossEntropy`: that of
+            the first views, and `jsd_weight` times the Jensen-Shannon divergence between the predictions for all views.
+            0 for cross-entropy over all images.
+        jsd_weight: see `aug_splits`; 12 in the AugMix paper.
         label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
             except Mixup's, which are smoothed when they are made.
+        norm_eval: batch norms keep the statistics they start with, and their weights train.
         small_images: a 3x3 stem of stride 1 without pooling, as in ResNets for CIFAR.
         init_checkpoint: weights to start from; see `load_checkpoint`.
         data_preprocessor: arguments of `ClsPreprocessor`; mean and std default to those of the model's weights.
@@ -53,11 +60,16 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         style: str | dict | list | None = None,
         recipe: str | dict | None = None,
         label_smoothing: float = 0.0,
+        aug_splits: int = 0,
+        jsd_weight: float = 12.0,
+        norm_eval: bool = False,
         small_images: bool = False,
         init_checkpoint: str | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         **model_kwargs: Any,
     ) -> None:
+        if aug_splits < 0 or aug_splits == 1:
+            raise ValueError(f'StyleNormClassifier: expected aug_splits 0, or at least 2, got {aug_splits}')
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
         _check_name(model)
@@ -81,9 +93,20 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         log_style(net)
         if init_checkpoint:
             load_checkpoint(net, init_checkpoint)
-        self.net, self.recipe = net, procedure
-        self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
+        self.net, self.recipe, self.norm_eval = net, procedure, norm_eval
+        self.hard_loss: nn.Module = LabelSmoothingCrossEntropy(label_smoothing)
         self.soft_loss = SoftTargetCrossEntropy()
+        self.aug_splits = aug_splits
+        if aug_splits:
+            self.hard_loss = JsdCrossEntropy(aug_splits, jsd_weight, label_smoothing)
+
+    def train(self, mode: bool = True) -> 'StyleNormClassifier':
+        """torch's, in which `norm_eval` keeps batch norms in evaluation."""
+        super().train(mode)
+        if self.norm_eval:
+            for _, norm in batch_norms(self.net):
+                norm.eval()
+        return self
 
     def init_weights(self) -> None:
         """Nothing: timm has initialised the net or loaded its weights, and the Runner's call would undo that."""
@@ -110,6 +133,9 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
     def _losses(self, images: Tensor, targets: Tensor | None, domain: list[str] | None) -> dict[str, Tensor]:
         if targets is None:
             raise ValueError("StyleNormClassifier: mode='loss' needs targets")
+        done = progress()
+        if done is not None:
+            self.recipe.set_progress(*done)
         return self.recipe.losses(self.net, images, targets, partial(self._forward_loss, domain=domain))
 
     def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm], domain: list[str] | None) -> dict[str, Tensor]:
@@ -118,6 +144,11 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         return part_losses(self.net, self.net(images), parts, self._criterion)
 
     def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.aug_splits and len(logits) % self.aug_splits:
+            raise ValueError(
+                f'StyleNormClassifier: aug_splits={self.aug_splits}, and a pass has {len(logits)} images: the transform'
+                f' of training images ends with dict(type="AugSplits", splits={self.aug_splits}, ...)'
+            )
         loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
         return loss(logits.float(), targets)
 

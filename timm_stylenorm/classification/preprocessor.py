@@ -18,8 +18,9 @@ class ClsPreprocessor(BaseDataPreprocessor):
 
     Takes dicts with `inputs` (N, C, H, W) or a list of (C, H, W), uint8 or float in [0, 1], and `targets`: N labels, or
     (N, K) class probabilities, or, outside training, none. Gives float32 inputs `(x - mean) / std`, and as targets
-    int64 labels, or probabilities once Mixup is on. Mixup, CutMix and erasing draw from numpy's and Python's
-    generators; `RNGStateHook` saves both.
+    int64 labels, or probabilities once Mixup is on. Several views of each image (N, S, C, H, W), see `AugSplits`,
+    become S * N images, first the first view of all, and so do the labels. Mixup, CutMix and erasing draw from numpy's
+    and Python's generators; `RNGStateHook` saves both.
 
     Args:
         mean: of each channel, for values in [0, 1]; `StyleNormClassifier` fills in its model's own.
@@ -74,6 +75,12 @@ class ClsPreprocessor(BaseDataPreprocessor):
             targets = torch.stack([torch.as_tensor(target) for target in targets])
         if targets is not None and not targets.is_floating_point():
             self._check_labels(targets)
+        views = inputs.shape[1] if inputs.dim() == 5 else 1
+        if views > 1:
+            if training and self.mixup is not None:
+                raise ValueError('ClsPreprocessor: Mixup and CutMix do not go with several views of each image')
+            inputs = inputs.transpose(0, 1).flatten(0, 1)
+            targets = targets if targets is None else targets.repeat(views, *(1,) * (targets.dim() - 1))
         inputs, targets = self.cast_data((inputs, targets))
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0
         inputs = (inputs.float() * scale - self.mean) / self.std

@@ -105,7 +105,7 @@ def convert(
         target: 'timm', or 'mmseg' for a bare backbone of mmsegmentation.
         drop_classifier: Leave the image classifier out, for a model with other classes.
         plain: Leave auxiliary batch norms out: the plain network that evaluation uses. Of what the Runner saved, leave
-            all attached layers out: the network below them.
+            all attached layers out: the network without them.
 
     Raises:
         ValueError: Unknown source or target, keys of no source, two keys that mean the same, a network that the
@@ -210,8 +210,8 @@ def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report
 
 
 def _module(key: str) -> str:
-    """Where a key stands in the authors' order: adversarial batch norms behind the clean ones."""
-    return key.rpartition('.')[0].replace('.adv_bn', '.clean_bn')
+    """Where a key stands in the authors' order: adversarial batch norms after the clean ones."""
+    return key.rpartition('.')[0].replace('.adv_', '.clean_')
 
 
 def _refuse_replaced(keys: Iterable[str]) -> None:

@@ -93,7 +93,7 @@ def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return parts
 
 
-def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _ibn_a(state: Mapping[str, Tensor]) -> dict[str, object]:
     """The authors' resnets have instance norm on the first int(C * ratio) channels; their densenets have batch norm on
     the first int(C * (1 - ratio))."""
     parts = instance_parts(state)
@@ -149,9 +149,11 @@ def _snr(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _advbn(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """The cut is below the first stage with auxiliary batch norms."""
-    above = min(int(m[1]) for key in state if (m := re.match(r'layer(\d)\..*\.aux_bn\.', key)))
-    return {'type': 'advbn'} | ({} if above == 2 else {'sites': [f'stage{above - 1}']})
+    """The cut is before the first stage with auxiliary batch norms."""
+    first = min(int(m[1]) for key in state if (m := re.match(r'(?:layer|features\.denseblock)(\d)\..*\.aux_bn\.', key)))
+    if any(key.startswith('features.denseblock') for key in state):
+        return {'type': 'advbn', 'sites': [f'features.transition{first - 1}']}
+    return {'type': 'advbn'} | ({} if first == 2 else {'sites': [f'stage{first - 1}']})
 
 
 def _blocks(state: Mapping[str, Tensor], pattern: str, first: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Telling whose keys a state dict has, behind whatever prefix."""
+"""Telling whose keys a state dict has, after whatever prefix."""
 
 from __future__ import annotations
 

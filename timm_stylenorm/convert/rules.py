@@ -25,6 +25,8 @@ FIELDS = {
     'gate': 'act2|act3|relu|bn2|bn3',  # what SelfNorm follows: the one or the other
     'g': 'g|f',  # SelfNorm's gates
     'home': r'feature_x\.[4-6]\.|head\.layer[2-4]_',  # where AdvBN's authors have the blocks of stage s
+    'dense': r'(?:feature_x|head)\.denseblock[1-4]\.denselayer',  # those of a DenseNet
+    'way': r'(?:feature_x|head)\.transition[1-3]\.',  # and the transition after them
 }
 
 
@@ -35,10 +37,11 @@ class Layout:
     Attributes:
         blocks: Stage -> index of its last block.
         act: Name of the activation after the residual sum.
+        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' after it;
+            'feature_x.denseblock1.denselayer' and, numbered from 1 again, 'head.denseblock1.denselayer'.
         end: Name of the last norm before it.
         gate: Which of them has SelfNorm. The authors' files do not say it; of their networks with instance norm, those
             have it after the norms that have it in all blocks, also those with an instance norm after the sum.
-        homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' above.
     """
 
     blocks: Mapping[str, str]
@@ -63,15 +66,12 @@ class Layout:
 
     def fields(self, found: Mapping[str, str]) -> dict[str, str]:
         """Values of the fields that depend on the network, from those of one key."""
-        stage = found.get('s') or {home: s for s, home in self.homes.items()}.get(found.get('home', ''), '')
-        values = {
-            'act': self.act,
-            'end': self.end,
-            'gate': self.gate,
-            's': stage,
-            'last': self.blocks.get(stage),
-            'home': self.homes.get(stage),
-        }
+        ways = {s: re.sub(r'denseblock(\d)\.denselayer', r'transition\1.', home) for s, home in self.homes.items()}
+        places = {'home': self.homes, 'dense': self.homes, 'way': ways}
+        start = next((name for name in places if name in found), 'home')
+        stage = found.get('s') or {place: s for s, place in places[start].items()}.get(found.get(start, ''), '')
+        values = {'act': self.act, 'end': self.end, 'gate': self.gate, 's': stage, 'last': self.blocks.get(stage)}
+        values |= {name: table.get(stage) for name, table in places.items()}
         return {name: value for name, value in values.items() if value}
 
 
@@ -131,7 +131,7 @@ def drop(theirs: str, why: str, rank: int = 0) -> Rule:
     return Rule(theirs, None, why, rank=rank)
 
 
-def behind(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
+def prefixed(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
     """The same rules, where the authors' keys have a prefix."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)
@@ -151,6 +151,9 @@ def _homes(keys: Iterable[str]) -> dict[str, str]:
     """From the authors' keys; from ours, by whether the batch norms of a stage have all an auxiliary one, or none."""
     homes: dict[str, str] = {}
     norms: Counter[tuple[str, bool]] = Counter()
+    dense = _dense_homes(keys)
+    if dense:
+        return dense
     for key in keys:
         if theirs := re.match(r'feature_x\.([4-6])\.|head\.layer([2-4])_', key):
             homes[theirs[2] or str(int(theirs[1]) - 3)] = theirs[0]
@@ -163,6 +166,22 @@ def _homes(keys: Iterable[str]) -> dict[str, str]:
         elif not auxiliary and stage != '4':
             homes[stage] = f'feature_x.{int(stage) + 3}.'
     return homes
+
+
+def _dense_homes(keys: Iterable[str]) -> dict[str, str]:
+    """The same for dense networks of four stages, of which the cut is after a transition."""
+    theirs: set[int] = set()
+    dual: set[int] = set()
+    for key in keys:
+        if found := re.match(r'feature_x\.denseblock([1-4])\.', key):
+            theirs.add(int(found[1]))
+        elif found := re.match(r'features\.denseblock([1-4])\..*\.aux_bn\.', key):
+            dual.add(int(found[1]))
+    if not theirs and not dual:
+        return {}
+    cut = max(theirs) if theirs else min(dual) - 1
+    before = {str(s): f'feature_x.denseblock{s}.denselayer' for s in range(1, cut + 1)}
+    return before | {str(s): f'head.denseblock{s - cut}.denselayer' for s in range(cut + 1, 5)}
 
 
 @cache

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
-from .rules import Layout, Rule, behind, drop, same
+from .rules import Layout, Rule, drop, prefixed, same
 
 State = Mapping[str, Tensor]
 Unused = Callable[[State], dict[str, tuple[Tensor, str]]]
@@ -88,9 +88,12 @@ def _stage_4_of_snr(state: State) -> dict[str, tuple[Tensor, str]]:
     return {key: (value, 'ones and zeros') for key, value in found.items()}
 
 
-def _below_the_cut(state: State) -> dict[str, tuple[Tensor, str]]:
-    clean = [key for key in state if key.startswith('feature_x.') and '.clean_bn' in key]
-    return {key.replace('.clean_bn', '.adv_bn'): (state[key].clone(), 'a copy of clean_bn') for key in clean}
+def _before_the_cut(state: State) -> dict[str, tuple[Tensor, str]]:
+    clean = [key for key in state if key.startswith('feature_x.') and '.clean_' in key]
+    return {
+        key.replace('.clean_', '.adv_'): (state[key].clone(), 'a copy of clean_' + ('norm' if 'norm' in key else 'bn'))
+        for key in clean
+    }
 
 
 RESNET = [
@@ -145,6 +148,19 @@ ADVBN = [
     Rule('{home}{b}.downsample.clean_bn.{n}', 'layer{s}.{b}.downsample.1.{n}'),
     Rule('{home}{b}.downsample.adv_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}'),
     Rule('head.fc.{p}', 'fc.{p}', head=True),
+    Rule('feature_x.conv0.weight', 'features.conv0.weight'),
+    Rule('feature_x.norm0.{n}', 'features.norm0.{n}'),
+    drop('feature_x.{x}.adv_norm{k}.{n}', _FROZEN),
+    drop('feature_x.{x}.adv_norm.{n}', _FROZEN),
+    Rule('{dense}{b}.conv{k}.weight', f'{_LAYER}.conv{{k}}.weight'),
+    Rule('{dense}{b}.clean_norm{k}.{n}', f'{_LAYER}.norm{{k}}.{{n}}'),
+    Rule('{dense}{b}.adv_norm{k}.{n}', f'{_LAYER}.norm{{k}}.aux_bn.{{n}}'),
+    Rule('{way}conv.weight', 'features.transition{s}.conv.weight'),
+    Rule('{way}clean_norm.{n}', 'features.transition{s}.norm.{n}'),
+    Rule('{way}adv_norm.{n}', 'features.transition{s}.norm.aux_bn.{n}'),
+    Rule('head.clean_norm5.{n}', 'features.norm5.{n}'),
+    Rule('head.adv_norm5.{n}', 'features.norm5.aux_bn.{n}'),
+    Rule('head.classifier.{p}', 'classifier.{p}', head=True),
 ]
 _GATE = 'layer{s}.{b}.cnsn.selfnorm.{g}'
 
@@ -155,7 +171,7 @@ def _selfnorm(place: str) -> list[Rule]:
 
 
 AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
-_DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys behind its own name"
+_DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys after its own name"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
 _GATE_MARK = r'layer\d\.\d+\.cnsn\.selfnorm\.g_fc\.weight'
 _STEM = r'conv1\.weight|features\.conv0\.weight'
@@ -200,12 +216,12 @@ SOURCES: dict[str, Source] = {
         'all blocks of stages 3 and 4, and ceil_mode=True in its pooling (mmseg: backbone.maxpool.ceil_mode = True)',
     ),
     'advbn': Source(
-        'AdvBN (resnet18 to resnet152, cut after stage 1, 2 or 3)',
+        'AdvBN (resnet18 to resnet152 and densenets, cut after stage 1, 2 or 3)',
         tuple(ADVBN),
-        (r'feature_x\.0\.weight', r'head\.layer4_0\.adv_bn1\.weight'),
+        (r'feature_x\.(0|conv0)\.weight', r'head\.(layer4_0|denseblock[1-3]\.denselayer2)\.adv_(bn|norm)1\.weight'),
         method='advbn',
         dual=True,
-        unused=_below_the_cut,
+        unused=_before_the_cut,
     ),
     'debiased': Source(
         'shape-texture debiased training (resnet, resnext)',
@@ -224,7 +240,7 @@ SOURCES: dict[str, Source] = {
     ),
     'fada': Source(
         'pAdaIN in FADA: the feature extractor (resnet101)',
-        (*behind('backbone.', RESNET), NO_CLASSIFIER),
+        (*prefixed('backbone.', RESNET), NO_CLASSIFIER),
         (r'backbone\.conv1\.weight',),
         lacks='the classifier of the segmentation, which FADA keeps apart',
         hint="the network has dilation 1 and 2 in the first blocks of stages 3 and 4: mmseg's contract_dilation=True",
@@ -265,8 +281,8 @@ def get_source(name: str) -> tuple[str, Source]:
 
 
 def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
-    """What our layers have and old files lack: key -> value and why, for keys of ours."""
-    found = {}
+    """What our layers have and files lack: key -> value and why, for keys of ours."""
+    found = _norms_after_a_cut(state)
     for key, value in state.items():
         path, _, last = key.rpartition('.')
         counter = f'{path}.num_batches_tracked'
@@ -274,4 +290,22 @@ def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
             found[counter] = torch.tensor(0), 'the file is from before torch 0.4.1, which began to count: 0'
         if re.search(r'\.se\.fc[12]\.weight$', key) and f'{path}.bias' not in state:
             found[f'{path}.bias'] = value.new_zeros(value.shape[0]), "the authors' layer has no bias: zeros"
+    return found
+
+
+def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
+    """AdvBN's DenseNets have no norm in the first layer after the cut: one that leaves its input as it is."""
+    found = {}
+    for key, value in state.items():
+        path, first, _ = key.partition('.denselayer1.conv1.weight')
+        layer = f'{path}.denselayer1'
+        if not first or f'{layer}.norm1.weight' in state or f'{layer}.norm2.aux_bn.weight' not in state:
+            continue
+        c = value.shape[1]
+        why = 'the authors have no norm there: one that changes nothing, while it has these statistics'
+        ones, zeros = value.new_ones(c), value.new_zeros(c)
+        parts = {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - 1e-5}
+        for name, part in {**parts, 'num_batches_tracked': torch.tensor(0)}.items():
+            for norm in ('norm1', 'norm1.aux_bn'):
+                found[f'{layer}.{norm}.{name}'] = part.clone(), why
     return found

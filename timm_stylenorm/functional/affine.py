@@ -19,7 +19,7 @@ While a graph is captured (`torch.compile`, `torch.export`, tracing) the plain f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -117,18 +117,29 @@ def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
     return _plain_restyle(widen(x) - backend.spatial(x, centre), scale.to(mean.dtype), level).to(x.dtype), *extras
 
 
+class Context(Protocol):
+    """What torch hands to `forward` and `backward` of a `Function`."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 class _InstanceMoments(torch.autograd.Function):
     """`instance_moments` that keeps only `x`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Context, x: Tensor) -> tuple[Tensor, Tensor]:
         dense = backend.dense(x)
         mean, var, middle = backend.moments(dense)
         ctx.save_for_backward(x, mean, middle)
         return mean.to(dense.dtype), var.to(dense.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g_mean: Tensor, g_var: Tensor) -> Tensor:
+    def backward(ctx: Context, g_mean: Tensor, g_var: Tensor) -> Tensor:
         x, mean, middle = ctx.saved_tensors
         count = x.shape[2:].numel()
         slope = g_var * (2 / count)
@@ -142,12 +153,12 @@ class _Restyle(torch.autograd.Function):
     """`restyle`; keeps the map only if scale or shift learn."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         ctx.save_for_backward(scale, x if any(ctx.needs_input_grad[1:]) else None)
         return backend.affine(backend.dense(x), scale, shift).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, g: Tensor) -> tuple[Tensor | None, ...]:
         scale, x = ctx.saved_tensors
         g_x = restyle(g, scale, torch.zeros_like(scale)) if ctx.needs_input_grad[0] else None
         if x is None:
@@ -159,11 +170,16 @@ class _Restyle(torch.autograd.Function):
         return g_x, dot.to(scale.dtype), total.to(scale.dtype)
 
 
+class _RuleContext(Context, Protocol):
+    rule: Rule
+    constant: bool
+
+
 class _StyleAffine(torch.autograd.Function):
     """`style_affine` that keeps `x`, its moments and the rule's tensors, and evaluates the rule again for gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _RuleContext, x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
         dense = backend.dense(x)
         mean, var, middle = backend.moments(dense)
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):  # a small graph, only to see what depends on what
@@ -180,7 +196,7 @@ class _StyleAffine(torch.autograd.Function):
         return backend.affine(dense, scale, shift, middle).to(x.dtype), *extras
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _RuleContext, g: Tensor | None, *g_extras: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.constant:
             (scale,) = ctx.saved_tensors
             g_x = None if g is None else restyle(g, scale, torch.zeros_like(scale))

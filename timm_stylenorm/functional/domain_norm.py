@@ -5,14 +5,14 @@ It works through the map a few images at a time, so that what lies between input
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend
-from .affine import differentiable_grads, instance_moments, use_plain
+from .affine import Context, differentiable_grads, instance_moments, use_plain
 from .backend import widen
 
 NORM_FLOOR = 1e-12
@@ -45,11 +45,15 @@ def _plain_domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> T
     return (_columns(wide, weight) * F.normalize(z, dim=1, eps=NORM_FLOOR) + _columns(wide, bias)).to(x.dtype)
 
 
+class _Context(Context, Protocol):
+    eps: float
+
+
 class _DomainNorm(torch.autograd.Function):
     """`domain_norm` that keeps x, its moments and one norm for each position."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         dense = backend.dense(x)
         mean, var, middle = backend.moments(dense)
         rstd = (var + eps).rsqrt()
@@ -63,7 +67,7 @@ class _DomainNorm(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd, middle, norm = ctx.saved_tensors
         if torch.is_grad_enabled():
             inputs = x, weight, bias

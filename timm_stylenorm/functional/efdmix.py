@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from . import backend
-from .affine import use_plain
+from .affine import Context, use_plain
 from .backend import widen
 
 
@@ -40,7 +38,7 @@ class _EFDMix(torch.autograd.Function):
     """`efdmix` that keeps the order of the values, in 32 bits for each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, perm: Tensor, rest: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, perm: Tensor, rest: Tensor) -> Tensor:
         dense = backend.dense(x)
         y, values = torch.empty_like(dense), dense.new_empty(dense.flatten(2).shape)
         order = torch.empty_like(values, dtype=torch.int32)
@@ -56,7 +54,7 @@ class _EFDMix(torch.autograd.Function):
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, g: Tensor) -> tuple[Tensor | None, ...]:
         order, perm, rest = ctx.saved_tensors
         g_values = torch.zeros_like(order, dtype=rest.dtype)
         for k, j in enumerate(perm.tolist()):

@@ -6,7 +6,8 @@ arXiv:2009.08965.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from torch import Tensor
 from ..functional import restyle
 from .arguments import check, check_count
 from .base import StyleLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class AdvBN(StyleLayer):
@@ -60,7 +64,7 @@ class AdvBN(StyleLayer):
         super().__init__()
         self.change(steps=steps, step=step, eps=eps, clamp=clamp)
 
-    def change(self, **options: Any) -> None:
+    def change(self, **options: float | bool | str) -> None:
         """Set arguments of the layer."""
         check(self, **{k: v for k, v in options.items() if k not in ('clamp', 'steps')})
         check_count(self, 1, steps=options.get('steps', 1))
@@ -69,7 +73,7 @@ class AdvBN(StyleLayer):
         vars(self).update(options)
 
     @classmethod
-    def configure_group(cls, layers: Any) -> None:
+    def configure_group(cls, layers: Sequence[Self]) -> None:
         if len(layers) != 1:
             raise ValueError(f'advbn perturbs the features at one cut, got {len(layers)} sites')
 
@@ -100,7 +104,7 @@ class AdvBN(StyleLayer):
         """Whether the features are clamped at 0."""
         return bool(x.amin() >= 0) if self.clamp == 'auto' else bool(self.clamp)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), 'disturbed': None, 'recorded': None}
 
     def extra_repr(self) -> str:

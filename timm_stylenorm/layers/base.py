@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,11 @@ from ..errors import StyleNormWarning
 from ..functional import backend
 from .arguments import check_range
 from .companions import COMPANIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+M = TypeVar('M', bound=nn.Module)
 
 
 class StyleLayer(nn.Module):
@@ -29,6 +34,7 @@ class StyleLayer(nn.Module):
         aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
         sums: Losses of several forwards add up, and their logits stand one after the other; see `summed_losses`.
         logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
+        ce_weight: Weight of the cross entropy of `logits`.
         waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
         training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
             does not.
@@ -41,6 +47,7 @@ class StyleLayer(nn.Module):
     aux: Tensor | None = None
     sums: bool = False
     logits: Tensor | None = None
+    ce_weight: float = 1.0
     waits_for: str = ''
     is_norm = False  # see NormLayer
     training_only: tuple[str, ...] = ()
@@ -50,7 +57,7 @@ class StyleLayer(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def configure_group(cls, layers: Sequence[Any]) -> None:
+    def configure_group(cls, layers: Sequence[Self]) -> None:
         """Called once with all layers that one style method adds to a model, where they have something to share."""
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
@@ -74,7 +81,7 @@ class StyleLayer(nn.Module):
             name = self.attachment.asked if self.attachment else type(self).__name__
             warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', StyleNormWarning, stacklevel=2)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         own = self.state_dict() if self.training_only else {}
         written = any(prefix + name in state_dict for name in own if name not in self.training_only)
         for name in self.training_only:
@@ -134,7 +141,7 @@ class StyleLayer(nn.Module):
         return {**self.__dict__, 'aux': None, 'logits': None}
 
 
-def is_plain(module: Any, *kinds: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module, *kinds: type[M]) -> TypeGuard[M]:
     """Whether a module computes what its kind does from its tensors, so that these may be read without calling it.
 
     A subclass, a wrapper, a parametrization, hooks (as those of pruning) and a forward of its own may all do more.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import crop_box, crossnorm, instance_moments, restyle, style_affine
 from ..functional.crossnorm import Box
@@ -22,6 +23,9 @@ from .arguments import check, check_count, check_flag, check_range
 from .base import RandomStyleLayer, StyleLayer, called, is_plain
 from .choice import Choice
 from .owned import affine, statistics, update_running
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class CrossNorm(RandomStyleLayer):
@@ -82,7 +86,7 @@ class CrossNorm(RandomStyleLayer):
         self.lam, self.eps = lam, eps
 
     @classmethod
-    def configure_group(cls, layers: Sequence[CrossNorm]) -> None:
+    def configure_group(cls, layers: Sequence[Self]) -> None:
         if layers and layers[0].active:
             choice = Choice(len(layers), layers[0].active)
             for index, layer in enumerate(layers):
@@ -122,6 +126,9 @@ def _box(height: int, width: int, tries: int = 100) -> Box:
     return slice(None), slice(None)
 
 
+_Gate = tuple[nn.Conv1d, _BatchNorm]
+
+
 class SelfNorm(StyleLayer):
     """Recalibration of each channel's statistics by small gates that see its mean and deviation.
 
@@ -157,7 +164,7 @@ class SelfNorm(StyleLayer):
         self.gates = ('g', 'f')[: 1 + two]
 
     def restyle(self, x: Tensor) -> Tensor:
-        gates: list[tuple[Any, Any]] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
+        gates: list[_Gate] = [(getattr(self, f'{g}_fc'), getattr(self, f'{g}_bn')) for g in self.gates]
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
         moments = [() if x.shape[0] > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
@@ -174,7 +181,7 @@ class SelfNorm(StyleLayer):
             update_running(bn, mean, var, x.shape[0])
         return y
 
-    def _by_calls(self, x: Tensor, gates: list[tuple[Any, Any]]) -> Tensor:
+    def _by_calls(self, x: Tensor, gates: list[_Gate]) -> Tensor:
         """The same, where the modules must be called."""
         mean, var = instance_moments(x)
         small = torch.stack([mean, unbiased_std(var, x.shape[2:].numel(), self.eps)], -1)
@@ -193,7 +200,7 @@ class SelfNorm(StyleLayer):
 _READ = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
-def _running(bn: Any) -> tuple[Tensor, ...]:
+def _running(bn: _BatchNorm) -> tuple[Tensor, ...]:
     mean, var = getattr(bn, 'running_mean', None), getattr(bn, 'running_var', None)
     return () if mean is None or var is None else (mean, var)
 

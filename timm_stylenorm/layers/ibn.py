@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import instance_norm_rule, style_affine
+from ..functional.affine import Rule
 from .arguments import check, check_flag, check_range
 from .base import is_plain
 from .norms import NormLayer, batch_moments
 from .owned import affine, is_read, statistics, update_running
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class IBN(NormLayer):
@@ -63,11 +68,11 @@ class IBN(NormLayer):
         self.num_features, self.ratio, self.eps, self.instance_first = num_features, ratio, eps, instance_first
         self.instance_channels = half
         self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
-        self.BN: nn.Module = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
+        self.BN: _BatchNorm = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
 
     @classmethod
-    def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
-        layer: Any = super().from_norm(norm, **kwargs)
+    def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
+        layer = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
         return layer
@@ -85,22 +90,22 @@ class IBN(NormLayer):
         return parts
 
     def restyle(self, x: Tensor) -> Tensor:
-        bn: Any = self.BN
+        bn = self.BN
         plain = is_plain(self.IN, nn.InstanceNorm2d)
         if not (plain and is_read(bn)):
             instance, batch = self._parts(x, 1)
             if plain:
-                rule = partial(instance_norm_rule, eps=self.eps)
-                instance = style_affine(instance, rule, *affine(self.IN, instance))
+                instance = style_affine(instance, partial(instance_norm_rule, eps=self.eps), *affine(self.IN, instance))
             else:
                 instance = self.IN(instance)
             return _joined(instance, bn(batch), self.instance_first, 1)
         parameters = (*affine(self.IN, x[:, : self.instance_channels]), *affine(bn, x[:, self.instance_channels :]))
-        options: dict[str, Any] = {'eps': self.eps, 'instance_first': self.instance_first}
         moments = statistics(bn)
+        rule: Rule = _ibn_rule if moments else _ibn_batch_rule
+        rule = partial(rule, eps=self.eps, instance_first=self.instance_first)
         if moments:
-            return style_affine(x, partial(_ibn_rule, **options), *parameters, *moments)
-        y, mean, var = style_affine(x, partial(_ibn_batch_rule, **options), *parameters)
+            return style_affine(x, rule, *parameters, *moments)
+        y, mean, var = style_affine(x, rule, *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y
 
@@ -134,10 +139,9 @@ def _ibn_rule(
 
 
 def _ibn_batch_rule(
-    mean: Tensor, var: Tensor, *parameters: Tensor, eps: float, instance_first: bool
-) -> tuple[Tensor, ...]:
-    half = len(parameters[0])
-    moments = batch_moments(*(_split(m, half, instance_first, 1)[1] for m in (mean, var)))
-    rule: Any = _ibn_rule
-    affine = rule(mean, var, *parameters, *moments, eps=eps, instance_first=instance_first)
+    mean: Tensor, var: Tensor, in_w: Tensor, in_b: Tensor, bn_w: Tensor, bn_b: Tensor,
+    *, eps: float, instance_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    moments = batch_moments(*(_split(m, len(in_w), instance_first, 1)[1] for m in (mean, var)))
+    affine = _ibn_rule(mean, var, in_w, in_b, bn_w, bn_b, *moments, eps=eps, instance_first=instance_first)
     return *affine, *(m.detach() for m in moments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     sums = [torch.cat([zero, (centred**k * counts).cumsum(0)]) for k in range(3)]
     weight, first, second = (s.numpy() for s in sums)
 
-    def spread(i: Any, j: Any) -> Any:
+    def spread(i: np.ndarray, j: np.ndarray | int) -> np.ndarray:
         """Sum of squared distances to their mean of the values i, ..., j - 1."""
         return second[j] - second[i] - (first[j] - first[i]) ** 2 / (weight[j] - weight[i])
 
@@ -38,7 +38,9 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     return variance > float(values[lowest[-1] - 1])
 
 
-def _one_more_cluster(best: Any, lowest: Any, spread: Any) -> tuple[object, Any]:
+def _one_more_cluster(
+    best: np.ndarray, lowest: np.ndarray, spread: Callable[[np.ndarray, np.ndarray | int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
     n = len(best)
     new_best, new_lowest = best.copy(), lowest.copy()

@@ -6,16 +6,20 @@ They are plain modules, since every SyncBatchNorm converter turns subclasses of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import instance_norm_rule, style_affine
 from .arguments import check
 from .base import StyleLayer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NormLayer(StyleLayer):
@@ -26,11 +30,15 @@ class NormLayer(StyleLayer):
     instance norm of IBN-b after a residual sum, does not run then.
 
     Attributes:
+        num_features: C.
+        to_norm: Of layers that can be taken off: makes the batch norm.
         drop: timm's fused dropout of the replaced layer, or None.
         act: timm's fused activation of the replaced layer, or None.
     """
 
     is_norm = True
+    num_features: int
+    to_norm: Callable[[], nn.Module]
     drop: nn.Module | None
     act: nn.Module | None
 
@@ -40,7 +48,7 @@ class NormLayer(StyleLayer):
         self.register_module('act', None)
 
     @classmethod
-    def from_norm(cls, norm: Any, **kwargs: object) -> NormLayer:
+    def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
         """The layer that replaces a batch norm layer.
 
         Args:
@@ -55,7 +63,7 @@ class NormLayer(StyleLayer):
         _refuse(cls, norm)
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
-        layer: NormLayer = cls(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
+        layer = cls(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.load_state_dict(norm.state_dict(), strict=False)
         layer.to(norm.weight.device, norm.weight.dtype)
         trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
@@ -83,7 +91,7 @@ class NormLayer(StyleLayer):
                 y = module(y)
         return y
 
-    def take_plain(self, state: Any, prefix: str) -> None:
+    def take_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
         """Rename the entries of a batch norm below `prefix`, in place, to those of this layer."""
         names = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
         plain = {k: state[prefix + k] for k in names if prefix + k in state}
@@ -94,7 +102,7 @@ class NormLayer(StyleLayer):
             for key, value in ours.items():
                 state.setdefault(prefix + key, value)
 
-    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -104,7 +112,7 @@ def is_frozen(norm: object) -> bool:
     return bool({'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__})
 
 
-def _refuse(cls: type, norm: Any) -> None:
+def _refuse(cls: type, norm: _BatchNorm) -> None:
     """Raise for a batch norm that `cls` cannot take the place of."""
     if is_frozen(norm):
         raise ValueError(f'{cls.__name__} cannot replace {type(norm).__name__}: it is frozen; unfreeze the model first')

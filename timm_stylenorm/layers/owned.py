@@ -6,17 +6,21 @@ Freezing, re-estimating of statistics, adaptation at test time and SyncBatchNorm
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arguments import check, check_range
 from .base import is_plain
 from .norms import NormLayer, is_frozen
 
-KINDS: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+KINDS: dict[int, type[_BatchNorm]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 class OwnsBatchNorm(NormLayer):
@@ -32,7 +36,7 @@ class OwnsBatchNorm(NormLayer):
     """
 
     dim = 4
-    bn: Any
+    bn: _BatchNorm
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__()
@@ -42,8 +46,8 @@ class OwnsBatchNorm(NormLayer):
         self.bn = KINDS[self.dim](num_features, eps, momentum)
 
     @classmethod
-    def from_norm(cls, norm: object, **kwargs: object) -> NormLayer:
-        layer: Any = super().from_norm(norm, **kwargs)
+    def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
+        layer = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             for name in ('bn', 'aux_bn'):
                 if hasattr(layer, name):
@@ -59,13 +63,16 @@ class OwnsBatchNorm(NormLayer):
         bn = self.bn
         if self.act is None:
             return bn
-        norm: Any = FrozenBatchNormAct2d(self.num_features, self.eps)  # it replaced timm's fused layer
-        if not is_frozen(bn):
+        norm: FrozenBatchNormAct2d | BatchNormAct2d  # what was replaced was timm's fused layer
+        if is_frozen(bn):
+            norm = FrozenBatchNormAct2d(self.num_features, self.eps)
+        else:
             norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
             norm.track_running_stats = bn.track_running_stats
         norm._parameters.update(bn._parameters)
         norm._buffers.update(bn._buffers)
-        norm.drop, norm.act = self.drop, self.act
+        norm.add_module('drop', self.drop)
+        norm.add_module('act', self.act)
         if isinstance(bn, nn.SyncBatchNorm):
             norm = convert_sync_batchnorm(norm, bn.process_group)
         return norm.train(bn.training)
@@ -81,24 +88,24 @@ class OwnsBatchNorm(NormLayer):
         return getattr(innermost(self.bn), 'momentum', None)
 
     @property
-    def weight(self) -> object:
+    def weight(self) -> Tensor | None:
         """That of `bn`, (C,), as are the following; None where it has none."""
         return getattr(innermost(self.bn), 'weight', None)
 
     @property
-    def bias(self) -> object:
+    def bias(self) -> Tensor | None:
         return getattr(innermost(self.bn), 'bias', None)
 
     @property
-    def running_mean(self) -> object:
+    def running_mean(self) -> Tensor | None:
         return getattr(innermost(self.bn), 'running_mean', None)
 
     @property
-    def running_var(self) -> object:
+    def running_var(self) -> Tensor | None:
         return getattr(innermost(self.bn), 'running_var', None)
 
     @property
-    def num_batches_tracked(self) -> object:
+    def num_batches_tracked(self) -> Tensor | None:
         return getattr(innermost(self.bn), 'num_batches_tracked', None)
 
     def extra_repr(self) -> str:
@@ -106,16 +113,18 @@ class OwnsBatchNorm(NormLayer):
 
 
 class MainFirst(OwnsBatchNorm):
-    """Its own parameters come behind those of `bn`, where they have always been: optimizers save states by position."""
+    """Its own parameters come after those of `bn`, where they have always been: optimizers save states by position."""
 
-    def named_modules(self, memo: Any = None, prefix: str = '', remove_duplicate: bool = True) -> Iterator[Any]:
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = '', remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
         first, *rest = [*super().named_modules(memo, prefix, remove_duplicate)] or [None]
         yield from rest
         if first is not None:
             yield first
 
 
-def own_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, object]:
+def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict, of a plain model or of a styled one, in the names that this model gives its batch norms."""
     result = dict(state)
     for name, module in model.named_modules():
@@ -125,7 +134,7 @@ def own_names(model: nn.Module, state: Mapping[str, object]) -> dict[str, object
     return result
 
 
-def rename_main(own: Collection[str], state: MutableMapping[str, object], prefix: str = '') -> None:
+def rename_main(own: Collection[str], state: MutableMapping[str, Tensor], prefix: str = '') -> None:
     """For a model with plain batch norms: the main half of dual ones in a file (all keys of which may begin with
     `prefix`) gets their names, in place."""
     for key in [k for k in state if '.aux_bn.' in k]:
@@ -135,20 +144,19 @@ def rename_main(own: Collection[str], state: MutableMapping[str, object], prefix
             state[prefix + new] = state.pop(prefix + old)
 
 
-def innermost(bn: Any) -> Any:
+def innermost(bn: nn.Module) -> _BatchNorm:
     """The batch norm itself, out of what wraps it."""
-    if hasattr(bn, 'eps'):
-        return bn
-    return next((m for m in bn.modules() if hasattr(m, 'eps')), bn)
+    found = bn if hasattr(bn, 'eps') else next((m for m in bn.modules() if hasattr(m, 'eps')), bn)
+    return cast('_BatchNorm', found)
 
 
-def is_read(bn: Any) -> bool:
+def is_read(bn: nn.Module) -> bool:
     """Whether a batch norm can be computed from its tensors: torch's own or a frozen one, which nobody has changed."""
     frozen = is_frozen(bn) and type(bn) is not FrozenBatchNormAct2d
     return is_plain(bn, *KINDS.values(), *([type(bn)] if frozen else []))
 
 
-def affine(bn: object, like: Tensor) -> tuple[Tensor, Tensor]:
+def affine(bn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a batch norm; ones and zeros of the channels of `like` (N, C, ...) where it has none."""
     bn = innermost(bn)
     weight, bias = (getattr(bn, name, None) for name in ('weight', 'bias'))
@@ -158,21 +166,21 @@ def affine(bn: object, like: Tensor) -> tuple[Tensor, Tensor]:
     return weight, like.new_zeros(c, dtype=dtype) if bias is None else bias
 
 
-def statistics(bn: Any) -> tuple[Tensor, ...]:
+def statistics(bn: _BatchNorm) -> tuple[Tensor, ...]:
     """The running moments by which a batch norm normalises now; none where it takes those of the batch."""
     if (bn.training and not is_frozen(bn)) or bn.running_mean is None or bn.running_var is None:
         return ()
     return bn.running_mean, bn.running_var
 
 
-def update_running(bn: Any, mean: Tensor, var: Tensor, count: int) -> None:
+def update_running(bn: _BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
     """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average.
 
     None where it is in evaluation, is frozen, does not track its statistics or has none. None from a single value
     either: it has no variance, and running variances would go to 0.
     """
-    tracked = bn.training and not is_frozen(bn) and bn.track_running_stats and bn.running_mean is not None
-    if count == 1 or not tracked:
+    tracked = bn.training and not is_frozen(bn) and bn.track_running_stats
+    if count == 1 or not tracked or bn.running_mean is None or bn.running_var is None:
         return
     with torch.no_grad():
         counter = bn.num_batches_tracked

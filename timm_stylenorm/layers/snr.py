@@ -7,16 +7,19 @@ arXiv:2101.00588; first in CVPR 2020, arXiv:2005.11037.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import dual_causality_loss, instance_moments, instance_norm_rule, restyle, style_affine
+from ..functional.affine import Rule
 from .arguments import check, check_count, check_flag, check_range
 from .base import StyleLayer, called, is_plain
+
+Gate = Callable[..., Tensor]  # of mean, bias and further tensors
 
 
 class SNR(StyleLayer):
@@ -114,7 +117,7 @@ class SNR(StyleLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         gate, tensors = self._gate(x)
-        rule: Any = partial(_snr_rule, gate=gate, eps=self.eps)
+        rule: Rule = partial(_snr_rule, gate=gate, eps=self.eps)
         if not self.training or self.head is None:
             return style_affine(x, rule, self.weight, self.bias, *tensors)
         rule = partial(_snr_rule_with_branches, gate=gate, eps=self.eps, dense=self.dense)
@@ -125,7 +128,7 @@ class SNR(StyleLayer):
         self.aux = self.loss_weight * dual_causality_loss(*logits)
         return y
 
-    def _gate(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+    def _gate(self, x: Tensor) -> tuple[Gate, tuple[Tensor, ...]]:
         """How the rule gets the gate, and the tensors for that: of plain convolutions theirs, else the gate itself."""
         if is_plain(self.fc1, nn.Conv2d) and is_plain(self.fc2, nn.Conv2d):
             first, second = self.fc1, self.fc2
@@ -140,11 +143,10 @@ class SNR(StyleLayer):
             return called(head, f)
         if not is_plain(head, nn.Linear):
             return head(f.movedim(1, -1)).movedim(-1, 1)
-        linear: Any = head
-        weight = linear.weight
+        weight = head.weight
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[f.dim()]
         weight = weight.reshape(*weight.shape, *(1,) * (f.dim() - 2)).to(f.dtype)
-        return convolve(f, weight, linear.bias.to(f.dtype))
+        return convolve(f, weight, head.bias.to(f.dtype))
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, reduction={self.reduction}, eps={self.eps}'
@@ -162,7 +164,7 @@ def _given(mean: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
 
 
 def _snr_rule(
-    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Any, eps: float
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float
 ) -> tuple[Tensor, Tensor]:
     scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
     a = gate(mean, bias, *tensors)
@@ -170,7 +172,7 @@ def _snr_rule(
 
 
 def _snr_rule_with_branches(
-    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Any, eps: float, dense: bool
+    mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float, dense: bool
 ) -> tuple[Tensor, ...]:
     """The output's scale and shift, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
     scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)

@@ -6,7 +6,7 @@ Selective Whitening', CVPR 2021, arXiv:2103.15597.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -138,16 +138,21 @@ class SelectiveWhitening(InstanceWhitening):
         self.variance = variance if self.variance is None else self.variance + variance
         self.batches += 1
 
-    def select(self) -> int:
-        """Choose the pairs from what was observed; returns how many.
+    def reacting(self) -> Tensor:
+        """The pairs that react by what was observed, which is forgotten: (C, C) of bool.
 
         Raises:
             RuntimeError: Nothing was observed.
         """
         if self.variance is None:
-            raise RuntimeError('SelectiveWhitening.select: no batch was observed')
-        self.mask.copy_(split_by_variance(self.variance / self.batches, self.clusters))
+            raise RuntimeError('SelectiveWhitening.reacting: no batch was observed')
+        found = split_by_variance(self.variance / self.batches, self.clusters)
         self.forget()
+        return found
+
+    def choose(self, pairs: Tensor) -> int:
+        """From now on the loss is that of these pairs, (C, C) of bool above the diagonal; returns how many."""
+        self.mask.copy_(pairs)
         self.chosen = int(self.mask.sum())
         return self.chosen
 
@@ -155,7 +160,7 @@ class SelectiveWhitening(InstanceWhitening):
         """Drop what was observed."""
         self.variance, self.batches = None, 0
 
-    def _load_from_state_dict(self, state_dict: object, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.chosen = int(self.mask.sum())
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 
 from torch import Tensor, nn
 
@@ -79,7 +78,13 @@ def admit_plain(model: nn.Module) -> nn.Module:
 
 
 def _keep_style(
-    module: nn.Module, state: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *args: object
+    module: nn.Module,
+    state: MutableMapping[str, Tensor],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    *args: object,
 ) -> None:
     """The load pre-hook."""
     layers = layers_of(module)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_pretrained, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ..checkpoints import Fit, compare
-from ..surgery.add import add_style
+from ..surgery.add import Style, add_style
 from ..surgery.companions import training_only_keys
 from ..surgery.describe import describe_style
 from ..surgery.structure import batch_norms
@@ -32,7 +33,7 @@ _ATTACHED = '.style.'  # in every key of an attached layer
 def build(
     create: Callable[..., nn.Module],
     names: tuple[str, str],
-    style: Sequence[Mapping[str, Any]],
+    style: Sequence[Mapping[str, object]],
     pretrained: bool,
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
@@ -50,7 +51,7 @@ def build(
         ValueError: The named weights are of another style, of a style with other arguments, or of a styled model of
             another architecture. Nothing has been built then but a reference to compare with.
     """
-    methods = ', '.join(spec['type'] for spec in style)
+    methods = ', '.join(str(spec['type']) for spec in style)
     if not pretrained:
         return _finish(add_style(create(pretrained=False, **kwargs), style), names[1])
     cfg = resolve_pretrained_cfg(names[0], kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
@@ -103,7 +104,7 @@ def _names_weights(kwargs: Mapping[str, object]) -> bool:
     return any(entry.get(key) for entry in entries for key in _SOURCES)
 
 
-def _source(cfg: Any) -> str:
+def _source(cfg: PretrainedCfg) -> str:
     """What to call the weights in messages."""
     if cfg.source == 'local-dir':
         return f'local-dir:{cfg.file}'
@@ -115,12 +116,12 @@ def _source(cfg: Any) -> str:
 class _Reader(nn.Module):
     """Stands in for a model where timm loads weights, and keeps them."""
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: object) -> object:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
         self.found = dict(state_dict)
         return super().load_state_dict({}, strict=False)
 
 
-def _read(cfg: Any, cache_dir: Any) -> dict[str, Tensor]:
+def _read(cfg: PretrainedCfg, cache_dir: str | Path | None) -> dict[str, Tensor]:
     """The weights that a pretrained cfg names, as timm reads them, and before it adapts them."""
     reader = _Reader()
     load_pretrained(reader, {**cfg.to_dict(), 'first_conv': None, 'classifier': None}, cache_dir=cache_dir)
@@ -136,7 +137,11 @@ class _Reference:
     """
 
     def __init__(
-        self, create: Callable[..., nn.Module], kwargs: Mapping[str, object], style: Any, classifier: Any
+        self,
+        create: Callable[..., nn.Module],
+        kwargs: Mapping[str, object],
+        style: Style,
+        classifier: str | Sequence[str] | None,
     ) -> None:
         self.model = create(pretrained=False, **{k: v for k, v in kwargs.items() if k not in _OF_FEATURES})
         self.plain = dict(self.model.state_dict())
@@ -175,7 +180,7 @@ class _Reference:
         common = compare({key: shapes[key] for key in own if key in shapes}, own)
         if common.reshaped:
             raise ValueError(f'{what}: {Fit([], [], common.reshaped, common.shapes)}')
-        found: Any = self.model.load_state_dict(own, strict=False)
+        found = self.model.load_state_dict(own, strict=False)
         missing = {key for key in found.missing_keys if owner(self.paths, key) is not None and key not in passing}
         half = half_plain(self.paths, file)
         base = {key: value for key, value in file.items() if key not in own and key not in left}

@@ -21,7 +21,7 @@ from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
 from ..surgery.structure import batch_norms, norms_after
-from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing, total
+from .base import Channels, ForwardLoss, LossTerm, Recipe, Target, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
 LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
@@ -97,7 +97,7 @@ class AdvBNRecipe(Recipe):
     def _is_cut(self, encoder: nn.Module, module: nn.Module) -> bool:
         return [site.module for site in find_sites(encoder, self.cut or ())] == [module]
 
-    def losses(self, model: nn.Module, images: Tensor, target: object, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         if not model.training:
             return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,8 @@ from ..surgery.add import style_layers
 from ..surgery.losses import style_losses
 from .base import LossTerm
 
+Criterion = Callable[[Tensor, Tensor], Tensor]  # of logits and targets
+
 
 def recipe_of(model: nn.Module) -> str | None:
     """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
@@ -20,9 +21,7 @@ def recipe_of(model: nn.Module) -> str | None:
     return next((record.recipe for record in records if record is not None and record.recipe), None)
 
 
-def part_losses(
-    model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], criterion: Callable[[Tensor, Any], Tensor]
-) -> dict[str, Tensor]:
+def part_losses(model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], criterion: Criterion) -> dict[str, Tensor]:
     """Of one forward: 'loss_cls' of each part, 'loss' of one with a criterion of its own, and what style layers left,
     over all images."""
     losses: dict[str, Tensor] = {}

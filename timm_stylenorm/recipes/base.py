@@ -15,6 +15,7 @@ from ..surgery.add import replace_norms
 
 T = TypeVar('T')
 Channels = Sequence[float] | Tensor
+Target = Tensor | Sequence  # labels as the host has them: a tensor, or OpenMMLab's data samples
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LossTerm:
             it for none. Classifiers take it.
     """
 
-    target: Any
+    target: Any  # `Target`, of which `criterion` knows more
     rows: slice = field(default_factory=lambda: slice(None))
     weight: float = 1.0
     name: str = ''
@@ -63,7 +64,15 @@ class Recipe:
             std: See `mean`.
         """
 
-    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def set_progress(self, share: float, batch: int = 0) -> None:
+        """Tell how far the training is, for recipes that change in its course; hosts call it.
+
+        Args:
+            share: Of the training that is done, 0 to 1: finished epochs of all epochs.
+            batch: The next batch of this epoch, from 0.
+        """
+
+    def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """The losses of all passes over one training batch, to be summed and differentiated once by the host.
 
         Args:
@@ -81,7 +90,7 @@ class Recipe:
         return self
 
 
-def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[str, Any]) -> T:
+def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[str, object]) -> T:
     """An entry of a table from its name, or from a dict with its name under `type` and its arguments.
 
     Raises:
@@ -91,7 +100,7 @@ def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[
     if not isinstance(spec, str) and not (isinstance(spec, Mapping) and isinstance(spec.get('type'), str)):
         raise ValueError(f"a {what} is a name, or a dict with its name under 'type', got {spec!r}")
     options = {'type': spec} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != '_scope_'}
-    name = options.pop('type')
+    name = str(options.pop('type'))
     if name not in table:
         raise ValueError(unknown(what, name, table))
     known = list(inspect.signature(table[name]).parameters)
@@ -101,12 +110,12 @@ def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[
     return table[name](**options)
 
 
-def total(losses: dict[str, Any]) -> Tensor:
+def total(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
     """The sum of the task's own losses, without those of style layers, as mmengine reads a dict of losses."""
     terms = [v for k, v in losses.items() if 'loss' in k and 'style' not in k.split('.')]
     if not terms:
         raise ValueError(f"the names of losses that count contain 'loss', and the host gave {sorted(losses)}")
-    means = [t.mean() for v in terms for t in (v if isinstance(v, list | tuple) else [v])]
+    means = [t.mean() for v in terms for t in ([v] if isinstance(v, Tensor) else v)]
     return sum(means[1:], means[0])
 
 

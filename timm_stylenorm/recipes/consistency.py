@@ -6,7 +6,7 @@ arXiv:2102.02811.
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor, nn
@@ -15,35 +15,37 @@ from ..functional import consistency_loss
 from ..layers import CrossNorm
 from ..surgery.add import add_style, style_layers
 from ..surgery.context import override_attr
-from .base import Channels, ForwardLoss, LossTerm, Recipe, refuse_checkpointing
+from .base import Channels, ForwardLoss, LossTerm, Recipe, Target, refuse_checkpointing
 
 
 class ConsistencyRecipe(Recipe):
     """The clean pass and, with the probability `p` of the CrossNorm layers, two passes with CrossNorm.
 
-        CE(clean) + weight * J(clean, cn1, cn2)                                         a step with CrossNorm
-        CE(clean) + augmix * J(clean, aug1, aug2) + weight * J(clean, cn1, cn2)         such a step on AugMix's views
+        L(clean) + weight * J(clean, cn1, cn2)
 
-    J is `functional.consistency_loss`. In a pass with CrossNorm exactly `active` of its layers act, drawn anew. Every
-    pass moves running statistics. As the authors' code; all processes take the same kind of step, which a SyncBatchNorm
-    needs, and each draws its own layers.
+    L is the host's loss, J is `functional.consistency_loss`. In a pass with CrossNorm exactly `active` of its layers
+    act, drawn anew. Every pass moves running statistics. As the authors' code; all processes take the same kind of
+    step, which a SyncBatchNorm needs, and each draws its own layers.
+
+    With AugMix L is of all views of the images, in one pass, and the passes with CrossNorm are of the first views:
+
+        CE(clean) + 12 * J(clean, aug1, aug2) + weight * J(clean, cn1, cn2)
 
     Args:
-        weight: Of the consistency of the passes with CrossNorm.
-        views: 3 for batches [clean; aug1; aug2], as timm makes them with `--aug-splits 3`; their labels are those of
-            the clean part, or of all.
-        augmix: Weight of the consistency of the views.
+        weight: Of the consistency.
+        views: Views of each image in a batch [clean; aug1; aug2], where the host's loss is AugMix's (`aug_splits=3` of
+            StyleNormClassifier, `--aug-splits 3 --jsd-loss` of timm's train.py); 1 without.
 
     Raises:
-        ValueError: A weight below 0, or a number of views that is neither 1 nor 3.
+        ValueError: A weight below 0, or no positive number of views.
     """
 
-    def __init__(self, weight: float = 10.0, views: int = 1, augmix: float = 12.0) -> None:
-        if not weight >= 0 or not augmix >= 0:
-            raise ValueError(f'recipe crossnorm_consistency: weights are >= 0, got weight={weight}, augmix={augmix}')
-        if views not in (1, 3):
-            raise ValueError(f'recipe crossnorm_consistency: views are 1, or 3 of AugMix, got {views!r}')
-        self.weight, self.views, self.augmix = weight, views, augmix
+    def __init__(self, weight: float = 10.0, views: int = 1) -> None:
+        if not 0 <= weight < math.inf:
+            raise ValueError(f'recipe crossnorm_consistency: weight is a number >= 0, got {weight!r}')
+        if not isinstance(views, int) or views < 1:
+            raise ValueError(f'recipe crossnorm_consistency: views is a whole number >= 1, got {views!r}')
+        self.weight, self.views = weight, views
 
     def prepare(
         self, model: nn.Module, encoder: nn.Module | None = None, mean: Channels = (0.0,), std: Channels = (1.0,)
@@ -62,7 +64,7 @@ class ConsistencyRecipe(Recipe):
         if not _layers(model):
             add_style(model, 'crossnorm')
 
-    def losses(self, model: nn.Module, images: Tensor, target: Any, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """See `Recipe.losses`.
 
         Raises:
@@ -78,26 +80,21 @@ class ConsistencyRecipe(Recipe):
         if rest:
             raise ValueError(f'recipe crossnorm_consistency: {len(images)} images are no batch of {self.views} views')
         seen: list[Tensor] = []
-        parts = [LossTerm(target[:n], slice(0, n)), LossTerm(None, slice(0, n), criterion=seen.append)]
-        if self.views > 1:
-            parts.append(LossTerm(None, weight=self.augmix, name='augmix', criterion=self._of_views))
+
+        def consistency(logits: Tensor) -> Tensor | None:
+            seen.append(logits)
+            return consistency_loss(*seen) if len(seen) == 3 else None
+
         with override_attr(layers, 'enabled', False):
-            losses = forward_loss(images, parts)
+            clean = LossTerm(None, slice(0, n), criterion=consistency)
+            losses = forward_loss(images, [LossTerm(target), clean])
         if not _coin(max(layer.p for layer in layers), images.device):
             return losses
-
-        def last(logits: Tensor) -> Tensor:
-            return consistency_loss(*seen, logits)
-
         with override_attr(layers, 'p', 1.0):
-            for name, criterion in (('cn1', seen.append), ('cn2', last)):
-                part = LossTerm(None, weight=self.weight, name=name, criterion=criterion)
-                losses |= forward_loss(images[:n], [part])
+            for name in ('cn1', 'cn2'):
+                losses |= forward_loss(images[:n], [LossTerm(None, slice(0, n), self.weight, name, consistency)])
         losses['crossnorm.loss'] = losses.pop('cn2.loss')
         return losses
-
-    def _of_views(self, logits: Tensor) -> Tensor:
-        return consistency_loss(*logits.chunk(self.views))
 
 
 def _layers(model: nn.Module) -> list[CrossNorm]:

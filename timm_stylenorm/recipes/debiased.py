@@ -7,18 +7,22 @@ arXiv:2010.05981.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dual_bn import routed
+from ..errors import StyleNormWarning
 from ..layers.base import beta
 from ..surgery.companions import provide
 from ..surgery.structure import batch_norms
-from .base import Channels, ForwardLoss, LossTerm, Recipe, make_dual, refuse_checkpointing
+from .base import Channels, ForwardLoss, LossTerm, Recipe, Target, make_dual, refuse_checkpointing
 from .stylisers import Styliser, build_styliser
 
 
@@ -41,14 +45,19 @@ class DebiasedRecipe(Recipe):
         styliser: See `build_styliser`: 'adain', which needs weights, 'fourier' or 'pixel'.
         alpha: Strength of the style, 0 to 1.
         gamma: Share of the shape's label; None for 0.8, and 1 in segmentation.
-        scale: The styliser works on images of this size relative to theirs, and its result is enlarged again. Of
-            several (multi-grid: `scale=(1, 0.707, 0.5)`), each batch draws one.
-        min_size: Images are not made smaller than this, in pixels of the shorter side. The authors have 112, for
-            ResNeXt-101 with Mixup 200.
+        multi_grid: Where the learning rate falls, and the end of training, in epochs or any other unit: (30, 60, 90,
+            100). The stylised images are then smaller ones, which the network sees at their size, in a pass of their
+            own, as in the authors' `img_size_scheduler`: 1 / sqrt 2 of the sides in the first, third, ... batch of an
+            epoch, and another 1 / sqrt 2 in the first half of the time between two falls. None for images of one size.
+        min_size: Sides that multi-grid does not go below, in pixels. The authors have 112, for ResNeXt-101 with Mixup
+            200.
         mixup, cutmix: alpha of the Beta distribution; 0 for none. The authors have 0.4 and 1.
 
     Raises:
         ValueError: A value out of range, both Mixup and CutMix.
+
+    Warns:
+        StyleNormWarning: Multi-grid in a training that tells no progress, see `Recipe.set_progress`.
     """
 
     def __init__(
@@ -56,22 +65,28 @@ class DebiasedRecipe(Recipe):
         styliser: str | Mapping[str, object] | Styliser = 'adain',
         alpha: float = 0.5,
         gamma: float | None = None,
-        scale: float | Sequence[float] = 1.0,
+        multi_grid: Sequence[float] | None = None,
         min_size: int = 112,
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        self.scales = [float(scale)] if isinstance(scale, int | float) else [float(s) for s in scale]
         for name, value in (('alpha', alpha), ('gamma', gamma)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f'recipe debiased: expected 0 <= {name} <= 1, got {value}')
-        if not self.scales or not all(0 < s <= 1 for s in self.scales):
-            raise ValueError(f'recipe debiased: expected 0 < scale <= 1, or several of them, got {scale!r}')
+        times = None if multi_grid is None else tuple(multi_grid)
+        if times is not None and not (times and times[0] > 0 and list(times) == sorted(set(times))):
+            raise ValueError(
+                'recipe debiased: multi_grid is rising times, the last one the end of training, such as '
+                f'(30, 60, 90, 100), got {multi_grid!r}'
+            )
         if mixup < 0 or cutmix < 0 or (mixup and cutmix):
             raise ValueError(
                 f'recipe debiased: mixup or cutmix, positive, or neither, got mixup={mixup} and cutmix={cutmix}'
             )
         self.alpha, self.gamma, self.min_size, self.mixup, self.cutmix = alpha, gamma, min_size, mixup, cutmix
+        self.multi_grid = times
+        self._share: float | None = None  # of the training that is done
+        self._batch = 0
         self.styliser = build_styliser(styliser)
         self.mean, self.std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
@@ -91,7 +106,7 @@ class DebiasedRecipe(Recipe):
         provide(model, 'recipe')
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std))
 
-    def losses(self, model: nn.Module, images: Tensor, target: object, forward_loss: ForwardLoss) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """See `Recipe.losses`.
 
         Raises:
@@ -101,15 +116,43 @@ class DebiasedRecipe(Recipe):
             return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)
         index = torch.randperm(len(images), device=images.device)
-        stylised = self.stylise(images, index)
-        stylised_half = torch.arange(2 * len(images)) >= len(images)
+        stylised = self.stylise(images, index, self._size(images))
+        self._batch += 1
         images, parts = self._parts(images, target, index)
-        with routed(model, stylised_half):
-            return forward_loss(torch.cat([images, stylised]), parts)
+        n = len(images)
+        if stylised.shape == images.shape:
+            with routed(model, torch.arange(2 * n) >= n):
+                return forward_loss(torch.cat([images, stylised]), parts)
+        clean = forward_loss(images, [part for part in parts if part.rows.start == 0])
+        with routed(model, 'adversarial'):
+            rest = [replace(part, rows=slice(0, n)) for part in parts if part.rows.start == n]
+            return {**clean, **forward_loss(stylised, rest)}
+
+    def set_progress(self, share: float, batch: int = 0) -> None:
+        """See `Recipe.set_progress`."""
+        self._share, self._batch = share, batch
+
+    def _size(self, images: Tensor) -> list[int]:
+        """Of this batch's stylised images."""
+        size = list(images.shape[2:])
+        if self.multi_grid is None:
+            return size
+        if self._share is None:
+            self._share = 0.0
+            text = (
+                'recipe debiased: multi_grid follows the course of training, and nobody tells it: the sizes are those '
+                'of the beginning. Call recipe.set_progress(epoch / epochs) before each epoch'
+            )
+            warnings.warn(text, StyleNormWarning, stacklevel=2)
+        times = [0.0, *(time / self.multi_grid[-1] for time in self.multi_grid)]
+        early = any(a <= self._share < (a + b) / 2 for a, b in pairwise(times))
+        scale = 0.5 ** ((int(early) + int(self._batch % 2 == 0)) / 2)
+        scale = max(scale, min(1.0, self.min_size / min(size)))
+        return [int(scale * side + 0.5) for side in size]
 
     @torch.no_grad()
-    def stylise(self, images: Tensor, index: Tensor) -> Tensor:
-        """Image i in the style of image index[i]; both normalised, (N, C, H, W)."""
+    def stylise(self, images: Tensor, index: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Image i in the style of image index[i]; both normalised, (N, C, H, W), and the result of the given size."""
         for name, values in (('mean', self.mean), ('std', self.std)):
             if len(values) not in (1, images.shape[1]):
                 raise ValueError(
@@ -117,17 +160,12 @@ class DebiasedRecipe(Recipe):
                 )
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         plain = (images * std + mean).clamp(0, 1)
-        size = plain.shape[2:]
-        scale = self.scales[int(torch.randint(len(self.scales), ())) if len(self.scales) > 1 else 0]
-        scale = max(scale, min(1.0, self.min_size / min(size)))
-        if scale < 1:
-            plain = F.interpolate(plain, [round(scale * s) for s in size], mode='bilinear', antialias=True)
+        if size is not None and tuple(size) != plain.shape[2:]:
+            plain = F.interpolate(plain, list(size))
         result = self.styliser(plain, index, self.alpha)
-        if scale < 1:
-            result = F.interpolate(result, size, mode='bilinear')
         return ((result - mean) / std).to(images.dtype)
 
-    def _parts(self, images: Tensor, target: Any, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
+    def _parts(self, images: Tensor, target: Target, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
         """The clean images, mixed if asked, and what both halves are to be."""
         if not _of_images(target):
             self._refuse_mixed_labels()
@@ -157,6 +195,8 @@ class DebiasedRecipe(Recipe):
         return mixed, other, share
 
     def _refuse_mixed_labels(self) -> None:
+        if self.multi_grid is not None:
+            raise ValueError('recipe debiased: labels of maps keep their size, so multi_grid is for classification')
         for name, value, needed in (('gamma', self.gamma, 1), ('mixup', self.mixup, 0), ('cutmix', self.cutmix, 0)):
             if value is not None and value != needed:
                 raise ValueError(
@@ -165,7 +205,7 @@ class DebiasedRecipe(Recipe):
                 )
 
 
-def _of_images(target: Any) -> bool:
+def _of_images(target: Target) -> TypeGuard[Tensor]:
     """Whether it is labels (N,), or probabilities or several labels for each image, (N, K)."""
     return isinstance(target, Tensor) and target.dim() <= 2
 

@@ -1,16 +1,15 @@
-"""Run only what lies above a style layer, again and again: what comes before it returns what it returned before."""
+"""Run only what follows a style layer, again and again: what comes before it returns what it returned before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
 from ..layers import AdvBN
 from ..surgery.context import override_attr
-from ..surgery.hooks import module_of, muted, owner_of
+from ..surgery.hooks import attachments_of, module_of, muted
 
 
 class Replay:
@@ -29,7 +28,7 @@ class Replay:
         self.layer, self.cut = layer, module_of(model, layer)
         self.lower = [*_before(model, self.cut), self.cut]
         self.features: Tensor  # what the layer got, (N, C, *spatial)
-        self._outputs: dict[nn.Module, list[Any]] = {}
+        self._outputs: dict[nn.Module, list[object]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -54,13 +53,13 @@ class Replay:
                 raise RuntimeError(
                     f'{self.layer.attachment}: what follows the cut changes its maps in place; cut after that'
                 )
-            self._outputs[self.cut], self.features = recorded[:1], recorded[1]
+            self._outputs[self.cut], self.features = [recorded[0]], recorded[1]
         finally:
             self.layer.recorded = None
             for handle in handles:
                 handle.remove()
 
-    def _record(self, module: nn.Module, args: Any, output: object) -> None:
+    def _record(self, module: nn.Module, args: object, output: object) -> None:
         if not self.layer.recorded:  # still before the cut
             self._outputs[module].append(output)
 
@@ -72,7 +71,8 @@ class Replay:
                 if outputs:
                     stack.enter_context(muted(module, layers=module is not self.cut))
                     stack.enter_context(_forward(module, outputs))
-            layers: list[Any] = list(owner_of(self.cut).style.values())
+            style = attachments_of(self.cut)
+            layers = list(style.values()) if style is not None else []
             before = layers[: layers.index(self.layer)]  # at the cut too, and done
             stack.enter_context(override_attr(before, 'enabled', False))
             stack.enter_context(override_attr([self.layer], 'disturbed', features))
@@ -80,7 +80,7 @@ class Replay:
 
 
 @contextmanager
-def _forward(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
+def _forward(module: nn.Module, outputs: list[object]) -> Iterator[None]:
     """The first calls of a module's forward give `outputs`, further calls compute."""
     own = vars(module).get('forward')
     module.forward = _player(module.forward, outputs)

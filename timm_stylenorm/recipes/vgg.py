@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -138,10 +138,10 @@ def normalise(network: nn.Sequential, batches: Iterable[Tensor]) -> nn.Sequentia
                 means[i].append(images.mean((0, 2, 3)))
     before = torch.ones(())
     for i, found in means.items():
-        conv: Any = network[i - 1]
+        conv = cast('nn.Conv2d', network[i - 1])
         mean = torch.stack(found).mean(0)
         factor = mean.clamp(min=float(mean.mean()) / 100 or 1.0)
         conv.weight.mul_(before / factor[:, None, None, None])
-        conv.bias.div_(factor)
+        conv.get_parameter('bias').div_(factor)
         before = factor[:, None, None]
     return network

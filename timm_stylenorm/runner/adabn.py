@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from logging import WARNING
-from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..adapt import Statistics, adabn, batch_norms, get_statistics, set_statistics
-from .loaders import forward_in, has_length, same_size, target_loader
+from .loaders import Batch, forward_in, has_length, same_size, target_loader
 from .model import bare_model
 
 LOG_EVERY = 50  # batches
@@ -48,7 +48,7 @@ def adapt_model(
     total = min(len(loader), max_batches or len(loader)) if has_length(loader) else max_batches  # samplers may go on
     seen = single = 0
 
-    def parts() -> Iterator[dict[str, object]]:
+    def parts() -> Iterator[Batch]:
         nonlocal seen, single
         for number, batch in enumerate(islice(loader, total), 1):
             for part in same_size(batch):
@@ -112,30 +112,30 @@ class AdaBNHook(Hook):
             raise ValueError(f'AdaBNHook: expected 0 < momentum <= 1 or None, got {momentum}')
         if dataloader is not None and batch_size is not None:
             raise ValueError('AdaBNHook: batch_size belongs into dataloader=dict(batch_size=...)')
-        self.options: dict[str, Any] = dict(momentum=momentum, max_batches=max_batches, mode=mode)
+        self.momentum, self.max_batches, self.mode = momentum, max_batches, mode
         self.batch_size, self.dataloader, self.by_domain, self.keep = batch_size, dataloader, by_domain, keep
         self._source: Statistics | None = None
         self._domain: str | None = None
 
-    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Adapts at the first batch: by then hooks that exchange weights, such as EMAHook, have done so."""
         if 'test' in self.on:
             self._adapt(runner, runner.test_loop.dataloader, data_batch)
 
-    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: object = None) -> None:
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Likewise."""
         if 'val' in self.on:
             self._adapt(runner, runner.val_loop.dataloader, data_batch)
 
-    def after_test_epoch(self, runner: object, metrics: dict[str, float] | None = None) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Puts the old statistics back."""
         self._restore(runner)
 
-    def after_val_epoch(self, runner: object, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Likewise."""
         self._restore(runner)
 
-    def _adapt(self, runner: Any, tested: DataLoader, batch: object) -> None:
+    def _adapt(self, runner: Runner, tested: DataLoader, batch: Batch | None) -> None:
         domain = self._domain_of(batch)
         if self._source is not None and domain == self._domain:
             return
@@ -152,14 +152,16 @@ class AdaBNHook(Hook):
         else:
             loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=0)
         # processes may reach their domains in another order, so that each adapts to all images of its domain by itself
-        adapt_model(model, loader, **self.options, sync=domain is None)
+        adapt_model(
+            model, loader, momentum=self.momentum, max_batches=self.max_batches, mode=self.mode, sync=domain is None
+        )
 
-    def _domain_of(self, batch: Any) -> str | None:
+    def _domain_of(self, batch: Batch | None) -> str | None:
         if not self.by_domain or self.dataloader is not None:
             return None
-        named = (batch or {}).get('domain') or ()
+        named = (batch or {}).get('domain', ())
         # test-time augmentation: a list for each view
-        found = {name for entry in named for name in (entry if isinstance(entry, list | tuple) else [entry])}
+        found = {str(name) for entry in named for name in (entry if isinstance(entry, list | tuple) else [entry])}
         if len(found) > 1:
             raise ValueError(
                 f'AdaBNHook: a batch has images of several domains ({", ".join(sorted(found))}), each of which needs '
@@ -167,7 +169,7 @@ class AdaBNHook(Hook):
             )
         return next(iter(found), None)
 
-    def _restore(self, runner: Any) -> None:
+    def _restore(self, runner: Runner) -> None:
         if self._source is not None and not self.keep:
             set_statistics(bare_model(runner.model), self._source)
         self._source = self._domain = None

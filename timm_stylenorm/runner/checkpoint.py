@@ -9,12 +9,14 @@ into the model.
 import pickle
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import BinaryIO
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.serialization import MAP_LOCATION
 
 from ..checkpoints import compare, existing, reading, safe_globals
 from ..layers.owned import own_names, rename_main
@@ -36,7 +38,7 @@ def refusing(source: str) -> AbstractContextManager[None]:
     return reading(source, safe_globals(HistoryBuffer, _statistic))
 
 
-def load_local(filename: str, map_location: Any = None) -> object:
+def load_local(filename: str, map_location: MAP_LOCATION = None) -> Mapping:
     """Reads a checkpoint file with `weights_only=True`.
 
     Raises:
@@ -46,8 +48,12 @@ def load_local(filename: str, map_location: Any = None) -> object:
     path = existing(filename)
     with refusing(str(path)):
         held = from_plain(torch.load(path, map_location=map_location, weights_only=True))
-    weights = held.get('state_dict', held) if isinstance(held, Mapping) else held
-    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+    weights = held.get('state_dict', held) if isinstance(held, Mapping) else None
+    if (
+        not isinstance(held, Mapping)
+        or not isinstance(weights, Mapping)
+        or not all(isinstance(key, str) for key in weights)
+    ):
         raise ValueError(f'{path} holds no weights by their names, but {_kind(held)}')
     return held
 
@@ -58,19 +64,21 @@ def _kind(held: object) -> str:
     return f'a {type(held).__name__}{names}'
 
 
-def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> object:
+def load_url(
+    url: str, model_dir: str | None = None, map_location: MAP_LOCATION = None, progress: bool = True
+) -> object:
     """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
     with refusing(url):
         return from_plain(torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True))
 
 
-def load_any(file: Any, map_location: Any = None, weights_only: bool | None = None) -> object:
+def load_any(file: str | BinaryIO, map_location: MAP_LOCATION = None, weights_only: bool | None = None) -> object:
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
     with refusing(file if isinstance(file, str) else 'the checkpoint'):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
 
 
-def check_fit(model: torch.nn.Module, checkpoint: Mapping[str, Any], source: str, complete: bool) -> None:
+def check_fit(model: torch.nn.Module, checkpoint: Mapping, source: str, complete: bool) -> None:
     """Compares a checkpoint with a model by names and shapes, before loading.
 
     Args:
@@ -122,7 +130,7 @@ class CheckpointGuardHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Runs between reading the file and copying it into the model."""
         model = bare_model(runner.model)
         training, start = trains(runner), start_of(runner)

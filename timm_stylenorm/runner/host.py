@@ -2,11 +2,13 @@
 
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -72,9 +74,45 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
-        what=('mmengine.hooks.checkpoint_hook.open',),
-        why='`CheckpointHook` writes `last_checkpoint` in place',
+        what=('mmengine.hooks.checkpoint_hook.open', 'mmengine.config.config.open'),
+        why='`CheckpointHook` writes `last_checkpoint` in place, and a Runner its config, by which one tests',
         by='timm_stylenorm.runner.saving.open_whole',
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=tuple(f'mmengine.fileio.LocalBackend.{name}' for name in ('put', 'put_text')),
+        why='pictures and other files are written in place',
+        by='timm_stylenorm.runner.saving.putting_whole',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.visualization.LocalVisBackend._dump',),
+        why='where the disk is full, the error of a log ends a training without the name of a file',
+        by='timm_stylenorm.runner.saving.naming_lines',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=(
+            'mmengine.dataset.worker_init_fn',
+            'mmengine.dataset.utils.worker_init_fn',
+            'mmengine.runner.runner.default_worker_init_fn',
+        ),
+        why='workers may outlive a run that is killed',
+        by='timm_stylenorm.workers.ending_with_parent',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.Runner.train',),
+        why='two trainings in one work dir remove and resume from the checkpoints of each other',
+        by='timm_stylenorm.runner.claiming.claiming',
+        wraps=True,
         since='mmengine 0.10.7',
         until='onedl-mmengine 0.10.12',
     ),
@@ -114,24 +152,38 @@ class Start(NamedTuple):
     resume: bool
 
 
-def start_of(runner: Any) -> Start:
+def start_of(runner: Runner) -> Start:
     """As the config has it, or `set_start`."""
     return Start(runner._load_from, bool(runner._resume))
 
 
-def set_start(runner: Any, load_from: str | None, resume: bool) -> None:
+def set_start(runner: Runner, load_from: str | None, resume: bool) -> None:
     """Before it has loaded."""
     runner._load_from, runner._resume = load_from, resume
 
 
-def trains(runner: Any) -> bool:
+def trains(runner: Runner) -> bool:
     """Whether `Runner.train` is at work."""
     return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
 
 
-def has_loaded(runner: Any) -> bool:
+def has_loaded(runner: Runner) -> bool:
     """Whether `Runner.load_or_resume` has done its work."""
     return bool(runner._has_loaded)
+
+
+def progress() -> tuple[float, int] | None:
+    """Share of the training that is done, and the batch of the epoch; None outside a Runner's training.
+
+    The share counts finished epochs, or the iterations of a loop that knows no epochs.
+    """
+    info = MessageHub.get_current_instance().runtime_info
+    if info.get('loop_stage') != 'train':
+        return None
+    epoch, epochs, iteration, iterations = (info[key] for key in ('epoch', 'max_epochs', 'iter', 'max_iters'))
+    if epochs <= 1:
+        return iteration / iterations, iteration
+    return epoch / epochs, iteration - epoch * (iterations // epochs)
 
 
 def restart_workers(loader: DataLoader) -> None:
@@ -161,7 +213,7 @@ class ImageFormat:
     std: Tensor
 
 
-def image_format(preprocessor: Any) -> ImageFormat:
+def image_format(preprocessor: BaseDataPreprocessor) -> ImageFormat:
     """The image format of a data preprocessor: of this package, mmengine, mmseg, mmdet or mmpretrain.
 
     Those of OpenMMLab get what mmcv loads, BGR in [0, 255], and may turn the channels around.

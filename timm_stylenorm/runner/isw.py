@@ -1,52 +1,119 @@
 """The schedule of instance selective whitening in mmengine's Runner. Import it only where mmengine is installed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
 from .host import image_format
-from .loaders import forward_in, same_size, target_loader
+from .loaders import Batch, forward_in, with_pipeline
 from .model import bare_model
 from .resume import get_rng_state, set_rng_state
+
+Pair = list[dict[str, object]]
+
+
+class _Views(Dataset):
+    """[its photometric view, the image] for every image of a data set."""
+
+    def __init__(self, dataset: Any, view: Callable[[Tensor], Tensor]) -> None:
+        self.dataset, self.view = dataset, view
+
+    def __getitem__(self, index: int) -> Pair:
+        item = self.dataset[index]
+        return [{**item, 'inputs': self.view(item['inputs'])}, item]
+
+
+class _StreamOfViews(_Views, IterableDataset):
+    """The same where images come one after the other."""
+
+    def __iter__(self) -> Iterator[Pair]:
+        return ([{**item, 'inputs': self.view(item['inputs'])}, item] for item in self.dataset)
+
+
+class _Some(Sampler):
+    """Some of the images, others in each iteration; in several processes each has its share."""
+
+    def __init__(self, total: int, some: int) -> None:
+        self.total, self.some, self.order = total, some, torch.Generator().manual_seed(0)
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = torch.randperm(self.total, generator=self.order)[: self.some]
+        return iter(drawn[get_rank() :: get_world_size()].tolist())
+
+
+class _Trial:
+    """Iterated anew for each trial: batches of one image and its view, as the loader would give them."""
+
+    def __init__(self, loader: DataLoader, dataset: Any, images: int, view: Callable[[Tensor], Tensor]) -> None:
+        stream = isinstance(dataset, IterableDataset)
+        # mmengine seeds workers alike each time, so that trials would draw the same views: its worker_init_fn stays out
+        common = {name: getattr(loader, name) for name in ('collate_fn', 'num_workers', 'pin_memory')}
+        common['batch_size'] = None
+        if stream:
+            self.pairs = DataLoader(_StreamOfViews(dataset, view), **common)
+        else:
+            self.pairs = DataLoader(_Views(dataset, view), sampler=_Some(len(dataset), images), **common)
+        self.most = -(-images // get_world_size()) if stream else None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self.pairs, self.most)
+
+
+def _turned_view(image: Tensor) -> Tensor:
+    """`photometric_view` of an image whose channels are blue, green, red."""
+    return photometric_view(image.flip(0)).flip(0)
 
 
 @HOOKS.register_module()
 class ISWHook(Hook):
     """Lets the ISW layers choose their pairs of channels once, at a given iteration; from then on they have a loss.
 
-        custom_hooks = [dict(type='ISWHook', begin=4000)]
+        whole = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
+        custom_hooks = [dict(type='ISWHook', begin=4644, pipeline=whole)]
 
-    The choice compares training images with photometric views of them; it leaves the random numbers of the training
-    alone. It is part of the checkpoint, so a resumed run goes on with it.
+    The choice compares training images with photometric views of them, an image and its view at a time, as the authors
+    do; it leaves the random numbers of the training alone. It is part of the checkpoint: a resumed run goes on with it.
 
     Args:
-        begin: Iteration before which the pairs are chosen; by default after a tenth of the training, as the authors do,
-            after 5 of about 50 epochs.
-        batches: Training batches to look at, in each process.
+        begin: Iteration before which the pairs are chosen; by default after a tenth of the training. The authors do it
+            after 6 epochs, 4,644 of their 40,000 steps.
+        images: Training images to look at in each trial, by all processes together.
+        trials: The pairs that react in each of them are chosen.
+        pipeline: Transforms that replace those of the training's data set, so that whole images are compared, as the
+            authors do; by default images are cropped and jittered as in training.
 
     Raises:
-        ValueError: A negative `begin`, or no batch; in training, a model without ISW layers.
+        ValueError: A negative `begin`, no image or no trial; in training, a model without ISW layers.
+        TypeError: In training, a `pipeline` for a data set that has none.
     """
 
-    def __init__(self, begin: int | None = None, batches: int = 50) -> None:
-        if (begin is not None and begin < 0) or batches < 1:
-            raise ValueError(f'ISWHook: expected begin >= 0 and batches >= 1, got {begin} and {batches}')
-        self.begin, self.batches, self.done = begin, batches, False
+    def __init__(
+        self, begin: int | None = None, images: int = 500, trials: int = 10, pipeline: Sequence[object] | None = None
+    ) -> None:
+        if (begin is not None and begin < 0) or images < 1 or trials < 1:
+            raise ValueError(
+                f'ISWHook: expected begin >= 0, images >= 1 and trials >= 1, got {begin}, {images} and {trials}'
+            )
+        self.begin, self.images, self.trials, self.pipeline, self.done = begin, images, trials, pipeline, False
 
     def before_train(self, runner: Runner) -> None:
         """The layers are without a choice until `begin` on purpose."""
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
         if self.begin is None or runner.iter < self.begin or self.done:
             return
@@ -58,20 +125,18 @@ class ISWHook(Hook):
         states = get_rng_state()
         try:
             torch.manual_seed(torch.initial_seed() + self.begin)
-            loader = target_loader(runner.train_dataloader, runner.train_dataloader.batch_size or 1)
-            chosen = select_pairs(model, self._pairs(loader, model), forward_in(model, 'tensor'))
+            batches = self._batches(runner.train_dataloader, model)
+            chosen = select_pairs(model, batches, forward_in(model, 'tensor'), self.trials)
         finally:
             set_rng_state(states)
         told = ', '.join(f'{name} {count}' for name, count in chosen.items())
         print_log(
-            f'instance selective whitening: pairs of channels chosen from {self.batches} batches: {told}', 'current'
+            'instance selective whitening: pairs of channels chosen that react in '
+            f'{self.trials} trials of {self.images} images: {told}',
+            'current',
         )
 
-    def _pairs(self, loader: Any, model: Any) -> Iterator[Any]:
-        """[views; images] as the loader would give them, of one size: images smaller than a crop differ."""
-        bgr = image_format(model.data_preprocessor).loads_bgr
-        for data in (part for batch in islice(loader, self.batches) for part in same_size(batch)):
-            images = list(data['inputs'])
-            views = [photometric_view(i.flip(0)).flip(0) if bgr else photometric_view(i) for i in images]
-            twice = {k: [*v, *v] for k, v in data.items() if k != 'inputs'}
-            yield {**twice, 'inputs': views + images}
+    def _batches(self, loader: DataLoader, model: BaseModel) -> _Trial:
+        dataset = loader.dataset if self.pipeline is None else with_pipeline(loader.dataset, self.pipeline)
+        view = _turned_view if image_format(model.data_preprocessor).loads_bgr else photometric_view
+        return _Trial(loader, dataset, self.images, view)

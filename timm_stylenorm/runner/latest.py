@@ -13,14 +13,14 @@ The first process looks and tells the others.
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from .checkpoint import check_resumable, load_local, refusing
 from .host import has_loaded, set_start, start_of, trains
@@ -28,7 +28,7 @@ from .host import has_loaded, set_start, start_of, trains
 SUFFIXES = ('.pth', '.pt', '.ckpt')
 
 
-def peek(path: str) -> Any:
+def peek(path: str) -> Mapping:
     """The content of a checkpoint file, where possible without reading its tensors.
 
     Raises:
@@ -94,12 +94,13 @@ def newest_checkpoint(work_dir: str, folders: Iterable[str] = ()) -> str | None:
     return None
 
 
-def _folders(runner: Any) -> list[str]:
+def folders_of(runner: Runner) -> list[str]:
+    """Where a run has checkpoints beside its work dir."""
     own = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return [os.path.join(out, os.path.basename(os.path.normpath(runner.work_dir))) for out in own if out]
 
 
-def _choose(runner: Any) -> None:
+def _choose(runner: Runner) -> None:
     """Sets the Runner's `load_from` and `resume` to what its `load_or_resume` shall do."""
     explicit, (start, resume) = runner.cfg.get('resume_from'), start_of(runner)
     if explicit:
@@ -107,11 +108,11 @@ def _choose(runner: Any) -> None:
         return
     if not resume:
         return
-    folders = _folders(runner)
+    folders = folders_of(runner)
     own = {os.path.realpath(folder) for folder in (runner.work_dir, *folders)}
     if start and os.path.dirname(os.path.realpath(start)) in own:
         return
-    answer: list[Any] = [None, None]
+    answer: list[str | None] = [None, None]
     if is_main_process():
         try:
             answer[0] = newest_checkpoint(runner.work_dir, folders)
@@ -136,7 +137,7 @@ def choosing(load_or_resume: Callable) -> Callable:
     """`Runner.load_or_resume` with the meaning that the head of this module states."""
 
     @functools.wraps(load_or_resume)
-    def run(self: Any) -> None:
+    def run(self: Runner) -> None:
         if trains(self) and not has_loaded(self):
             _choose(self)
         load_or_resume(self)

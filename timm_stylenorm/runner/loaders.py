@@ -1,14 +1,20 @@
 """Batches of mmengine's loaders outside training: other orders, one domain, one size."""
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dataset import Compose
 from mmengine.dist import get_rank, get_world_size
+from mmengine.model import BaseModel
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
 LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
+
+Batch = Mapping[str, Tensor | Sequence]  # as a loader gives it: in each entry something for each image
 
 
 def domains(dataset: Any) -> list[str | None]:
@@ -31,19 +37,47 @@ def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str
         domain: Only images of this domain, all of them in each process. Otherwise each process has its share.
     """
     order = torch.Generator().manual_seed(0)
-    common: dict[str, Any] = dict(batch_size=batch_size or max(loader.batch_size or 1, LEAST), generator=order)
-    for name in ('collate_fn', 'num_workers', 'worker_init_fn', 'pin_memory'):
-        common[name] = getattr(loader, name)
+    alike = partial(
+        DataLoader,
+        loader.dataset,
+        batch_size=batch_size or max(loader.batch_size or 1, LEAST),
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        pin_memory=loader.pin_memory,
+        generator=order,
+    )
     if isinstance(loader.dataset, IterableDataset):
-        return DataLoader(loader.dataset, **common)
+        return alike()
     indices = torch.randperm(len(loader.dataset), generator=order).tolist()  # type: ignore[arg-type]
     if domain is None:
-        return DataLoader(loader.dataset, sampler=indices[get_rank() :: get_world_size()], **common)
+        return alike(sampler=indices[get_rank() :: get_world_size()])
     own = domains(loader.dataset)
-    return DataLoader(loader.dataset, sampler=[index for index in indices if own[index] == domain], **common)
+    return alike(sampler=[index for index in indices if own[index] == domain])
 
 
-def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def with_pipeline(dataset: Any, pipeline: Sequence[object]) -> Any:
+    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
+
+    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
+
+    Raises:
+        TypeError: A data set has no pipeline.
+    """
+    dataset = copy.copy(dataset)
+    if hasattr(dataset, 'pipeline'):
+        own = [step for step in dataset.pipeline.transforms if getattr(step, 'of_the_domain', False)]
+        dataset.pipeline = Compose([*pipeline[:1], *own, *pipeline[1:]])
+    elif hasattr(dataset, 'datasets'):
+        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
+    elif hasattr(dataset, 'dataset'):
+        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
+    else:
+        raise TypeError(f'a {type(dataset).__name__} has no pipeline to replace')
+    return dataset
+
+
+def same_size(batch: Batch) -> Iterator[Batch]:
     """A batch of an mmengine loader, taken apart into batches of images (C, H, W) of equal shape.
 
     Under test-time augmentation, where every entry is a list of views, the views are images like others.
@@ -62,7 +96,7 @@ def same_size(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**batch, **{key: [value[k] for k in chosen] for key, value in lists.items()}}
 
 
-def forward_in(model: Any, mode: str) -> Callable[[dict[str, object]], object]:
+def forward_in(model: BaseModel, mode: str) -> Callable[[Batch], object]:
     """Calls an mmengine model with a batch as its loader gives it, outside training."""
     return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
 

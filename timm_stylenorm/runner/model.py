@@ -1,7 +1,7 @@
 """What both hosts' models share: style losses in the total, and the model itself, out of its wrappers."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from ..recipes.apply import recipe_of
 from ..surgery.describe import describe_style
 
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel as Model
+else:
+    Model = object  # the mixins' base; the model's class comes after them
 
-class StyleLossMixin:
+
+class StyleLossMixin(Model):
     """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
 
     def parse_losses(self, losses: dict[str, object]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -19,7 +24,7 @@ class StyleLossMixin:
 
         mmengine sums only keys that contain 'loss' and merely logs the others.
         """
-        total, log = super().parse_losses(losses)  # type: ignore[misc]
+        total, log = super().parse_losses(losses)
         style = [value for key, value in log.items() if 'style' in key.split('.') and 'loss' not in key]
         if style:
             total = log['loss'] = total + sum(style)
@@ -41,8 +46,8 @@ def warn_without_recipe(model: nn.Module) -> None:
         print_log(text, 'current', logging.WARNING)
 
 
-def bare_model(model: Any) -> nn.Module:
+def bare_model(model: nn.Module) -> nn.Module:
     """The model itself, out of the wrappers for several processes and for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast('nn.Module', model.module)
     return model

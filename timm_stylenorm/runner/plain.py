@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 TYPES = 'stylenorm_types'
 ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device)
-BASICS: tuple[Any, ...] = (str, int, float, complex, bytes, bytearray)
+BASICS: tuple[type, ...] = (str, int, float, complex, bytes, bytearray)
 FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 DTYPES = {np.dtype(t) for t in ('bool', 'u1', 'i1', 'i2', 'i4', 'i8', 'f2', 'f4', 'f8', 'c8', 'c16')}  # torch's own
 DEEPEST = 50  # levels; a structure that contains itself has no end
 Keys = tuple[object, ...]
 
 
-def _array(value: object, dtype: Any = None) -> np.ndarray:
+def _array(value: object, dtype: DTypeLike = None) -> np.ndarray:
     return np.array(value.cpu().numpy() if isinstance(value, Tensor) else value, dtype)
 
 
@@ -111,7 +112,7 @@ class _Converter:
             return self._keep(value, keys)
         return value.detach().as_subclass(Tensor)
 
-    def _numpy(self, value: Any, keys: Keys) -> object:
+    def _numpy(self, value: np.generic | np.ndarray, keys: Keys) -> object:
         dtype = value.dtype
         plain: object = None
         if isinstance(value, np.generic):
@@ -143,7 +144,7 @@ class _Converter:
             vars(plain).update(plain_attributes)
         return value if same else plain
 
-    def _sequence(self, value: Any, keys: Keys) -> object:
+    def _sequence(self, value: list | tuple | range, keys: Keys) -> object:
         plain = [self.convert(entry, (*keys, index)) for index, entry in enumerate(value)]
         if type(value) in (list, tuple) and all(a is b for a, b in zip(plain, value, strict=True)):
             return value

@@ -1,17 +1,17 @@
 """A style or a recipe for a config of mmengine that has none: what `--style` and `--recipe` of the tools do."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from ..methods import Method, get_method
+from ..surgery.add import Style, as_specs
 from .model import StyleLossMixin
 from .styled import style_norm
 
 
-def put_style(cfg: Config, style: Any = None, recipe: Any = None) -> None:
+def put_style(cfg: Config, style: Style | None = None, recipe: str | Mapping[str, object] | None = None) -> None:
     """Gives the model of a config a style, a recipe, or both, in place of those that it has.
 
     A model that takes neither becomes the one of ours that does (`StyleNormEncoderDecoder`), or `StyleNorm` around it.
@@ -35,8 +35,8 @@ def put_style(cfg: Config, style: Any = None, recipe: Any = None) -> None:
     if style is None:
         return
     cfg.model.style = style
-    for spec in style if isinstance(style, list | tuple) else [style]:
-        method = get_method(spec if isinstance(spec, str) else spec['type'])
+    for spec in as_specs(style, {}):
+        method = get_method(spec['type'])
         for companion in method.companions:
             if companion in COMPANIONS:
                 COMPANIONS[companion](cfg, method)

@@ -5,35 +5,47 @@ mmengine's checkpoints lack the random number generators, so layers and augmenta
 
 import functools
 import random
-from typing import Any
+from collections.abc import Callable
+from typing import TypedDict
 
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from .host import restart_workers, start_of
+from .loaders import Batch
 
 KEY = 'rng_states'
 
 
-def get_rng_state(loader: torch.Generator | None = None) -> dict[str, object]:
+class RNGState(TypedDict, total=False):
+    """Lists hold what the generators' own states do, with tensors in place of arrays."""
+
+    python: list
+    numpy: list
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+    loader: torch.Tensor  # where it has a generator of its own
+
+
+def get_rng_state(loader: torch.Generator | None = None) -> RNGState:
     """The generators of this process as tensors and numbers, so that they load with `weights_only=True`."""
     version, words, gauss = random.getstate()
-    legacy: Any = np.random.get_state()  # noqa: NPY002 (what mmengine and mmcv draw from)
-    name, keys, position, has_gauss, cached = legacy
-    state = {
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 (what mmengine and mmcv draw from)
+    keys, position = torch.from_numpy(legacy['state']['key'].astype(np.int64)), legacy['state']['pos']
+    state: RNGState = {
         'python': [version, torch.tensor(words), gauss],
-        'numpy': [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        'numpy': [str(legacy['bit_generator']), keys, int(position), int(legacy['has_gauss']), float(legacy['gauss'])],
         'torch': torch.get_rng_state(),
         'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     return state if loader is None else {**state, 'loader': loader.get_state()}
 
 
-def set_rng_state(state: dict[str, Any], loader: torch.Generator | None = None) -> None:
+def set_rng_state(state: RNGState, loader: torch.Generator | None = None) -> None:
     """Puts back what `get_rng_state` returned; GPUs only as many as both sides have."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
@@ -49,7 +61,7 @@ def set_rng_state(state: dict[str, Any], loader: torch.Generator | None = None) 
 class _RestoreAfterSkip:
     """Stands in for the loop's iterator until the batches already trained on are skipped, then restores and leaves."""
 
-    def __init__(self, loop: IterBasedTrainLoop, restore: Any) -> None:
+    def __init__(self, loop: IterBasedTrainLoop, restore: Callable[[], None]) -> None:
         self.loop, self.inner, self.restore = loop, loop.dataloader_iterator, restore
         self.left = 0 if getattr(loop, 'fast_forward_on_resume', False) else loop.iter
 
@@ -84,12 +96,12 @@ class RNGStateHook(Hook):
     priority = 80  # after everything that may draw, before CheckpointHook (90)
 
     def __init__(self) -> None:
-        self._gathered: list[dict] | None = None  # all ranks' states, taken where all ranks take part
-        self._before_val: dict | None = None
-        self._loaded: list[dict] | None = None
+        self._gathered: list[RNGState] | None = None  # all ranks' states, taken where all ranks take part
+        self._before_val: RNGState | None = None
+        self._loaded: list[RNGState] | None = None
         self._generator: torch.Generator | None = None
 
-    def before_train(self, runner: Any) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Gives the loader its own generator and, on resume, arranges the restore."""
         loader, loop = runner.train_dataloader, runner.train_loop
         if loader.generator is None:  # else each new iterator would draw its base seed from the model's generator
@@ -113,7 +125,9 @@ class RNGStateHook(Hook):
                 )
             set_rng_state(state, self._generator)
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: object = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Batch | None = None, outputs: object = None
+    ) -> None:
         """Gathers the ranks' states when a checkpoint is about to be saved."""
         if not any(self._saves_now(runner, hook) for hook in runner.hooks if isinstance(hook, CheckpointHook)):
             return
@@ -121,22 +135,22 @@ class RNGStateHook(Hook):
         if isinstance(runner.train_loop, IterBasedTrainLoop) and self._reseed_workers(runner, runner.iter + 1):
             runner.train_loop.dataloader_iterator.skip_iter(runner.iter + 1)
 
-    def after_train_epoch(self, runner: object) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         """Gathers the ranks' states; epochs are few."""
         self._gather()
 
-    def before_val(self, runner: object) -> None:
+    def before_val(self, runner: Runner) -> None:
         """Remembers the training generators; the best checkpoint is saved in validation and gets these."""
         self._gather()
         self._before_val = get_rng_state(self._generator)
 
-    def after_val(self, runner: object) -> None:
+    def after_val(self, runner: Runner) -> None:
         """Puts the training generators back."""
         if self._before_val is not None:
             set_rng_state(self._before_val, self._generator)
             self._before_val = None
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds `rng_states`: one dict of tensors and numbers per rank."""
         if get_world_size() == 1:
             checkpoint[KEY] = [self._before_val or get_rng_state(self._generator)]
@@ -147,7 +161,7 @@ class RNGStateHook(Hook):
                 'RNGStateHook: this checkpoint was not saved by CheckpointHook; it has no rng_states.'
             )
 
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keeps the states until training starts; a checkpoint loaded to start from (iteration 0) ignores them."""
         self._loaded = checkpoint.get(KEY)
         seed = checkpoint.get('meta', {}).get('seed') if start_of(runner).resume else None
@@ -157,7 +171,7 @@ class RNGStateHook(Hook):
                 f'Set randomness=dict(seed={seed}).'
             )
 
-    def _own_state(self, runner: Any) -> dict | None:
+    def _own_state(self, runner: Runner) -> RNGState | None:
         if self._loaded is None:
             runner.logger.warning('RNGStateHook: the checkpoint has no rng_states; resuming, but not exactly.')
             return None
@@ -173,14 +187,14 @@ class RNGStateHook(Hook):
             self._gathered = all_gather_object(get_rng_state(self._generator))
 
     @staticmethod
-    def _saves_now(runner: object, hook: CheckpointHook) -> bool:
+    def _saves_now(runner: Runner, hook: CheckpointHook) -> bool:
         if hook.by_epoch:
             return False
         due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
         return due or (hook.save_last and hook.is_last_train_iter(runner))
 
     @staticmethod
-    def _reseed_workers(runner: Any, iteration: int) -> bool:
+    def _reseed_workers(runner: Runner, iteration: int) -> bool:
         """Seeds the next workers by `iteration`; False where the loop replays the skipped batches in them instead."""
         loader = runner.train_dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)

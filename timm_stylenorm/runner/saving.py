@@ -1,11 +1,12 @@
-"""Saving by mmengine: a checkpoint file is complete or absent, and old ones go only after the new one is complete.
+"""Saving by mmengine: a file is complete or absent, and old checkpoints go only after the new one is complete.
 
-mmengine removes the old file, then writes the new one in place. Its code is not copied here; three pieces of it are
+mmengine removes the old checkpoint, then writes the new one in place. Its code is not copied here; pieces of it are
 wrapped (`host.PATCHES`):
 
 * `save_checkpoint`, under every name by which mmengine calls it: the content becomes plain data (`plain.to_plain`), and
   local files take their name when they are complete. Other stores write as before.
-* `open` in the module of `CheckpointHook`, which writes `last_checkpoint` by it.
+* `open` where `last_checkpoint` and configs are written; `LocalBackend`, which writes pictures among others.
+* Where lines are added to the scalars of a run: a full disk is then named with the file.
 * `CheckpointHook`: while it saves, removals wait. The class itself is wrapped, not replaced in the registry, so that
   subclasses and configs that name the class are included.
 """
@@ -13,14 +14,17 @@ wrapped (`host.PATCHES`):
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 
-from ..checkpoints import atomic_write
+from ..files import PART, atomic_write, naming
 from .host import start_of
 from .plain import to_plain
 
@@ -54,22 +58,55 @@ def saving_whole(save: Callable) -> Callable:
 
 
 @contextmanager
-def _written_whole(file: Any, encoding: str | None) -> Iterator[object]:
+def _written_whole(file: str | os.PathLike, encoding: str | None) -> Iterator[IO]:
     with atomic_write(Path(file)) as part, open(part, 'w', encoding=encoding) as stream:
         yield stream
 
 
-def open_whole(file: Any, mode: str = 'r', buffering: int = -1, encoding: str | None = None, **options: Any) -> object:
-    """Stands in for `open` in the module of `CheckpointHook`."""
+def open_whole(
+    file: str | os.PathLike | int,
+    mode: str = 'r',
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+) -> AbstractContextManager[IO]:
+    """Stands in for `open` in modules of mmengine that write small files."""
     if mode == 'w' and isinstance(file, str | os.PathLike):
         return _written_whole(file, encoding)
-    return open(file, mode, buffering, encoding, **options)
+    return open(file, mode, buffering, encoding, errors, newline)
+
+
+def putting_whole(put: Callable) -> Callable:
+    """For `put` and `put_text` of `LocalBackend`."""
+
+    @functools.wraps(put)
+    def run(self: object, obj: object, filepath: str | os.PathLike, *args: object, **options: object) -> None:
+        if str(filepath).endswith(PART):  # of `saving_whole`
+            put(self, obj, filepath, *args, **options)
+            return
+        os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
+        with atomic_write(Path(filepath)) as part:
+            put(self, obj, part, *args, **options)
+
+    return run
+
+
+def naming_lines(dump: Callable) -> Callable:
+    """For `LocalVisBackend._dump`, which adds a line to a file."""
+
+    @functools.wraps(dump)
+    def run(self: object, value_dict: dict, file_path: str, file_format: str) -> None:
+        with naming(Path(file_path)):
+            dump(self, value_dict, file_path, file_format)
+
+    return run
 
 
 class _Waiting:
     """A file backend whose removals are only noted, also in the message hub and so in the checkpoint."""
 
-    def __init__(self, backend: object, hub: Any) -> None:
+    def __init__(self, backend: BaseStorageBackend, hub: MessageHub) -> None:
         self.backend, self.hub = backend, hub
         self.outdated: list[str] = []
 
@@ -84,7 +121,7 @@ class _Waiting:
     rmtree = remove  # DeepSpeed's checkpoints are folders
 
 
-def _named(hook: Any) -> set[str]:
+def _named(hook: CheckpointHook) -> set[str]:
     """The files that the hook still counts as its own: the last one, the best ones, and those it keeps."""
     best = [getattr(hook, 'best_ckpt_path', None), *(getattr(hook, 'best_ckpt_path_dict', None) or {}).values()]
     steps = getattr(hook, 'keep_ckpt_ids', None) or ()
@@ -92,7 +129,7 @@ def _named(hook: Any) -> set[str]:
     return {str(path) for path in (hook.last_ckpt, *best, *kept) if path}
 
 
-def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
+def _remove(hook: CheckpointHook, hub: MessageHub, paths: list[str]) -> None:
     backend = hook.file_backend
     for path in sorted(set(paths) - _named(hook)):
         if backend.isfile(path):
@@ -105,7 +142,7 @@ def _remove(hook: Any, hub: Any, paths: list[str]) -> None:
 
 def removing_late(save: Callable) -> Callable:
     @functools.wraps(save)
-    def run(self: Any, runner: Any, *args: object, **kwargs: object) -> object:
+    def run(self: CheckpointHook, runner: Runner, *args: object, **kwargs: object) -> object:
         backend, hub = self.file_backend, runner.message_hub
         if isinstance(backend, _Waiting):  # called by a method that is itself wrapped, and will remove
             return save(self, runner, *args, **kwargs)
@@ -122,7 +159,7 @@ def removing_late(save: Callable) -> Callable:
 
 def removing_what_a_kill_left(before_train: Callable) -> Callable:
     @functools.wraps(before_train)
-    def run(self: Any, runner: Any) -> None:
+    def run(self: CheckpointHook, runner: Runner) -> None:
         before_train(self, runner)
         if not is_main_process():
             return

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..recipes import LossTerm, Recipe, build_recipe
@@ -55,37 +56,35 @@ class StyledModel(StyleLossMixin):
         self, *args: object, style: object = None, recipe: object = None, where: str = 'backbone', **kwargs: object
     ) -> None:
         super().__init__(*args, **kwargs)
-        model: Any = self
         self.recipe = Recipe() if recipe is None else build_recipe(plain(recipe))
-        part = _part_of(model, where) if style is not None or recipe is not None else model
+        part = _part_of(self, where) if style is not None or recipe is not None else self
         if style is not None:
             add_style(part, plain(style))
-        set_classes(model, *self.known_classes())
+        set_classes(self, *self.known_classes())
         if recipe is None:
-            warn_without_recipe(model)
+            warn_without_recipe(self)
         else:
-            shown = image_format(model.data_preprocessor)
+            shown = image_format(self.data_preprocessor)
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
-            self.recipe.prepare(model, part, self._swap_rb(shown.mean), self._swap_rb(shown.std))
-        log_style(model)
+            self.recipe.prepare(self, part, self._swap_rb(shown.mean), self._swap_rb(shown.std))
+        log_style(self)
         part.train(part.training)  # it freezes stages of the base, with what was just added
         let_style_train(part, part.training)
 
     def train(self, mode: bool = True) -> object:
         """The model's own, in which backbones freeze stages; what style methods added there trains and acts on."""
-        super().train(mode)  # type: ignore[misc]
-        let_style_train(self, mode)  # type: ignore[arg-type]
+        super().train(mode)
+        let_style_train(self, mode)
         return self
 
     def known_classes(self) -> tuple[int, bool]:
         """Number of classes, and whether labels are maps; 0 classes where images have no label, as in detection."""
-        model: Any = self
-        if hasattr(model, 'decode_head'):
-            return model.num_classes, True
-        classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-        return (classes if isinstance(classes, int) and not hasattr(model, 'bbox_head') else 0), False
+        if hasattr(self, 'decode_head'):
+            return self.num_classes, True
+        classes = getattr(getattr(self, 'head', None), 'num_classes', None)
+        return (classes if isinstance(classes, int) and not hasattr(self, 'bbox_head') else 0), False
 
-    def loss(self, inputs: Tensor, data_samples: Sequence[Any]) -> dict[str, Any]:
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Losses of the model and of the style layers.
 
         Args:
@@ -97,16 +96,15 @@ class StyledModel(StyleLossMixin):
             passes of a recipe have its word before them: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
         """
         images = self._swap_rb(inputs, 1)
-        return self.recipe.losses(self, images, data_samples, self._forward_loss)  # type: ignore[arg-type]
+        return self.recipe.losses(self, images, data_samples, self._forward_loss)
 
     @property
     def ignore_index(self) -> int | None:
         """The label that the decode head, of several the last one, ignores; None without a decode head."""
-        heads: Any = getattr(self, 'decode_head', None)
-        head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
-        return None if head is None else int(head.ignore_index)
+        head = getattr(self, 'decode_head', None)
+        return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', None)
 
-    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm]) -> dict[str, object]:
+    def _forward_loss(self, images: Tensor, parts: Sequence[LossTerm]) -> dict[str, Tensor]:
         """Losses of one pass; see `Recipe.losses`.
 
         Raises:
@@ -117,8 +115,8 @@ class StyledModel(StyleLossMixin):
                 f'{type(self).__name__} gives one loss for all images of a pass, and the recipe asks for {len(parts)}'
             )
         (part,) = parts
-        losses = super().loss(self._swap_rb(images, 1), part.target)  # type: ignore[misc]
-        style = style_losses(self, labels_of(part.target), self.ignore_index)  # type: ignore[arg-type]
+        losses = super().loss(self._swap_rb(images, 1), part.target)
+        style = style_losses(self, labels_of(part.target), self.ignore_index)
         losses = {**losses, **{f'style.{name}': value for name, value in style.items()}}
         return {part.label(name): value for name, value in losses.items()}
 

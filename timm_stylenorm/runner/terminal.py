@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import ClassVar
@@ -27,6 +28,21 @@ class TerminalFilter(logging.Filter):
         return record.levelno > logging.INFO or not text.lstrip('-\n').startswith(FILE_ONLY)
 
 
+class _TellOnce:
+    """What a handler of a log does where it cannot write: says so once, and not by a traceback for each line."""
+
+    def __init__(self, handler: logging.FileHandler) -> None:
+        self.handler, self.told = handler, False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            logging.FileHandler.handleError(self.handler, record)
+        elif not self.told:
+            self.told = True
+            print(f'{self.handler.baseFilename}: {error.strerror} while writing the log', file=sys.stderr)  # noqa: T201
+
+
 class QuietRunner(Runner):
     """mmengine's Runner, whose environment, config and hooks go to the log file and not to the terminal."""
 
@@ -34,7 +50,9 @@ class QuietRunner(Runner):
         """mmengine's logger with our filter on what it shows."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = _TellOnce(handler)  # type: ignore[method-assign]
+            else:
                 handler.addFilter(TerminalFilter())
         logger.info(f'environment, config and hooks: {logger.log_file}')
         return logger

@@ -27,7 +27,7 @@ from .site import Site
 from .sites import find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
-Style = str | Mapping[str, Any] | Sequence[str | Mapping[str, object]]
+Style = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 
 def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
@@ -184,7 +184,7 @@ def _check_replacement(name: str, method: Method, site: Site) -> None:
         )
 
 
-def _replacement(method: Method, site: Site, kwargs: Mapping[str, Any]) -> StyleLayer:
+def _replacement(method: Method, site: Site, kwargs: Mapping[str, object]) -> StyleLayer:
     layer: Any = method.layer
     return layer.from_norm(site.module, **kwargs)
 
@@ -219,7 +219,7 @@ def _both_replace(first: str, second: str, site: Site) -> str:
     return f'style methods {first!r} and {second!r} both replace the norm layer {site.name!r}; choose one'
 
 
-def _check(plan: _Plan, taken: dict[Any, str]) -> None:
+def _check(plan: _Plan, taken: dict[object, str]) -> None:
     """Raise if the place is taken; else take it."""
     module = plan.site.module
     if plan.site.where == 'replace':

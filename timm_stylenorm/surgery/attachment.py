@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import ValuesView
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from torch import nn
 
@@ -58,6 +59,10 @@ class Attachments(nn.ModuleDict):
         super().__init__()
         self.muted = False
 
+    if TYPE_CHECKING:
+
+        def values(self) -> ValuesView[StyleLayer]: ...
+
 
 def attachments_of_model(model: nn.Module) -> list[tuple[nn.Module, Attachments]]:
     """The modules that hold layers, each with its child `style`."""
@@ -71,7 +76,7 @@ def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
     return list(layer.parameters() if attached else layer.added_parameters())
 
 
-def replaces_norm(layer: object) -> bool:
+def replaces_norm(layer: object) -> TypeGuard[NormLayer]:
     """Whether a style method has put the layer in the place of a norm layer."""
     record = layer.attachment if isinstance(layer, NormLayer) else None
     return record is not None and record.position == 'replace'

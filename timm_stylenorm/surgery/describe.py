@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from ..layers import StyleLayer
@@ -45,6 +43,6 @@ def _places(layers: list[tuple[str, StyleLayer]]) -> str:
     return ', '.join(words)
 
 
-def _added(layer: Any) -> int:
+def _added(layer: StyleLayer) -> int:
     own = sum(p.numel() for name, p in layer.named_parameters() if not name.startswith('act.'))
     return own - (2 * layer.num_features if replaces_norm(layer) else 0)  # only norms with weights are replaced

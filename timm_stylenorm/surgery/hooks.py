@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 
 from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
@@ -24,7 +25,21 @@ from .structure import NORMS
 from .sums import Slot
 
 
-def owner_of(module: nn.Module) -> Any:
+class _Counted(nn.Module):
+    """For type checkers: an activation that its block calls several times, as `attach` leaves it."""
+
+    style: Attachments
+    style_calls: int
+    style_wanted: int
+
+
+class _Block(nn.Module):
+    """For type checkers: that block."""
+
+    relu: _Counted
+
+
+def owner_of(module: nn.Module) -> nn.Module:
     """The module that holds the child `style`: a container would run it, so that its last child holds it instead."""
     while isinstance(module, nn.ModuleDict | nn.Sequential) and len(module):
         module = list(module.children())[-1]
@@ -37,11 +52,14 @@ def attachments_of(module: nn.Module) -> Attachments | None:
     return found if isinstance(found, Attachments) else None
 
 
+def _held_by(owner: nn.Module) -> Attachments:
+    return cast('Attachments', owner.style)
+
+
 def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False) -> Tensor:
-    style: Attachments = owner_of(module).style
-    layers: list[Any] = [] if style.muted else list(style.values())
-    for layer in layers:
-        record: Any = layer.attachment
+    style = _held_by(owner_of(module))
+    for layer in [] if style.muted else list(style.values()):
+        record = layer.attachment
         if record.position == position and record.of_container == of_container:
             unchecked = record.unchecked
             if unchecked is not None:
@@ -64,35 +82,35 @@ def _run_style_of_container(module: nn.Module, args: object, output: Tensor) -> 
     return _run(module, output, 'after', of_container=True)
 
 
-def _run_style_before(module: nn.Module, args: Any) -> Any:
+def _run_style_before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The forward pre-hook."""
     return _first_restyled(module, args, of_container=False)
 
 
-def _run_style_before_container(module: nn.Module, args: Any) -> Any:
+def _run_style_before_container(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The forward pre-hook of a container."""
     return _first_restyled(module, args, of_container=True)
 
 
-def _first_restyled(module: nn.Module, args: Any, of_container: bool) -> Any:
+def _first_restyled(module: nn.Module, args: tuple[Tensor, ...], of_container: bool) -> tuple[Tensor, ...]:
     if args:
         return (_run(module, args[0], 'before', of_container), *args[1:])
-    labels = ', '.join(str(layer.attachment) for layer in owner_of(module).style.values())
+    labels = ', '.join(str(layer.attachment) for layer in _held_by(owner_of(module)).values())
     raise TypeError(f'{labels}: {type(module).__name__} must get its first argument by position, not by name')
 
 
-def _run_style_at_the_last_call(module: Any, args: tuple[Tensor]) -> Tensor:
+def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor:
     """The forward pre-hook of an activation that its block calls several times."""
     module.style_calls += 1
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: Any, args: object) -> None:
+def _begin_calls(block: _Block, args: object) -> None:
     """The forward pre-hook of that block."""
     block.relu.style_calls = 0
 
 
-def _check_calls(block: Any, args: Any, output: object) -> None:
+def _check_calls(block: _Block, args: object, output: object) -> None:
     """The forward hook of that block."""
     if block.relu.style_calls != block.relu.style_wanted and not block.relu.style.muted:
         raise RuntimeError(
@@ -114,18 +132,19 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         method: Name of the method.
         layer: The layer, with its record.
     """
-    module: Any = site.module
+    module = site.module
     owner = owner_of(module)
     if isinstance(vars(owner).get('style'), str):
-        owner.plain_style = vars(owner).pop('style')  # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
+        # 'pytorch' or 'caffe' in mmseg's blocks, which only read it once
+        vars(owner)['plain_style'] = vars(owner).pop('style')
     if not hasattr(owner, 'style'):
         owner.style = Attachments().train(owner.training)
-    owner.style[method] = layer
+    _held_by(owner)[method] = layer
     layer.attachment.of_container = owner is not module  # the owner may be a place of its own
     if site.block is None:
         _hang(module, layer.attachment)
     else:
-        module.style_calls, module.style_wanted = 0, site.calls
+        vars(module).update(style_calls=0, style_wanted=site.calls)
         before, block = module._forward_pre_hooks, site.block
         _hook_once(before, module.register_forward_pre_hook, _run_style_at_the_last_call)
         _hook_once(block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
@@ -141,31 +160,30 @@ def _hang(module: nn.Module, record: Attachment) -> None:
         _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, hook)
 
 
-def _hook_once(present: Mapping[int, object], register: Callable[..., Any], hook: object) -> None:
+def _hook_once(present: Mapping[int, object], register: Callable[..., RemovableHandle], hook: object) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
         register(hook, prepend=True)
 
 
-def _hang_again(module: nn.Module, name: str, child: Any) -> None:
+def _hang_again(module: nn.Module, name: str, child: nn.Module | None) -> None:
     """A module that has taken the layers of another one over runs them; one that stands in the place of a norm layer
     takes them over."""
     if name == 'style' and isinstance(child, Attachments):
         for layer in child.values() if 'style_wanted' not in vars(module) else ():
-            record: Any = layer.attachment
-            if not record.of_container:
-                _hang(module, record)
+            if not layer.attachment.of_container:
+                _hang(module, layer.attachment)
         return
     old = module._modules.get(name)
     style = old._modules.get('style') if isinstance(old, NORMS) else None
-    if isinstance(style, Attachments) and isinstance(child, nn.Module) and style not in child.modules():
+    if isinstance(style, Attachments) and child is not None and style not in child.modules():
         child.style = style
 
 
 register_module_module_registration_hook(_hang_again)
 
 
-def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
+def replace(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
     """Put modules in the place of others, wherever these occur."""
     for old, new in layers.items():
         for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
@@ -174,7 +192,7 @@ def replace(model: nn.Module, layers: Mapping[Any, Any]) -> None:
             new.style = old.style
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child in layers:
+            if child is not None and child in layers:
                 parent._modules[name] = layers[child]
 
 
@@ -196,7 +214,7 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
     record = layer.attachment
     for module in styled_modules(model):
         owner = owner_of(module)
-        if record is not None and layer in owner.style.values() and record.of_container == (owner is not module):
+        if record is not None and layer in _held_by(owner).values() and record.of_container == (owner is not module):
             return module
     raise ValueError(f'{record or type(layer).__name__} is not attached in this {type(model).__name__}')
 
@@ -210,7 +228,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         ValueError: Naming the module.
     """
     for name, module in model.named_modules():
-        style: Any = attachments_of(module) if _is_styled(module) else None
+        style = attachments_of(module) if _is_styled(module) else None
         around, _, inner = f'.{name}'.rpartition('.')
         if style is None or inner.startswith('_') or inner == 'module':  # of FSDP, DDP, compilers, checkpointing
             continue
@@ -225,13 +243,13 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 
 @contextmanager
-def muted(module: Any, layers: bool = True) -> Iterator[None]:
+def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
     """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
     itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
     """
     found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
     if any(hook is _check_calls for hook in module._forward_hooks.values()):
-        found.append(attachments_of(module.relu))
+        found.append(attachments_of(cast('_Block', module).relu))
     with override_attr([style for style in found if style is not None], 'muted', True):
         yield
 

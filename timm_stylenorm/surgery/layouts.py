@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
     """
     _check_calls(site, seen)
     if site.where == 'replace':
-        if all(_is_batch(call, n) for n, calls in _batches(seen) for call in calls):
+        if all(_is_batch(call.shape, n) for n, calls in _batches(seen) for call in calls):
             return site
         raise ValueError(_misfit(site, seen, 'a norm layer of maps takes (N, C, H, W) of whole images'))
     dims = [site.channel_dim] if told else list(dict.fromkeys((site.channel_dim, 1, -1)))
@@ -73,8 +73,8 @@ def _rank(seen: Arrivals) -> int:
     return max(len(call.shape or ()) for calls in seen.calls for call in calls)
 
 
-def _is_batch(call: Call, n: int) -> bool:
-    return call.shape is not None and len(call.shape) in (3, 4) and call.shape[0] == n
+def _is_batch(shape: Shape | None, n: int) -> TypeGuard[Shape]:
+    return shape is not None and len(shape) in (3, 4) and shape[0] == n
 
 
 def _check_calls(site: Site, seen: Arrivals) -> None:
@@ -101,9 +101,9 @@ def _fit(seen: Arrivals, layout: Layout) -> tuple[int, bool] | None:
         return None
     found, exact = set(), True
     for one, two in zip(*seen.calls, strict=True):
-        if not (_is_batch(one, seen.images[0][0]) and _is_batch(two, seen.images[1][0])):
+        if not (_is_batch(one.shape, seen.images[0][0]) and _is_batch(two.shape, seen.images[1][0])):
             return None
-        shapes: Any = one.shape, two.shape
+        shapes = one.shape, two.shape
         fit = _is_map(shapes, seen.images, layout)
         if fit is None:
             return None
@@ -165,7 +165,7 @@ class Unchecked:
     prefix_tokens: int
     told: bool = False
 
-    def check(self, x: Any) -> None:
+    def check(self, x: object) -> None:
         """Raise a ValueError if it is not what is expected."""
         if not isinstance(x, Tensor):
             raise ValueError(f'site {self.label!r}: at {self.name!r} arrives a {type(x).__name__}, expected one tensor')

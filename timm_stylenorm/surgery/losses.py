@@ -45,7 +45,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         warn_if_at_rest(layers)
         _warn_if_lost(layers)
     losses: dict[str, Tensor] = {}
-    deepest: dict[tuple[type, int], tuple[str, Any]] = {}
+    deepest: dict[tuple[type, int], tuple[str, float, Tensor]] = {}
     seen: Counter[str] = Counter()
     for label, layer in layers:
         seen[label] += 1
@@ -54,10 +54,10 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
         if layer.aux is not None:
             losses[label] = layer.aux
         if layer.logits is not None:
-            deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer)
-    for label, layer in deepest.values():
+            deepest[type(layer), seen[label.partition('#')[0]]] = (label, layer.ce_weight, layer.logits)
+    for label, weight, logits in deepest.values():
         if target is not None:
-            losses[f'{label}.ce'] = layer.ce_weight * _cross_entropy(layer.logits, target, ignore_index)
+            losses[f'{label}.ce'] = weight * _cross_entropy(logits, target, ignore_index)
     if losses:
         _gather_shards(model)
     for _, layer in layers:

@@ -46,7 +46,7 @@ def watch(model: nn.Module, watcher: Callable[[], T]) -> T | None:
     return None
 
 
-def root_of(model: Any) -> nn.Module:
+def root_of(model: nn.Module) -> nn.Module:
     """The model within compilers and within wrappers that communicate."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
@@ -156,9 +156,9 @@ def _shorten(module: nn.Module) -> None:
         vars(module)['forward'] = _same
     elif kind in _KEEPS_SHAPE_COPIES:
         vars(module)['forward'] = torch.Tensor.contiguous
-    elif kind is BatchNormAct2d:
-        act_norm: Any = module
-        vars(module)['forward'] = lambda x: act_norm.act(act_norm.drop(x))
+    elif type(module) is BatchNormAct2d:
+        drop, act = module.drop, module.act
+        vars(module)['forward'] = lambda x: act(drop(x))
 
 
 def _same(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -132,7 +132,7 @@ class _Recorder:
     def _after(self, module: nn.Module, args: object, output: object) -> None:
         self.calls.append(_call(output))
 
-    def _before(self, module: nn.Module, args: Any) -> None:
+    def _before(self, module: nn.Module, args: Sequence[object]) -> None:
         self.calls.append(_call(args[0] if args else None))
 
     def _begin(self, module: nn.Module, args: object) -> None:

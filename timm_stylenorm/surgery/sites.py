@@ -1,6 +1,6 @@
 """Where style layers go: from a site's name to the modules of a model.
 
-    convs             convolutions directly followed by a norm layer beside them; shortcut branches left out
+    convs             convolutions directly followed by a norm layer of the same module; shortcut branches left out
     norms             those norm layers, for methods that replace them
     batch_norms       all batch norms of maps, shortcut branches too, for methods that replace them
     stem              the last feature level at stride 2 or less

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from disk import write_text
+
 
 def fingerprint(content: dict[str, Any]) -> str:
     """16 hexadecimal digits that change with the content, as of a config."""
@@ -15,10 +17,7 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    from timm_stylenorm.checkpoints import atomic_write
-
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(content, indent=2) + '\n')
+    write_text(file, json.dumps(content, indent=2) + '\n')
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -33,19 +33,19 @@ class _Reached(Exception):
 class StageCodec:
     """Feature maps after a stage of a classifier, as (N, C, h, w), and the decoder that `fit` trains.
 
-    The decoder gives the maps of the stage below, which that stage's decoder takes on, and the first one images.
+    The decoder gives the maps of the stage before, which that stage's decoder takes on, and the first one images.
 
     Args:
         classifier: Whose stage.
         stage: A site: 'stage2', or a module's name.
-        below: The codec of the stage below; None for the first.
+        previous: The codec of the stage before; None for the first.
 
     Raises:
         ValueError: Unknown stage, several places, or one that passes tokens.
     """
 
-    def __init__(self, classifier: Classifier, stage: str, below: 'StageCodec | None' = None) -> None:
-        self.classifier, self.name, self.below = classifier, stage, below
+    def __init__(self, classifier: Classifier, stage: str, previous: 'StageCodec | None' = None) -> None:
+        self.classifier, self.name, self.previous = classifier, stage, previous
         sites = find_sites(classifier.model, stage)
         if len(sites) > 1:
             raise ValueError(f'maps are taken after one module, and {stage!r} means {len(sites)}')
@@ -65,8 +65,8 @@ class StageCodec:
 
     def decode(self, features: Tensor, size: Sequence[int]) -> Tensor:
         lower = self.decoder(features)
-        if self.below is not None:
-            return self.below.decode(lower, size)
+        if self.previous is not None:
+            return self.previous.decode(lower, size)
         return _resized(lower.clamp(0, 1), size)
 
     def logits(self, features: Tensor, images: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ class StageCodec:
         return x.movedim(1, -1) if back else x.movedim(-1, 1)
 
     def fit(self, images: Tensor, steps: int, batch: int = 4, lr: float = 3e-3) -> None:
-        """Train the decoder on crops of images in [0, 1]: what is below comes back, and restyled maps do.
+        """Train the decoder on crops of images in [0, 1]: what came in comes back, and restyled maps do.
 
-        loss = 4 d(decode(f), below) + d(encode(decode(f)), f) + d(encode(decode(g)), g), with d the squared distance in
+        loss = 4 d(decode(f), in) + d(encode(decode(f)), f) + d(encode(decode(g)), g), with d the squared distance in
         units of each channel's deviation, and g = f in the style of another crop, or with random factors on mean and
         deviation of the batch, as AdvBN has them.
         """
@@ -120,13 +120,13 @@ class StageCodec:
         return loss
 
     def _lower(self, images: Tensor) -> Tensor:
-        return images if self.below is None else self.below.encode(images)
+        return images if self.previous is None else self.previous.encode(images)
 
     def _from(self, lower: Tensor, images: Tensor) -> Tensor:
-        """The maps that the network makes of what is below."""
-        if self.below is None:
+        """The maps that the network makes of what the stage before gives."""
+        if self.previous is None:
             return self.encode(lower)
-        with self.below.giving(lower):
+        with self.previous.giving(lower):
             return self.encode(images)
 
 
@@ -193,7 +193,7 @@ def layer_of(method: str) -> Callable[..., StyleLayer]:
 
 
 class Decoder(nn.Module):
-    """Feature maps to those below them, by convolutions between doublings of the resolution."""
+    """Feature maps to those of the stage before, by convolutions between doublings of the resolution."""
 
     def __init__(self, features: Tensor, lower: Tensor) -> None:
         super().__init__()

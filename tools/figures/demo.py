@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from disk import save_figure
 from PIL import Image
 
 ROWS = 2  # of each domain
@@ -60,6 +61,6 @@ def draw(out: Path, data: Path, methods: list[str], seed: int) -> Path:
     handles = [Patch(color=c / 255, label=n) for c, n in zip(palette, classes, strict=True)]
     fig.legend(handles=handles, loc='lower center', ncol=10, fontsize=8, frameon=False)
     fig.tight_layout(rect=(0, 0.07, 1, 1))
-    fig.savefig(out / 'demo.png', dpi=100)
+    save_figure(fig, out / 'demo.png', dpi=100)
     plt.close(fig)
     return out / 'demo.png'

@@ -9,14 +9,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from disk import claimed, write_text
 from labels.table import IGNORE, TO_TRAIN_ID, save_png
 from PIL import Image
+from processes import pool
 from tqdm import tqdm
 
 SUFFIX = '_labelTrainIds.png'
@@ -142,9 +143,9 @@ def run_parallel(work: Callable, items: Iterable, workers: int, title: str) -> I
     if workers <= 1 or len(items) < 2:
         yield from tqdm(map(work, items), total=len(items), desc=title)
         return
-    with ProcessPoolExecutor(min(workers, len(items))) as pool:
+    with pool(min(workers, len(items))) as processes:
         chunk = max(1, min(16, len(items) // (4 * workers)))
-        yield from tqdm(pool.map(work, items, chunksize=chunk), total=len(items), desc=title)
+        yield from tqdm(processes.map(work, items, chunksize=chunk), total=len(items), desc=title)
 
 
 def cpu_count() -> int:
@@ -158,7 +159,7 @@ def _report(root: Path, results: list[tuple[str, str, str]]) -> tuple[list[str],
     bad = [{'name': name, 'kind': kind, 'detail': detail} for name, kind, detail in results if kind not in (DONE, KEPT)]
     counts = Counter(outcome for _, outcome, _ in results)
     report = root / 'prepare_report.json'
-    report.write_text(json.dumps({'pairs': len(results), 'counts': counts, 'bad': bad}, indent=2) + '\n')
+    write_text(report, json.dumps({'pairs': len(results), 'counts': counts, 'bad': bad}, indent=2) + '\n')
     print(f'{len(results)} pairs: ' + ', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items())))
     for entry in bad[:20]:
         print(f'  {entry["kind"]}: {entry["detail"]}')
@@ -170,6 +171,11 @@ def _report(root: Path, results: list[tuple[str, str, str]]) -> tuple[list[str],
 def convert(pairs: Pairs, root: Path, workers: int, overwrite: bool = False, skip_bad: bool = False) -> int:
     """Convert all pairs below a root; 0 when every one is good, or the bad ones are left out on request."""
     names = pairs.names(root)
+    with claimed(root, 'a converter'):
+        return _convert(pairs, root, names, workers, overwrite, skip_bad)
+
+
+def _convert(pairs: Pairs, root: Path, names: list[str], workers: int, overwrite: bool, skip_bad: bool) -> int:
     work = partial(_attempt, pairs, root, overwrite)
     good, bad = _report(root, list(run_parallel(work, names, workers, f'{pairs.title} labels')))
     if not good:
@@ -181,6 +187,6 @@ def convert(pairs: Pairs, root: Path, workers: int, overwrite: bool = False, ski
     if skip_bad:
         split = root / 'splits' / 'good.txt'
         split.parent.mkdir(exist_ok=True)
-        split.write_text('\n'.join(good) + '\n')
+        write_text(split, '\n'.join(good) + '\n')
         print(f'{len(good)} good pairs listed in {split}')
     return 0

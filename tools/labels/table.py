@@ -4,10 +4,10 @@ Kept here rather than taken from cityscapesscripts, so that GTA5 and the toy str
 A test compares this table with that package's.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
+from disk import save_image
 from PIL import Image
 
 IGNORE = 255
@@ -66,14 +66,8 @@ def gta5_palette() -> list[int]:
 
 
 def save_png(path: Path, array: np.ndarray, palette: list[int] | None = None) -> None:
-    """Write (H, W) indices or (H, W, 3) RGB, uint8, through a temporary file: no interrupted run leaves half a file."""
+    """Write (H, W) indices or (H, W, 3) RGB, uint8, whole or not at all."""
     image = Image.fromarray(array)
     if palette is not None:
         image.putpalette(palette)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        image.save(part, format='PNG', compress_level=3)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_image(image, path, 'PNG', compress_level=3)

@@ -13,9 +13,11 @@ from torchvision import transforms
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from timm_stylenorm.checkpoints import atomic_write, reading, save_atomic
+from timm_stylenorm.checkpoints import reading, save_atomic
+from timm_stylenorm.files import atomic_write, claimed
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
+from timm_stylenorm.workers import end_with_parent
 
 DECAY = 5e-5  # of the learning rate: lr / (1 + DECAY * iteration)
 SAMPLES = 5  # images in the picture
@@ -58,7 +60,8 @@ def open_images(args: Any) -> ImageDataset:
 
 def load(images: ImageDataset, args: Any, numbers: range) -> DataLoader:
     """Batches of these numbers, in this order."""
-    return DataLoader(Batches(images, args, numbers), batch_size=None, num_workers=args.workers)
+    batches = Batches(images, args, numbers)
+    return DataLoader(batches, batch_size=None, num_workers=args.workers, worker_init_fn=end_with_parent)
 
 
 def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
@@ -172,9 +175,9 @@ def run(args: Any) -> Path:
     """Trains, and writes all files; returns the picture."""
     args.device = device_of(args.device)
     images = open_images(args)
-    if (args.out / 'decoder.pth').exists() and not (args.out / 'training.pth').exists():
-        raise FileExistsError(f'{args.out} holds a decoder.pth that was not trained there; choose another --out')
-    args.out.mkdir(parents=True, exist_ok=True)
-    decoder = train(args, images, open_encoder(args, images))
-    save_atomic(decoder.cpu().state_dict(), args.out / 'decoder.pth')
-    return draw(args, images)
+    with claimed(args.out, 'this tool', 'choose another --out'):
+        if (args.out / 'decoder.pth').exists() and not (args.out / 'training.pth').exists():
+            raise FileExistsError(f'{args.out} holds a decoder.pth that was not trained there; choose another --out')
+        decoder = train(args, images, open_encoder(args, images))
+        save_atomic(decoder.cpu().state_dict(), args.out / 'decoder.pth')
+        return draw(args, images)

@@ -8,7 +8,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1024, 512)),
-    dict(type='LoadTrainIds'),  # behind the scaling, which it does not go through
+    dict(type='LoadTrainIds'),  # after the scaling, which it does not go through
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

@@ -10,6 +10,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')]
+whole_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]  # ISW chooses its pairs of channels by it
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -36,7 +36,7 @@ def textured_background(image: Tensor, generator: Generator, threshold: float = 
     return torch.where(image < threshold, 0.5 + texture, image)
 
 
-SHIFTS: dict[str, Shift] = {
+STYLE_SHIFTS: dict[str, Shift] = {
     'contrast': lambda image, _: 0.5 + 0.3 * (image - 0.5),
     'bright': lambda image, _: image + 0.4,
     'dark': lambda image, _: 0.35 * image,
@@ -51,5 +51,5 @@ SHIFTS: dict[str, Shift] = {
 def shift_image(image: Tensor, name: str, seed: int = 0) -> Tensor:
     """The uint8 image (C, H, W) in another style; the same `seed` gives the same noise or texture."""
     generator = torch.Generator().manual_seed(seed)
-    shifted = SHIFTS[name](image.float() / 255, generator)
+    shifted = STYLE_SHIFTS[name](image.float() / 255, generator)
     return shifted.clamp(0, 1).mul(255).round().to(torch.uint8)
