@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 __all__ = ['LOCK', 'PART', 'InUse', 'atomic_write', 'claimed', 'is_empty', 'naming']
 
+OF_FILE_MANAGERS = ('.DS_Store', '.directory', 'Thumbs.db', 'desktop.ini')
 PART = '.part'  # how the names of temporary files end
 LOCK = '.stylenorm.lock'  # in a folder that a run has claimed
 PATIENCE = 3.0  # seconds in which the processes of a run that was killed may end
@@ -133,8 +134,10 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, but for claims and what killed processes left of unfinished files."""
-    return all(path.name == LOCK or (path.name.startswith('.') and path.suffix == PART) for path in folder.iterdir())
+    """Whether a folder holds nothing, but for claims, unfinished files of killed processes and file managers' own."""
+    names = [path.name for path in folder.iterdir()]
+    ours = (name == LOCK or (name.startswith('.') and name.endswith(PART)) for name in names)
+    return all(own or name in OF_FILE_MANAGERS or name.startswith('._') for own, name in zip(ours, names, strict=True))
 
 
 def _try_lock(handle: int) -> bool | None:

@@ -88,6 +88,7 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
     """Arguments of a converter."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('data_root', type=Path)
+    own.add_argument('--out', type=Path, help='folder for labels, report and lists (default: data_root)')
     own.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
     own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Tool] = {
     'prepare mapillary': Tool('prepare_mapillary', 'convert the labels of Mapillary Vistas, and check all pairs'),
     'prepare cityscapes': Tool('prepare_cityscapes', "draw the labels of Cityscapes' polygons"),
     'prepare toy-streets': Tool('prepare_toy_streets', 'draw two small domains of streets'),
+    'check': Tool('check_data', 'check every image/label pair of a data set that is ready to be read'),
     'styliser': Tool('train_styliser', 'train the decoder of the AdaIN styliser'),
     'visualize': Tool('visualize_style', 'draw what methods do to images at each stage'),
     'advbn-images': Tool('make_advbn_images', 'write a copy of an image folder that AdvBN has disturbed'),

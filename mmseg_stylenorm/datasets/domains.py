@@ -1,5 +1,6 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
+import bisect
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
@@ -12,8 +13,11 @@ from torch.utils.data import ConcatDataset, Dataset
 from timm_stylenorm.errors import unknown
 from timm_stylenorm.runner.loaders import with_pipeline
 
+from .loading import check_sizes
+from .stand_ins import item_or_stand_in
 
-def parts_of(dataset: object) -> list[object]:
+
+def parts_of(dataset: object) -> list[Any]:
     """The data sets with files that a data set or wrapper consists of."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
@@ -36,6 +40,16 @@ def image_folder(dataset: object) -> str | None:
         return None
 
 
+def left_out(dataset: object) -> dict[str, list[str]]:
+    """Names of known defective pairs that a data set leaves out, by domain, or of the whole data set under ''."""
+    domains = {part.domain: part.dataset for part in getattr(dataset, 'datasets', ()) if isinstance(part, _Domain)}
+    found = {
+        name: [pair for leaf in parts_of(part) for pair in (getattr(leaf, 'metainfo', None) or {}).get('left_out', ())]
+        for name, part in (domains or {'': dataset}).items()
+    }
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
 def image_folders(dataset: object) -> dict[str, str]:
     """`image_folder` by domain, or of the whole data set under the name ''."""
     domains = {part.domain: part.dataset for part in getattr(dataset, 'datasets', ()) if isinstance(part, _Domain)}
@@ -47,6 +61,8 @@ def _replaced(parts: dict[str, object], pipeline: Sequence[object], keep: Sequen
     """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
+    for leaf in (leaf for part in found.values() for leaf in parts_of(part)):
+        check_sizes(leaf.pipeline)
     if views:
         lost = [name for name in parts if name in keep]
     else:
@@ -71,6 +87,10 @@ class _Domain(Dataset):
 
     def domain_of(self, index: int) -> str:
         return self.domain
+
+    def image_of(self, index: int) -> str:
+        known = getattr(self.dataset, 'get_data_info', None)
+        return f'number {index} of {self.domain}' if known is None else str(known(index).get('img_path'))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,15 +142,35 @@ class DomainConcatDataset(ConcatDataset):
         parts = {name: DATASETS.build(part) if isinstance(part, dict) else part for name, part in parts.items()}
         if pipeline is not None:
             parts = _replaced(parts, pipeline, keep)
-        super().__init__([_Domain(name, part) for name, part in parts.items()])
+        self.parts = [_Domain(name, part) for name, part in parts.items()]
+        super().__init__(self.parts)
         first = parts[chosen[0]].metainfo
         for name, part in parts.items():
             if list(part.metainfo['classes']) != list(first['classes']):
                 raise ValueError(f'DomainConcatDataset: the classes of {name} are not those of {chosen[0]}')
         self.metainfo = {**first, 'domains': chosen, 'known_domains': list(domains)}
-        self.metainfo['image_folders'] = image_folders(self)
+        self.metainfo['image_folders'], self.metainfo['left_out'] = image_folders(self), left_out(self)
+        self.keep_going = False  # see `item_or_stand_in`
         # what mmseg's confusion_matrix.py asks of a data set
         leaf = parts_of(parts[chosen[0]])[0]
         self.METAINFO = self.metainfo
         self.ignore_index = getattr(leaf, 'ignore_index', 255)
         self.reduce_zero_label = getattr(leaf, 'reduce_zero_label', False)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return item_or_stand_in(self, super().__getitem__, index)
+
+    def _place(self, index: int) -> tuple[_Domain, int]:
+        number = bisect.bisect_right(self.cumulative_sizes, index)
+        return self.parts[number], index - (self.cumulative_sizes[number - 1] if number else 0)
+
+    def domain_of(self, index: int) -> str:
+        """The domain of an image."""
+        part, own = self._place(index)
+        return part.domain_of(own)
+
+    def image_of(self, index: int) -> str:
+        """The path of an image."""
+        part, own = self._place(index)
+        return part.image_of(own)

@@ -54,6 +54,17 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
     return soft
 
 
+def _check_stride(label: tuple[int, ...], results: dict) -> None:
+    """Compares a soft label, one value for so many pixels in each direction, with the size of the image's file."""
+    height, width = results.get('ori_shape', results['img'].shape)[:2]
+    strides = range(1, max(height, width) + 1)
+    if not any(label == (-(-height // stride), -(-width // stride)) for stride in strides):
+        raise ValueError(
+            f'soft label {results["seg_map_path"]} is {label[1]}x{label[0]}, and its image {results.get("img_path")} '
+            f'{width}x{height}: they do not belong together; {_CURE}'
+        )
+
+
 @TRANSFORMS.register_module()
 class LoadSoftLabels(BaseTransform):
     """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
@@ -63,6 +74,10 @@ class LoadSoftLabels(BaseTransform):
 
     Args:
         num_classes: K, at least 2.
+
+    Raises:
+        FileNotFoundError: There is no such label.
+        ValueError: It is damaged, of other contents, or of another image: there is no stride that gives it its size.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -73,6 +88,7 @@ class LoadSoftLabels(BaseTransform):
             return results
         height, width = results['img'].shape[:2]
         soft = read_soft(results['seg_map_path'], self.num_classes).transpose(1, 2, 0)
+        _check_stride(soft.shape[:2], results)
         soft = cv2.resize(np.ascontiguousarray(soft), (width, height), interpolation=cv2.INTER_LINEAR)
         results['gt_soft'], results['gt_seg_map'] = soft, soft.argmax(2).astype(np.uint8)
         results['seg_fields'] = [*results.get('seg_fields', []), 'gt_seg_map', 'gt_soft']

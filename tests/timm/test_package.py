@@ -16,7 +16,7 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'files', 'functional', 'patches', 'workers'},
+    {'datafiles', 'errors', 'files', 'functional', 'patches', 'workers'},
     {'host'},
     {'checkpoints', 'layers', 'saver'},
     {'methods'},

@@ -26,6 +26,7 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
 
+from ..datafiles import UNREADABLE, drop_hidden
 from ..errors import unknown
 from .style_shifts import STYLE_SHIFTS, shift_image
 from .transforms import build_transform
@@ -107,7 +108,7 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     try:
         with Image.open(source) as image:
             return image.convert('RGB')
-    except (OSError, SyntaxError, EOFError) as error:
+    except UNREADABLE as error:
         raise OSError(f"cannot read image '{name}': {error}. Restore the file, or take it out of the set") from error
 
 
@@ -207,6 +208,8 @@ def timm_dataset(
     elif prefix == 'torch' and not kwargs.get('download') and not (root and Path(root).is_dir()):
         raise FileNotFoundError(f"data set '{name}': no folder '{root}'; correct `root`, or set download=True")
     dataset = create_dataset(name, root=root, split=split, **kwargs)
+    if prefix == '' or hasattr(dataset, 'samples'):
+        drop_hidden(getattr(dataset, 'reader', dataset), str(root), renumber=not kwargs.get('class_map'))
     if isinstance(dataset, IterableDataset):
         if shift is not None:
             raise ValueError(f"data set '{name}' is read in order: `shift` needs one with random access")

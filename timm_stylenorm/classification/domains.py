@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data import get_img_extensions
 from torch.utils.data import Sampler
 
+from ..datafiles import decode_text, is_hidden
 from ..errors import unknown
 from .data import ImageOptions, LabelledImages, read_image
 
@@ -36,7 +37,8 @@ class DomainFolders(LabelledImages):
         leave_out: the domains not to use.
         split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
             `root`, in `splits` in it or beside it; None takes all images.
-        **common: `transform`, `shift`; see `LabelledImages`.
+        **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
+            of those of their folders, as for a shift of all of them.
 
     Raises:
         FileNotFoundError: no `root`, no image in a domain, no list of the split, or an image of a list is missing.
@@ -75,7 +77,8 @@ class DomainFolders(LabelledImages):
         extensions = get_img_extensions(as_set=True)
         for label, name in enumerate(self.classes or ()):
             paths = sorted((folder / name).glob('*')) if (folder / name).is_dir() else []
-            yield from ((path, label, domain) for path in paths if path.suffix.lower() in extensions)
+            shown = (path for path in paths if not is_hidden(path.name))
+            yield from ((path, label, domain) for path in shown if path.suffix.lower() in extensions)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """One image as RGB, and its label."""
@@ -83,8 +86,8 @@ class DomainFolders(LabelledImages):
         return read_image(path, str(path)), label
 
     def domain_of(self, index: int) -> str:
-        """Name of the folder the image is from."""
-        return self.samples[index][2]
+        """Name of the folder the image is from, or the one that was given to all."""
+        return self.samples[index][2] if self.domain is None else self.domain
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,7 +100,10 @@ def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -
     if file is None:
         raise FileNotFoundError(f"no list '{name}' in {' or '.join(map(str, folders))}; split=None takes all images")
     present = {path.relative_to(root).as_posix(): (path, label, domain) for path, label, domain in samples}
-    listed = [line.split()[0] for line in file.read_text('utf-8-sig').splitlines() if line.strip()]
+    lines = [line.strip() for line in decode_text(file.read_bytes(), file).splitlines()]
+    listed = [
+        line if line in present else line.rsplit(maxsplit=1)[0] for line in lines if line
+    ]  # names may have spaces
     missing = [path for path in listed if path not in present and path not in NOT_RELEASED]
     if missing:
         raise FileNotFoundError(f"'{file}' has {len(missing)} images that '{root}' has not, such as '{missing[0]}'")
@@ -105,8 +111,9 @@ def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -
 
 
 def _folders(root: Path) -> list[str]:
-    hidden_or_lists = ('.', 'splits')
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(hidden_or_lists))
+    return sorted(
+        path.name for path in root.iterdir() if path.is_dir() and path.name != 'splits' and not is_hidden(path.name)
+    )
 
 
 def _chained(runs: Iterable[Iterable[int]]) -> Iterator[int]:

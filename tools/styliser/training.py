@@ -14,6 +14,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from timm_stylenorm.checkpoints import reading, save_atomic
+from timm_stylenorm.datafiles import drop_hidden
 from timm_stylenorm.files import atomic_write, claimed
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
@@ -51,6 +52,8 @@ def open_images(args: Any) -> ImageDataset:
     steps = [transforms.Resize(2 * args.size), transforms.RandomCrop(args.size), transforms.ToTensor()]
     try:
         images = ImageDataset(str(args.images), transform=transforms.Compose(steps))
+        if hasattr(images.reader, 'class_to_idx'):  # not of other kinds of sets
+            drop_hidden(images.reader, str(args.images))
     except RuntimeError as error:  # of timm, where there is no image
         raise FileNotFoundError(f'no image below {str(args.images)!r}: {error}') from error
     if len(images) < 2:
