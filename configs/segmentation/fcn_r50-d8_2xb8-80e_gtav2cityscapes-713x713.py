@@ -1,14 +1,15 @@
 # GTA5 to Cityscapes, FCN with ResNet-50: the recipe of the CrossNorm and SelfNorm authors (Tang et al., ICCV 2021,
 # arXiv:2102.02811; segmentation/ of their code, after semseg): 80 epochs of batches of 16, SGD 0.9, lr 0.01 for the
-# backbone and ten times that for the heads, poly decay 0.9, wd 1e-4, batch norms of each GPU for itself, an auxiliary loss
-# of 0.4; scale 0.5 to 2, rotation by up to 10 degrees and blur for half of the images, flip, crops of 713.
+# backbone and ten times that for the heads, poly decay 0.9, wd 1e-4, batch norms of each GPU for itself, an auxiliary
+# loss of 0.4; scale 0.5 to 2, rotation by up to 10 degrees and blur for half of the images, flip, crops of 713.
 #   baseline
 #   SN    --style selfnorm sites=blocks.residual
 #   CN    --style crossnorm active=1 crop=style
 #   CNSN  --style selfnorm sites=blocks.residual --style crossnorm active=1 crop=style
-# CrossNorm is after the last activation of a block, SelfNorm before its sum. All images of data/gta5/splits/train.txt, or
-# of GTA5, are trained on. Differs: the authors' list of training images is shorter than the official one; they report
-# the epoch that is best on Cityscapes' validation set; their blur has windows of 5 pixels.
+# CrossNorm is after the last activation of a block, SelfNorm before its sum. All images that
+# data/gta5/splits/train.txt lists, or all of GTA5, are trained on. Differs: the authors' list of training images is
+# shorter than the official one; they report the epoch that is best on Cityscapes' validation set; their blur has
+# windows of 5 pixels.
 _base_ = [
     'mmseg::_base_/models/fcn_r50-d8.py',
     'mmseg::_base_/default_runtime.py',

@@ -83,7 +83,9 @@ def test_the_others_are_steps_of_plain_cross_entropy(p, steps):
 
 def test_augmixs_views_have_the_consistency_of_their_own_criterion(steps):
     model, (images, target) = crossnorm_net(1.0, sites='input', crop='both'), batch()
-    losses, passes = steps(build_recipe({'type': NAME, 'views': 3}), model, images, target, JsdCrossEntropy(3, 12, smoothing=0))
+    losses, passes = steps(
+        build_recipe({'type': NAME, 'views': 3}), model, images, target, JsdCrossEntropy(3, 12, smoothing=0)
+    )
     assert [len(logits) for logits, _ in passes] == [6, 2, 2]
     clean, one, two = passes[0][0].chunk(3)
     expected = F.cross_entropy(clean, target[:2]) + 12 * consistency_loss(clean, one, two)

@@ -16,7 +16,8 @@ from . import describe
 from .owned import flat_names, owned_names
 from .prefixes import resolve, strip
 from .rules import Layout, Rule
-from .sources import Source, get_source, host, supplement
+from .sources import Source, get_source, host
+from .supplement import supplement
 
 TARGETS = ('timm', 'mmseg')
 _STYLED = {'.aux_bn.': 'an auxiliary batch norm', '.style.': 'a style layer'}
