@@ -176,7 +176,9 @@ def _hang_again(module: nn.Module, name: str, child: nn.Module | None) -> None:
         return
     old = module._modules.get(name)
     style = old._modules.get('style') if isinstance(old, NORMS) else None
-    if isinstance(style, Attachments) and child is not None and style not in child.modules():
+    if not isinstance(style, Attachments) or child is None or 'style' in child._modules:
+        return
+    if old not in child.modules():  # which would wrap it
         child.style = style
 
 
