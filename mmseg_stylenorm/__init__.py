@@ -6,12 +6,13 @@ mmengine and mmseg, as the tables in `timm_stylenorm.runner.host` and `mmseg_sty
 
 from timm_stylenorm.patches import install_patches
 
-from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
+from . import backbones, datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
 from .host import PATCHES
 
 install_patches(PATCHES)
 
 __all__ = [
+    'backbones',
     'datasets',
     'evaluation',
     'heads',

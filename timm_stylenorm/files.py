@@ -183,10 +183,12 @@ def _take(lock: Path) -> int | None:
     """The handle of a lock file that this process has claimed; None where another one has."""
     until = time.monotonic() + PATIENCE
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if _is_mine(lock, handle):
-            break
-        os.close(handle)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # where the one before has just removed the folder
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            if _is_mine(lock, handle):
+                break
+            os.close(handle)
         if time.monotonic() > until:
             return None
         time.sleep(0.05)
@@ -219,7 +221,6 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[No
         yield
         return
     made = [path for path in (place, *place.parents) if not path.exists()]
-    place.mkdir(parents=True, exist_ok=True)
     said = _holder(key[1])
     if said and said.get('machine') == _machine() and said['pid'] == os.getppid():
         yield

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 # how a data set is told to use one domain
-ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}
+ONE_DOMAIN = {
+    **dict.fromkeys(('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'), 'only={}'),
+    **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"'''),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

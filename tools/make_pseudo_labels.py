@@ -1,8 +1,9 @@
 """Writes a network's predictions for target images as labels: make_pseudo_labels.py CONFIG CHECKPOINT OUT [--soft].
 
 The images are those of the config's `UDADataset(target=...)`, in the config's test pipeline without labels. OUT gets a
-file for each, in the same subfolders: NAME_pseudo.png with train ids, 255 where the network is not sure, or with --soft
-NAME_soft.npz with probabilities. Interrupted, the same command goes on; files that are damaged are written again.
+file for each, in the same subfolders: NAME_pseudo.png, a palette PNG of the most probable class (train ids, at the size
+of the image's file), or with --soft NAME_soft.npz with probabilities. With --threshold P hard labels are 255 where no
+class has the probability P. Interrupted, the same command goes on; files that are damaged are written again.
 Images that cannot be read are named at the end, with exit status 2; all others have their labels by then.
 """
 
@@ -15,12 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
 from disk import claimed
-from labels.reading import BadPair, read_image
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ def target_dataset(cfg: Config, config: str) -> Any:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     if kind_of(dataset) != 'UDADataset':
         raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
-    steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
+    labelled = ('LoadAnnotations', 'LoadTrainIds', 'ScoreAsShown')
+    steps = [step for step in cfg.test_pipeline if step['type'] not in labelled]
     return DATASETS.build({**copy.deepcopy(dataset.target), 'pipeline': steps, 'test_mode': True})
 
 
@@ -128,30 +128,27 @@ def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
     write_json(out / MANIFEST, settings)
 
 
-def is_whole(file: Path, num_classes: int) -> bool:
+def is_whole(file: Path, train_ids: np.ndarray) -> bool:
     """Whether a label is there and can be read."""
     if not file.exists():
         return False
-    if file.suffix == '.png':
-        try:
-            label = np.asarray(read_image(file))
-        except BadPair:
-            return False
-        return label.ndim == 2 and bool(np.all((label < num_classes) | (label == 255)))
+    from mmseg_stylenorm.datasets.label_statistics import read_ids
     from mmseg_stylenorm.uda.pseudo_labels import read_soft
 
     try:
-        read_soft(file, num_classes)
+        if file.suffix == '.png':
+            return bool(np.isin(read_ids(str(file)), [*train_ids, 255]).all())
+        read_soft(file, len(train_ids))
     except ValueError:
         return False
     return True
 
 
-def write(logits: Tensor, file: Path, args: argparse.Namespace) -> bool:
+def write(logits: Tensor, file: Path, dataset: Any, args: argparse.Namespace) -> bool:
     """Writes the label of one image from its logits (K, H, W); whether any of its pixels has a class."""
     import torch
 
-    from mmseg_stylenorm.uda.pseudo_labels import write_soft
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of, write_hard, write_soft
     from timm_stylenorm.files import atomic_write
 
     probabilities = logits.float().softmax(0)
@@ -160,9 +157,9 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> bool:
         if args.soft:
             write_soft(part, torch.nn.functional.avg_pool2d(probabilities, args.stride, ceil_mode=True))
             return True
-        sure, label = probabilities.max(0)
-        label = torch.where(sure < args.threshold, 255, label).byte().cpu().numpy()
-        part.write_bytes(cv2.imencode('.png', label)[1].tobytes())
+        sure, best = (x.cpu().numpy() for x in probabilities.max(0))
+        label = np.where(sure < args.threshold, 255, train_ids_of(dataset)[best]).astype(np.uint8)
+        write_hard(part, label, type(dataset).METAINFO['palette'])
     return bool((label != 255).any())
 
 
@@ -187,7 +184,7 @@ class Attempts:
             return str(error) if image in str(error) else f'image {image}: {error}'
 
 
-def label_all(model: Any, batches: Any, files: list[Path], args: argparse.Namespace) -> list[str]:
+def label_all(model: Any, batches: Any, files: list[Path], dataset: Any, args: argparse.Namespace) -> list[str]:
     """Writes the labels of all images that can be read; what is wrong with the others."""
     import torch
     from mmengine.utils import ProgressBar
@@ -199,7 +196,7 @@ def label_all(model: Any, batches: Any, files: list[Path], args: argparse.Namesp
                 faults.append(batch)
             else:
                 (sample,) = model.test_step(batch)
-                blank += not write(sample.seg_logits.data, file, args)
+                blank += not write(sample.seg_logits.data, file, dataset, args)
             bar.update()
     print()
     if blank:
@@ -238,26 +235,27 @@ def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str
     """Writes the labels that are not there yet, or not whole; returns them."""
     from torch.utils.data import DataLoader
 
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of
     from timm_stylenorm.runner.terminal import QuietRunner
     from timm_stylenorm.workers import end_with_parent
 
-    out, num_classes = Path(args.out), settings['num_classes']
+    out, train_ids = Path(args.out), train_ids_of(dataset)
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
     files = both[settings['kind']]
-    if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
+    if before(out) != settings or not all(is_whole(file, train_ids) for file in files):
         runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
         runner.model.eval()
         claim(out, every, settings)
-    todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
+    todo = [k for k, file in enumerate(files) if not is_whole(file, train_ids)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
         loader = DataLoader(
             Attempts(dataset, todo), batch_size=None, num_workers=workers, worker_init_fn=end_with_parent
         )
-        faults = label_all(runner.model, loader, [files[k] for k in todo], args)
+        faults = label_all(runner.model, loader, [files[k] for k in todo], dataset, args)
         if faults:
             raise ValueError(f'{len(faults)} images have no label, all others have theirs: {"; ".join(faults)}')
     print(f'{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')

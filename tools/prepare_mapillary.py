@@ -1,13 +1,13 @@
 """Map Mapillary Vistas' 66 classes (labels of version 1.2) to the 19 of Cityscapes and check every image/label pair.
 
-    python tools/prepare_mapillary.py data/mapillary [--mapping FILE] [--out FOLDER] [--skip-bad] [--overwrite]
+    python tools/prepare_mapillary.py data/mapillary [--mapping NAME] [--out FOLDER] [--skip-bad] [--overwrite]
 
 For SPLIT in training and validation reads `SPLIT/images/NAME.jpg` and `SPLIT/v1.2/labels/NAME.png` (or, of older
 downloads, `SPLIT/labels/NAME.png`) and writes `SPLIT/labelTrainIds/NAME.png`. `config_v1.2.json` (or `config.json`)
 must list the classes of version 1.2; version 2.0 has 124. No mapping is official, and numbers of papers depend on
-theirs: --mapping takes a JSON file with {"name in Vistas": "class of Cityscapes" or null} for what shall differ.
-A stopped run goes on where it stopped; bad pairs are listed in `SPLIT/prepare_report.json`. --out writes all that to
-another folder, for data that cannot be written to.
+theirs: --mapping takes `robustnet` or `rein`, or a JSON file with {"name in Vistas": "class of Cityscapes" or null} for
+what shall differ from ours. A stopped run goes on where it stopped; bad pairs are listed in
+`SPLIT/prepare_report.json`. --out writes all that to another folder, for data that cannot be written to.
 """
 
 import argparse
@@ -101,9 +101,51 @@ CLASS_OF: dict[str, str | None] = {
 }
 
 
-def table(mapping: Path | None) -> np.ndarray:
-    """Train id by id of version 1.2, uint8 (66,); `ValueError` for names that do not exist."""
-    changed = {} if mapping is None else read_json(mapping)
+MAPPINGS: dict[str, dict[str, str | None]] = {  # what differs from the table above
+    # Choi et al., CVPR 2021, arXiv:2103.15597: datasets/mapillary.py of RobustNet's code
+    'robustnet': dict.fromkeys(
+        (
+            'Bike Lane',
+            'Crosswalk - Plain',
+            'Curb Cut',
+            'Pedestrian Area',
+            'Service Lane',
+            'Lane Marking - Crosswalk',
+            'Sand',
+            'Catch Basin',
+            'Pothole',
+            'Street Light',
+            'Traffic Sign Frame',
+        )
+    ),
+    # Wei et al., CVPR 2024, arXiv:2312.04265: tools/convert_datasets/mapillary2cityscape.py of Rein's code
+    'rein': {
+        'Parking': 'road',
+        'Sand': None,
+        'Catch Basin': None,
+        'Manhole': None,
+        'Pothole': None,
+        'Traffic Sign (Back)': 'traffic sign',
+        'Traffic Sign Frame': 'traffic sign',
+    },
+}
+
+
+def table(mapping: str | None) -> np.ndarray:
+    """Train id by id of version 1.2, uint8 (66,), by the name of a mapping or a JSON file of what differs.
+
+    Raises:
+        ValueError: Names of classes that do not exist; a file that is none of JSON.
+        FileNotFoundError: There is neither a mapping nor a file of this name.
+    """
+    if mapping is None or mapping in MAPPINGS:
+        changed = MAPPINGS.get(mapping or '', {})
+    elif Path(mapping).exists():
+        changed = read_json(Path(mapping))
+    else:
+        raise FileNotFoundError(
+            f'--mapping {mapping}: no such file, and the mappings by name are {", ".join(MAPPINGS)}'
+        )
     unknown = [name for name in changed if name not in CLASS_OF]
     unknown += [name for name in changed.values() if name is not None and name not in CLASSES]
     if unknown:
@@ -194,7 +236,7 @@ def _convert_split(root: Path, out: Path, to_train_id: np.ndarray, args: argpars
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
     own = converter_parser(__doc__)
-    own.add_argument('--mapping', type=Path, metavar='FILE', help='JSON file with what shall be mapped otherwise')
+    own.add_argument('--mapping', metavar='NAME', help=f'{", ".join(MAPPINGS)}, or a JSON file of what shall differ')
     own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     args = own.parse_args(argv)
     to_train_id = table(args.mapping)

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Tool] = {
     'prepare gta5': Tool('prepare_gta5', 'convert the labels of GTA5, and check all pairs'),
     'prepare synthia': Tool('prepare_synthia', 'convert the labels of SYNTHIA-RAND-CITYSCAPES, and check all pairs'),
     'prepare mapillary': Tool('prepare_mapillary', 'convert the labels of Mapillary Vistas, and check all pairs'),
+    'prepare nthu': Tool('prepare_nthu', 'convert the test labels of a city of NTHU, and check all pairs'),
     'prepare cityscapes': Tool('prepare_cityscapes', "draw the labels of Cityscapes' polygons"),
     'prepare toy-streets': Tool('prepare_toy_streets', 'draw two small domains of streets'),
     'check': Tool('check_data', 'check every image/label pair of a data set that is ready to be read'),

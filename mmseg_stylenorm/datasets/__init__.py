@@ -2,7 +2,7 @@
 
 from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption
-from .domains import DomainConcatDataset
+from .domains import MultiDomainDataset
 from .geometry import RandomScaleCrop, ResizeHeight
 from .layouts import LAYOUTS
 from .loading import LoadTrainIds, ScoreAsShown
@@ -18,11 +18,11 @@ __all__ = [
     'ClassBalancedSampler',
     'ClassUniformSampler',
     'ColorJitter',
-    'DomainConcatDataset',
     'EndlessSampler',
     'GTA5Dataset',
     'ImageCorruption',
     'LoadTrainIds',
+    'MultiDomainDataset',
     'RandomGaussianBlur',
     'RandomScaleCrop',
     'RareClassDataset',

@@ -85,6 +85,15 @@ LAYOUTS = {
         {'validation': 2000, 'training': 18000},
         'tools/prepare_mapillary.py DATA_ROOT makes and checks the labels',
     ),
+    # Chen et al., No More Discrimination, ICCV 2017, arXiv:1704.08509: a city by itself; labels of the test images only
+    'nthu': Layout(
+        'Images/{split}',
+        'Labels/{split}',
+        ('.png', TRAIN_IDS),
+        {'Test': 100, 'Train': 3200},
+        'unpack Images/ and Labels/ of the city, then tools/prepare_nthu.py DATA_ROOT makes and checks the labels; '
+        'img_suffix=".jpg" where the images are JPEGs',
+    ),
     # Sakaridis et al., Guided Curriculum Model Adaptation, ICCV 2019, arXiv:1901.05946
     'dark_zurich': Layout(
         'rgb_anon/{split}/night',

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import cv2
 import mmengine.fileio as fileio
@@ -88,7 +87,7 @@ def check_size(results: dict) -> None:
 
 
 class CheckLabelSize(BaseTransform):
-    """`check_size` behind a loading step of others."""
+    """`check_size` after a loading step of others."""
 
     def transform(self, results: dict) -> dict:
         """Changes nothing."""
@@ -101,8 +100,8 @@ class CheckLabelSize(BaseTransform):
 
 
 def check_sizes(pipeline: Compose) -> Compose:
-    """Puts `CheckLabelSize` behind mmseg's own `LoadAnnotations`, which takes a label of any size."""
-    steps: list[Any] = []
+    """Puts `CheckLabelSize` after mmseg's own `LoadAnnotations`, which takes a label of any size."""
+    steps: list[Callable] = []
     for step in pipeline.transforms:
         steps += [step, CheckLabelSize()] if type(step) is LoadAnnotations else [step]
     pipeline.transforms = steps
@@ -166,9 +165,11 @@ class ScoreAsShown(BaseTransform):
     """Lets a prediction be scored at the size that the network sees, on the label as it is after resizing and cropping.
 
     mmseg otherwise scales predictions to the size of the file, which only fits labels that no transform has touched.
+    Of an image that comes from no data set, as mmseg's inference functions take it, the prediction has its own size.
     """
 
     def transform(self, results: dict) -> dict:
         """Takes the present size for the original one."""
-        results['ori_shape'] = results['img'].shape[:2]
+        if 'sample_idx' in results or 'seg_map_path' in results:
+            results['ori_shape'] = results['img'].shape[:2]
         return results

@@ -1,4 +1,4 @@
-"""Tests that go on behind a file that cannot be read, so that one bad pair does not cost the results of all others."""
+"""Tests that go on after a file that cannot be read, so that one bad pair does not cost the results of all others."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ NEAR = 4  # neighbours that are tried
 FAULTS = (*UNREADABLE, AssertionError, cv2.error)  # mmcv asserts that an image was decoded
 
 
-def item_or_stand_in(dataset: Any, get: Callable[[int], Any], index: int) -> Any:
+def item_or_stand_in(dataset: Any, get: Callable[[int], dict], index: int) -> dict:
     """The item `get(index)`; where that fails and `dataset.keep_going` is set, a copy of another item in its place.
 
     The stand-in has no labelled pixel. Its samples have `unread=dict(image=..., reason=...)` in their meta information,
@@ -46,19 +46,19 @@ def _others(index: int, count: int, last: int | None) -> Iterator[int]:
     yield from near[NEAR:]
 
 
-def _samples(item: Any) -> list[Any]:
+def _samples(item: dict) -> list:
     samples = item['data_samples']
     return samples if isinstance(samples, list) else [samples]  # views of test-time augmentation
 
 
-def _mark(item: Any, fault: dict[str, str], dataset: Any) -> None:
+def _mark(item: dict, fault: dict[str, str], dataset: Any) -> None:
     for sample in _samples(item):
         sample.set_metainfo({'unread': fault})
         if 'gt_sem_seg' in sample:
             sample.gt_sem_seg.data.fill_(getattr(dataset, 'ignore_index', 255))
 
 
-def _rename(item: Any, domain: str) -> None:
+def _rename(item: dict, domain: str) -> None:
     for sample in _samples(item):
         sample.set_metainfo({'domain': domain})
     item['domain'] = [domain] * len(_samples(item)) if isinstance(item['data_samples'], list) else domain

@@ -160,7 +160,7 @@ class StreetsDataset(CityscapesDataset):
         known = LAYOUTS[self.layout]
         defects, lone = known.defects.get(self.split, ()), known.lone_labels.get(self.split, ())
         left_out = [name for name in names if name in defects]
-        lone = tuple(name for name in lone if name in labels and name not in images)
+        lone = () if self.ann_file else tuple(name for name in lone if name in labels and name not in images)
         if left_out or lone:
             self._metainfo['left_out'] = [*left_out, *lone]
             what = f'{len(left_out)} pairs that do not belong together as released' if left_out else ''

@@ -15,7 +15,7 @@ from torch import Tensor
 from timm_stylenorm.errors import unknown
 
 from .predictions import Sample, save_prediction
-from .report import DomainReport, Report, write_report
+from .report import DomainReport, Report, Scored, write_report
 
 ACROSS = 8  # domains beside each other in the log
 # SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
@@ -63,7 +63,7 @@ def _mean(values: Iterable[float]) -> float:
 
 @METRICS.register_module()
 class DomainIoUMetric(BaseMetric):
-    """IoU of each domain that the samples name (see `DomainConcatDataset`), and means over domains.
+    """IoU of each domain that the samples name (see `MultiDomainDataset`), and means over domains.
 
     Reports `<domain>/mIoU`, `<domain>/mAcc` and `<domain>/aAcc` in percent, computed as mmseg's `IoUMetric` does, and
     `<mean>/mIoU`, ... for the means. Without domains it is `mIoU`, ... of all samples. IoU by class stands in the log
@@ -141,9 +141,8 @@ class DomainIoUMetric(BaseMetric):
             if 'gt_sem_seg' in sample:
                 label = sample['gt_sem_seg']['data'].squeeze(0).to(prediction.device)
                 matrix = confusion(prediction, label, len(self.dataset_meta['classes']), self.ignore_index)
-            self.results.append(
-                (domain, matrix, None)
-            )  # one for each sample: what pads the last batches is cut by number
+            # one for each sample: what pads the last batches is cut by number
+            self.results.append((domain, matrix, None))
             if self.output_dir:
                 save_prediction(sample, self.output_dir, self.dataset_meta.get('image_folders'))
 
@@ -158,14 +157,15 @@ class DomainIoUMetric(BaseMetric):
         known = self.dataset_meta.get('left_out') or {}
         left_out = {name: list(pairs) for name, pairs in (known if isinstance(known, dict) else {'': known}).items()}
         tested = list(groups)
-        every: tuple[dict[str, list[Any]], ...] = (groups, unread, left_out)
+        every: tuple[dict[str, list], ...] = (groups, unread, left_out)
         for name, parts in self.pools.items():
             if parts and set(parts) <= set(tested):
                 for found in every:
                     found[name] = [entry for part in parts for entry in found.get(part, ())]
-        rows = {name: self._row(name, matrices) for name, matrices in groups.items()}
-        for name, row in rows.items():
-            row |= {'unread': unread[name], 'left_out': left_out.get(name, [])}
+        rows: dict[str, DomainReport] = {
+            name: {**self._row(name, matrices), 'unread': unread[name], 'left_out': left_out.get(name, [])}
+            for name, matrices in groups.items()
+        }
         means = {'mean': tested} if self.means is None and len(tested) > 1 else self.means or {}
         means = {name: list(parts) for name, parts in means.items() if parts and set(parts) <= set(rows)}
         scores = {name: row['scores'] for name, row in rows.items()}
@@ -184,7 +184,7 @@ class DomainIoUMetric(BaseMetric):
         values = {f'{name}/{key}'.lstrip('/'): value for name, row in scores.items() for key, value in row.items()}
         return {key: round(value, 2) for key, value in values.items()}
 
-    def _row(self, name: str, matrices: list[np.ndarray]) -> DomainReport:
+    def _row(self, name: str, matrices: list[np.ndarray]) -> Scored:
         """All there is to say of a domain, in percent."""
         classes = self.dataset_meta['classes']
         matrix = np.sum(matrices, axis=0) if matrices else np.zeros((len(classes), len(classes)), np.int64)
@@ -204,9 +204,11 @@ class DomainIoUMetric(BaseMetric):
         for name, row in scores.items():
             images = rows[name]['images'] if name in rows else ''
             tables[0].add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
-        for title, key in (('left out', 'left_out'), ('not read', 'unread')):
-            if any(row[key] for row in rows.values()):
-                tables[0].add_column(title, [len(rows[name][key]) if name in rows else '' for name in scores])
+        left_out = {name: len(row['left_out']) for name, row in rows.items()}
+        unread = {name: len(row['unread']) for name, row in rows.items()}
+        for title, counts in (('left out', left_out), ('not read', unread)):
+            if any(counts.values()):
+                tables[0].add_column(title, [counts.get(name, '') for name in scores])
         names = list(rows)
         for part in (names[k : k + ACROSS] for k in range(0, len(names), ACROSS)):
             tables.append(PrettyTable(['IoU', *(name or 'all' for name in part)], align='r'))

@@ -50,7 +50,7 @@ def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] 
         sample: A data sample of mmseg as a dict, with `pred_sem_seg`, `img_path` and maybe `domain`. As in mmseg, ids
             are those of the label files where `reduce_zero_label` is set.
         output_dir: Folder of all predictions.
-        folders: Folders of images by domain, `metainfo['image_folders']` of `DomainConcatDataset`.
+        folders: Folders of images by domain, `metainfo['image_folders']` of `MultiDomainDataset`.
     """
     domain = sample.get('domain', '')
     file = Path(output_dir, prediction_file(sample['img_path'], domain, (folders or {}).get(domain)))

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from logging import ERROR
-from typing import Any
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..datasets.domains import image_folders, left_out
 from .metric import DomainIoUMetric
@@ -21,7 +21,7 @@ class ReportHook(Hook):
     A `DomainIoUMetric` without `report_dir` writes its report to `work_dir/TIMESTAMP`, where the log of the run is: a
     later test leaves it alone. `metainfo['image_folders']` is set for data sets that are not ours.
 
-    A test on our data sets goes on behind an image or label that cannot be read, see `item_or_stand_in`. Those are
+    A test on our data sets goes on after an image or label that cannot be read, see `item_or_stand_in`. Those are
     errors in the log at the end; `unread` has the reasons by image, and `tools/test.py` then ends with status 2.
     """
 
@@ -43,7 +43,11 @@ class ReportHook(Hook):
                 self._told.append(metric)
 
     def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: object = None,
+        outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Notes what could not be read."""
         for sample in outputs or ():

@@ -1,12 +1,14 @@
-"""Self-training on labels that a network wrote, hard ones (PNG of train ids) or soft ones (probabilities, .npz).
+"""Self-training on labels that a network wrote, hard ones (palette PNG of train ids) or soft ones (.npz).
 
 `tools/make_pseudo_labels.py` writes both. Hard ones are read as any labels are, by `LoadTrainIds`, and any segmentor
-trains on them.
+trains on them: so do FADA's authors.
 """
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.utils import SampleList
+from PIL import Image
 from torch import Tensor
 
 from timm_stylenorm.functional.adaptation import soft_cross_entropy
@@ -25,6 +28,20 @@ from ..datasets.loading import lacks_label
 from ..segmentors import StyleNormEncoderDecoder
 
 _CURE = 'tools/make_pseudo_labels.py writes it again'
+
+
+def train_ids_of(dataset: Any) -> np.ndarray:
+    """The train id of each class of a data set of mmseg, (K,) uint8: of K classes in its `metainfo`, by their order."""
+    count = len(dataset.metainfo['classes'])
+    by_class = {new: old for old, new in (dataset.label_map or {}).items()} or {k: k for k in range(count)}
+    return np.array([by_class[k] for k in range(count)], np.uint8)
+
+
+def write_hard(path: Path, label: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+    """A label (H, W) uint8 as a PNG that shows id k in the RGB colour palette[k]; what has no colour is black."""
+    image = Image.fromarray(label)
+    image.putpalette([*np.ravel(palette).tolist(), *[0] * (768 - np.size(palette))])
+    image.save(path, format='PNG')
 
 
 def write_soft(path: Path, probabilities: Tensor) -> None:

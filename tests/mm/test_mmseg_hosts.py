@@ -25,7 +25,7 @@ from mmseg.visualization import SegLocalVisualizer
 from test_configs import ADAPTING, DATA
 from test_uda_configs import write_pictures
 
-from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
+from mmseg_stylenorm.datasets import GTA5Dataset, MultiDomainDataset
 from timm_stylenorm.runner.configs import config_root, list_configs
 
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
@@ -63,7 +63,7 @@ seen, unseen = _base_.seen_dataset, _base_.test_dataloader.dataset
 test_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type='DomainConcatDataset',
+        type='MultiDomainDataset',
         domains=dict(seen=seen, unseen=unseen),
         pipeline=_base_.test_pipeline,
     )
@@ -221,27 +221,27 @@ class TestOnePipelineForAllDomains:
 
     def test_it_replaces_those_of_the_domains(self, toy):
         domains = {'a': self.part(toy, pipeline=self.OWN), 'b': self.part(toy)}
-        assert self.shapes(DomainConcatDataset(domains, pipeline=self.OTHER)) == [(8, 16)] * 2
+        assert self.shapes(MultiDomainDataset(domains, pipeline=self.OTHER)) == [(8, 16)] * 2
 
     def test_a_domain_may_keep_its_own(self, toy):
         domains = {name: self.part(toy, pipeline=self.OWN) for name in 'ab'}
         dataset = DATASETS.build(
-            dict(type='DomainConcatDataset', domains=domains, pipeline=self.OTHER, keep=['b'])
+            dict(type='MultiDomainDataset', domains=domains, pipeline=self.OTHER, keep=['b'])
         )  # fmt: skip
         assert self.shapes(dataset) == [(8, 16), (32, 64)]
         with pytest.raises(ValueError, match="unknown domain 'c'"):
-            DomainConcatDataset(domains, pipeline=self.OTHER, keep=['c'])
+            MultiDomainDataset(domains, pipeline=self.OTHER, keep=['c'])
 
     def test_test_time_augmentation_is_for_all(self, toy):
         domains = {name: self.part(toy, pipeline=self.OWN) for name in 'ab'}
-        dataset = DomainConcatDataset(domains, pipeline=self.VIEWS, keep=['b'])
+        dataset = MultiDomainDataset(domains, pipeline=self.VIEWS, keep=['b'])
         assert [len(dataset[k]['inputs']) for k in (0, 2)] == [1, 1]
         assert dataset[2]['domain'] == ['b']
 
     def test_data_sets_and_wrappers_that_are_passed_in_stay_as_they_are(self, toy):
         plain = DATASETS.build(self.part(toy, pipeline=self.OWN))
         twice = DATASETS.build({'type': 'RepeatDataset', 'times': 2, 'dataset': self.part(toy, pipeline=self.OWN)})
-        dataset = DomainConcatDataset({'a': plain, 'b': twice}, pipeline=self.OTHER)
+        dataset = MultiDomainDataset({'a': plain, 'b': twice}, pipeline=self.OTHER)
         assert self.shapes(dataset, (0, 2, 5)) == [(8, 16)] * 3
         assert plain[0]['inputs'].shape[1:] == twice[3]['inputs'].shape[1:] == (32, 64)
 
@@ -249,7 +249,7 @@ class TestOnePipelineForAllDomains:
         pytest.importorskip('imagecorruptions')
         fog = [self.OWN[0], {'type': 'ImageCorruption', 'name': 'fog', 'severity': 5}, *self.OWN[1:]]
         domains = {'clean': self.part(toy, pipeline=self.OWN), 'fog': self.part(toy, pipeline=fog)}
-        before, after, views = (DomainConcatDataset(domains, pipeline=p) for p in (None, self.OWN, self.VIEWS))
+        before, after, views = (MultiDomainDataset(domains, pipeline=p) for p in (None, self.OWN, self.VIEWS))
         for k in (0, 2):
             torch.testing.assert_close(after[k]['inputs'], before[k]['inputs'], rtol=0, atol=0)
             torch.testing.assert_close(views[k]['inputs'][0], before[k]['inputs'], rtol=0, atol=0)
@@ -263,17 +263,17 @@ class TestOnePipelineForAllDomains:
             'b': self.part(toy, pipeline=self.OTHER),
             'c': self.part(toy),
         }
-        DomainConcatDataset(domains, pipeline=self.OWN)
-        DomainConcatDataset(domains, pipeline=self.VIEWS)
-        DomainConcatDataset(domains, pipeline=self.OWN, keep=['b'])
-        assert said == ["DomainConcatDataset: pipeline replaces the own transforms of b; keep=['b'] keeps them"]
+        MultiDomainDataset(domains, pipeline=self.OWN)
+        MultiDomainDataset(domains, pipeline=self.VIEWS)
+        MultiDomainDataset(domains, pipeline=self.OWN, keep=['b'])
+        assert said == ["MultiDomainDataset: pipeline replaces the own transforms of b; keep=['b'] keeps them"]
 
     def test_a_data_set_without_a_pipeline_is_refused(self):
         class Foreign:
             metainfo = {'classes': ('a',)}
 
         with pytest.raises(TypeError, match='a Foreign has no pipeline to replace'):
-            DomainConcatDataset({'a': Foreign()}, pipeline=self.OWN)
+            MultiDomainDataset({'a': Foreign()}, pipeline=self.OWN)
 
     def test_mapillary_keeps_its_square_in_the_shipped_configs(self):
         cfg = Config.fromfile(config_root() / '_base_/datasets/gtav2domains_768x768.py').test_dataloader.dataset

@@ -41,6 +41,7 @@ STARTERS = {
 }  # fmt: skip
 MAY_START = {  # file: why
     'tools/processes.py': 'the one that starts them',
+    'timm_stylenorm/runner/isw.py': 'end_with_parent',
     'timm_stylenorm/runner/loaders.py': 'takes over the worker_init_fn of a loader of the Runner',
     'tools/make_pseudo_labels.py': 'end_with_parent',
     'tools/styliser/training.py': 'end_with_parent',
@@ -114,7 +115,9 @@ def starters(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             owner, name = called(node)
-            if name in STARTERS or owner == 'subprocess' or (owner == 'multiprocessing' and name != 'parent_process'):
+            made = {a.id for a in node.args if isinstance(a, ast.Name)} if name == 'partial' else {name}
+            of_module = owner == 'subprocess' or (owner == 'multiprocessing' and name != 'parent_process')
+            if made & STARTERS or of_module:
                 yield node.lineno, ast.unparse(node)
 
 
@@ -160,6 +163,8 @@ def test_readers_are_none(line):
     assert not [*other_writers(f'def f(file):\n    {line}\n')]
 
 
-@pytest.mark.parametrize('line', ['ProcessPoolExecutor(2)', 'subprocess.run([])', 'DataLoader(d)', 'mp.Process()'])
+@pytest.mark.parametrize(
+    'line', ['ProcessPoolExecutor(2)', 'partial(DataLoader, d)', 'subprocess.run([])', 'DataLoader(d)', 'mp.Process()']
+)
 def test_another_starter_would_be_found(line):
     assert [*starters(line)]

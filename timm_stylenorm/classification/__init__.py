@@ -4,8 +4,8 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
-from .domains import DomainBalancedSampler, DomainFolders
+from .data import StreamEpochHook, TimmImages, TimmStream, timm_dataset
+from .domains import DomainBalancedSampler, DomainFolders, MultiDomainDataset
 from .idx import IdxImages
 from .metrics import TopK
 from .model import StyleNormClassifier
@@ -21,7 +21,7 @@ __all__ = [
     'DomainBalancedSampler',
     'DomainFolders',
     'IdxImages',
-    'JoinedDataset',
+    'MultiDomainDataset',
     'StreamEpochHook',
     'StyleNormClassifier',
     'TimmImages',

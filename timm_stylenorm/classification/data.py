@@ -24,7 +24,7 @@ from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..datafiles import UNREADABLE, drop_hidden
 from ..errors import unknown
@@ -244,12 +244,3 @@ def split_folder(root: str | None, split: str) -> str:
     if others:
         raise FileNotFoundError(f"'{root}' has no folder for split '{split}', only {', '.join(others)}")
     return root
-
-
-@DATASETS.register_module()
-class JoinedDataset(ConcatDataset):
-    """Several data sets one after the other, e.g. test sets with a `domain` each, of which `TopK` reports each one."""
-
-    def __init__(self, datasets: Sequence[dict | Dataset]) -> None:
-        super().__init__([DATASETS.build(part) if isinstance(part, dict) else part for part in datasets])
-        self.metainfo = getattr(self.datasets[0], 'metainfo', {})

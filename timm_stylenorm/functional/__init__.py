@@ -4,7 +4,12 @@ Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased
 positions; u = v * n / (n - 1) the unbiased variance.
 """
 
-from .adaptation import image_weighted_max_square_loss, max_square_loss
+from .adaptation import (
+    entropy_loss,
+    image_weighted_entropy_loss,
+    image_weighted_max_square_loss,
+    max_square_loss,
+)
 from .affine import instance_moments, restyle, style_affine
 from .crossnorm import crop_box, crossnorm
 from .domain_norm import NORM_FLOOR, domain_norm
@@ -30,7 +35,9 @@ __all__ = [
     'dual_causality_loss',
     'efdmix',
     'entropy',
+    'entropy_loss',
     'exchange_styles',
+    'image_weighted_entropy_loss',
     'image_weighted_max_square_loss',
     'instance_moments',
     'instance_norm_rule',

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
+from ..workers import end_with_parent
 from .host import image_format
 from .loaders import Batch, forward_in, with_pipeline
 from .model import bare_model
@@ -60,7 +61,7 @@ class _Trial:
         stream = isinstance(dataset, IterableDataset)
         # mmengine seeds workers alike each time, so that trials would draw the same views: its worker_init_fn stays out
         common = {name: getattr(loader, name) for name in ('collate_fn', 'num_workers', 'pin_memory')}
-        common['batch_size'] = None
+        common |= {'batch_size': None, 'worker_init_fn': end_with_parent}
         if stream:
             self.pairs = DataLoader(_StreamOfViews(dataset, view), **common)
         else:
