@@ -175,10 +175,10 @@ def _hang_again(module: nn.Module, name: str, child: nn.Module | None) -> None:
                 _hang(module, layer.attachment)
         return
     old = module._modules.get(name)
-    style = old._modules.get('style') if isinstance(old, NORMS) else None
-    if not isinstance(style, Attachments) or child is None or 'style' in child._modules:
+    if child is None or not isinstance(old, NORMS) or old in child.modules():  # which would wrap it
         return
-    if old not in child.modules():  # which would wrap it
+    style = old._modules.get('style')
+    if isinstance(style, Attachments) and 'style' not in child._modules:
         child.style = style
 
 
