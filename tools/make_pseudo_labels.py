@@ -132,11 +132,12 @@ def is_whole(file: Path, train_ids: np.ndarray) -> bool:
     """Whether a label is there and can be read."""
     if not file.exists():
         return False
-    from mmseg_stylenorm.uda.pseudo_labels import read_hard, read_soft
+    from mmseg_stylenorm.datasets.label_statistics import read_ids
+    from mmseg_stylenorm.uda.pseudo_labels import read_soft
 
     try:
         if file.suffix == '.png':
-            return bool(np.isin(read_hard(file), [*train_ids, 255]).all())
+            return bool(np.isin(read_ids(str(file)), [*train_ids, 255]).all())
         read_soft(file, len(train_ids))
     except ValueError:
         return False

@@ -22,7 +22,6 @@ from mmseg.utils import SampleList
 from PIL import Image
 from torch import Tensor
 
-from timm_stylenorm.datafiles import UNREADABLE
 from timm_stylenorm.functional.adaptation import soft_cross_entropy
 
 from ..datasets.loading import lacks_label
@@ -43,22 +42,6 @@ def write_hard(path: Path, label: np.ndarray, palette: Sequence[Sequence[int]]) 
     image = Image.fromarray(label)
     image.putpalette([*np.ravel(palette).tolist(), *[0] * (768 - np.size(palette))])
     image.save(path, format='PNG')
-
-
-def read_hard(path: Path) -> np.ndarray:
-    """What `write_hard` wrote: (H, W), uint8.
-
-    Raises:
-        ValueError: It is damaged, or no map of ids.
-    """
-    try:
-        with Image.open(path) as image:
-            label = np.asarray(image)
-    except UNREADABLE as error:
-        raise ValueError(f'label {path} cannot be read ({error}); {_CURE}') from error
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise ValueError(f'label {path} has shape {label.shape} of {label.dtype}, expected (H, W) of uint8')
-    return label
 
 
 def write_soft(path: Path, probabilities: Tensor) -> None:

@@ -194,6 +194,7 @@ ROWS = [  # command line -> message
     ('prepare gta5 jpegs', r'images holds \.jpg'),
     ('prepare gta5 gta5 --workers 0', 'at least 1'),
     ('prepare synthia nowhere', 'is not a folder'),
+    ('prepare nthu nowhere', 'is not a folder'),
     ('prepare cityscapes nowhere', 'is not a folder'),
     ('prepare cityscapes city', 'is gtFine_trainvaltest.zip unpacked'),
     ('prepare mapillary nowhere', 'has neither'),
