@@ -51,6 +51,7 @@ from .saver import safe_saving
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
+from .workers import end_with_torchrun
 
 _logger = logging.getLogger(__name__)
 
@@ -281,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.argv = list(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
+    end_with_torchrun()
     with styled_timm(style, recipe, images):
         try:
             runpy.run_path(script[0], run_name='__main__')

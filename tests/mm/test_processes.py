@@ -20,7 +20,9 @@ from timm_stylenorm import files
 from timm_stylenorm.files import InUse, claimed
 
 pytest.importorskip('mmengine')
-from tiny_runs import start, status, train
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny_runs import config, start, status, train
 
 SECONDS = 5  # in which processes end
 
@@ -173,6 +175,17 @@ def test_a_second_training_in_a_work_dir_is_refused(tmp_path, hold):
     assert not (tmp_path / 'run' / files.LOCK).exists()
 
 
+def test_no_other_run_replaces_the_config_of_a_training(tmp_path, hold):
+    first = hold(tmp_path / 'run')
+    cfg = config(tmp_path / 'run')
+    cfg.dump(tmp_path / 'of_the_training.py')
+    Runner.from_cfg(Config.fromfile(tmp_path / 'of_the_training.py'))
+    assert not [*(tmp_path / 'run').glob('*.py')]
+    kill(first)
+    Runner.from_cfg(Config.fromfile(tmp_path / 'of_the_training.py'))
+    assert [*(tmp_path / 'run').glob('*.py')] == [tmp_path / 'run' / 'of_the_training.py']
+
+
 def test_trainings_that_save_into_one_folder_elsewhere_are_refused_too(tmp_path, hold):
     hold(tmp_path / 'store' / 'run')
     with pytest.raises(InUse):
@@ -308,7 +321,7 @@ def test_predictions_and_labels_on_a_full_disk_are_named_and_none_is_half_there(
     with small_disk(tmp_path / 'disk', '100k') as disk:
 
         def label(k):
-            make_pseudo_labels.write(torch.randn(19, 40, 40), disk / f'{k}_soft.npz', args)
+            make_pseudo_labels.write(torch.randn(19, 40, 40), disk / f'{k}_soft.npz', None, args)
 
         def prediction(k):
             data = torch.randint(0, 19, (1, 100, 200))
@@ -320,13 +333,11 @@ def test_predictions_and_labels_on_a_full_disk_are_named_and_none_is_half_there(
             assert not [*disk.rglob('*.part')]
             whole = list(disk.rglob(f'*.{kind}'))
             assert whole
-            assert all(make_pseudo_labels.is_whole(file, 19) for file in whole)
+            assert all(make_pseudo_labels.is_whole(file, np.arange(19)) for file in whole)
             [file.unlink() for file in whole]
 
 
 def test_the_config_of_a_run_is_never_half_written(tmp_path, monkeypatch):
-    from mmengine.config import Config
-
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: 1 / 0))
     file = tmp_path / 'config.py'
     file.write_text('a = 1\n')

@@ -23,7 +23,8 @@ from tiny_uda import MODEL
 
 from mmseg_stylenorm.datasets import StreetsDataset
 from mmseg_stylenorm.uda.pseudo_labels import read_soft, train_ids_of, write_hard, write_soft
-from timm_stylenorm.runner.configs import config_root
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
 
 MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
 FADA = 'quickstart/deeplabv3plus_r18-small_fada_1xb4-240_toy-streets.py'
@@ -288,3 +289,96 @@ def test_another_network_or_test_pipeline_is_another_setting(teacher):
     teacher()
     with pytest.raises(SystemExit, match=r'other settings .*network'):
         teacher('--cfg-options', 'model.test_cfg.mode=slide')
+
+
+def test_a_soft_label_of_another_image_is_refused(tmp_path):
+    init_default_scope('mmseg')
+    step = TRANSFORMS.build(dict(type='LoadSoftLabels', num_classes=4))
+    for size, stride in (((17, 31), 4), ((16, 24), 1), ((5, 7), 3)):
+        write_soft(tmp_path / 'a.npz', torch.rand(4, *size).softmax(0))
+        height, width = (n * stride - stride + 1 for n in size)
+        image = np.zeros((height, width, 3), np.uint8)
+        files = {'img_path': 'a.png', 'seg_map_path': str(tmp_path / 'a.npz')}
+        results = {'img': image, 'ori_shape': (height, width), **files}
+        assert step(dict(results))['gt_soft'].shape[:2] == (height, width)
+        results['ori_shape'] = (width * 2, height)
+        with pytest.raises(
+            ValueError, match=r'soft label .*a\.npz is .*, and its image a\.png .*do not belong together'
+        ):
+            step(dict(results))
+
+
+def target_images(root=Path('data/toy_streets/cityscapes/leftImg8bit/train/t')):
+    return sorted(root.glob('*_leftImg8bit.png'))
+
+
+def test_one_image_that_cannot_be_read_costs_no_other_label(teacher):
+    first, second, _ = target_images()
+    first.write_bytes(first.read_bytes()[:50])
+    second.write_bytes(b'')
+    with pytest.raises(
+        SystemExit, match=rf'2 images have no label, .*{first.name} cannot be decoded.*{second.name} is an'
+    ):
+        teacher()
+    assert [file.name for file in Path('labels').rglob('*.png')] == ['2_pseudo.png']
+    write_pictures(Path('again'), count=3)
+    for file in (first, second):
+        file.write_bytes(Path('again/cityscapes/leftImg8bit/train/t', file.name).read_bytes())
+    assert len(teacher()) == 2
+
+
+def test_labels_of_images_in_two_folders_are_kept_apart(teacher):
+    folder = target_images()[0].parent
+    (folder.parent / 'u').mkdir()
+    for file in target_images():
+        (folder.parent / 'u' / file.name).write_bytes(file.read_bytes())
+        (folder / f'._{file.name}').write_bytes(b'x')
+    (folder / '0_leftImg8bit.png').rename(folder / '0_leftImg8bit.PNG')
+    teacher()
+    names = sorted(str(file) for file in Path('labels').rglob('*.png'))
+    assert names == [f'labels/{town}/{k}_pseudo.png' for town in 'tu' for k in range(3)]
+
+
+def test_labels_of_other_images_are_other_settings(teacher):
+    teacher()
+    Path('data').rename('elsewhere')
+    Path('data').symlink_to('elsewhere')
+    with pytest.raises(SystemExit, match=r'other settings \(images .*data/toy_streets/.* and not .*elsewhere'):
+        teacher()
+
+
+def test_labels_that_hold_no_class_are_told_of(teacher, capsys):
+    teacher('--threshold', '1')
+    assert 'warning: 3 labels hold no class, since the network is nowhere as sure as --threshold 1.0' in (
+        capsys.readouterr().err
+    )
+    assert teacher('--threshold', '1') == []
+
+
+def test_a_cut_label_is_written_again(teacher):
+    (first, *_) = teacher()
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    assert teacher() == [first]
+    assert first.read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:isw. no pairs of channels')
+@pytest.mark.parametrize('name', [name for name in list_configs() if name.startswith('quickstart/')])
+def test_labels_without_any_class_give_finite_losses(name):
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / name)
+    distributed._sync_bn_to_bn(cfg.model)
+    model = MODELS.build(cfg.model).train()
+
+    def part():
+        label = PixelData(data=torch.full((1, 64, 128), 255))
+        soft = PixelData(data=torch.zeros(19, 64, 128, dtype=torch.uint8))
+        samples = [SegDataSample(gt_sem_seg=label, gt_soft=soft) for _ in range(2)]
+        return {'inputs': list(torch.randint(256, (2, 3, 64, 128)).byte()), 'data_samples': samples}
+
+    losses = model(**model.data_preprocessor({**part(), 'target': part()}, True), mode='loss')
+    assert losses
+    for key, value in losses.items():
+        assert torch.isfinite(value).all(), key

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_a_folder_that_is_claimed_is_refused_to_another_process_with_who_has_it(
     with pytest.raises(InUse) as caught, claimed(tmp_path / 'out', 'a test', 'go elsewhere'):
         raise AssertionError
     text = str(caught.value)
-    assert f'process {other.pid} on' in text
+    assert f'process {other.pid} on {socket.gethostname()} since' in text
     assert re.search(r'since \d{4}-\d\d-\d\d .*Wait until it ends, or go elsewhere$', text), text
 
 

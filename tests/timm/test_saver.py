@@ -117,6 +117,22 @@ def test_two_runs_into_one_folder_the_second_is_refused(images, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [files.LOCK]
 
 
+RANK = """
+import subprocess, sys
+from pathlib import Path
+Path(sys.argv[1], 'script.py').write_text("import time; print('begun', flush=True); time.sleep(60)")
+subprocess.run([sys.executable, '-m', 'timm_stylenorm.launch', f'{sys.argv[1]}/script.py'])
+"""
+
+
+def test_a_rank_ends_with_torchrun(tmp_path):
+    process = python('-c', RANK, tmp_path, TORCHELASTIC_RUN_ID='1')
+    wait_for(process, 'begun')
+    started = children(process.pid)
+    kill(process)
+    assert not end_within(started, 5)
+
+
 @pytest.mark.slow
 def test_random_kills_leave_whole_checkpoints_from_which_the_script_goes_on(images, tmp_path):
     dice, out, steps = random.Random(0), tmp_path / 'out', 30

@@ -135,7 +135,7 @@ class MultiDomainDataset(ConcatDataset):
 def _of_split(
     samples: list[tuple[Path, int, str]], root: Path, name: str, missing_ok: bool
 ) -> list[tuple[Path, int, str]]:
-    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'."""
+    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'; names may have spaces."""
     folders = (root, root / 'splits', root.parent / 'splits')
     file = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if file is None:
@@ -146,9 +146,7 @@ def _of_split(
         return samples
     present = {path.relative_to(root).as_posix(): (path, label, domain) for path, label, domain in samples}
     lines = [line.strip() for line in decode_text(file.read_bytes(), file).splitlines()]
-    listed = [
-        line if line in present else line.rsplit(maxsplit=1)[0] for line in lines if line
-    ]  # names may have spaces
+    listed = [line if line in present else line.rsplit(maxsplit=1)[0] for line in lines if line]
     missing = [path for path in listed if path not in present and path not in NOT_RELEASED]
     if missing:
         raise FileNotFoundError(f"'{file}' has {len(missing)} images that '{root}' has not, such as '{missing[0]}'")

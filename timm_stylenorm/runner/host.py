@@ -109,6 +109,14 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
+        what=('mmengine.runner.Runner.dump_config',),
+        why='a second run, also a test, replaces the config of a training that is at work',
+        by='timm_stylenorm.runner.claiming.leaving_configs_of_others',
+        wraps=True,
+        since='mmengine 0.10.7',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
         what=('mmengine.runner.Runner.train',),
         why='two trainings in one work dir remove and resume from the checkpoints of each other',
         by='timm_stylenorm.runner.claiming.claiming',
