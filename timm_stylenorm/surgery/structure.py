@@ -18,7 +18,7 @@ from ..host import RegStage, last_child, name_within, unwrapped
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
 from .attachment import replaces_norm
-from .probe import dim_of_images
+from .meta import dim_of_images
 from .strides import norms_of_vectors, stages_by_stride, strides
 
 NORMS = (
