@@ -166,4 +166,4 @@ def test_wrong_schedules_are_named():
     hook = isw.ISWHook(begin=0, pipeline=[dict(type='LoadImageFromFile')])
     model = MODELS.build(dict(type='StyleNormClassifier', model='resnet18', num_classes=4, style='isw', **THIN))
     with pytest.raises(TypeError, match='a Pictures has no pipeline to replace'):
-        hook.before_train_iter(SimpleNamespace(iter=0, model=model, train_dataloader=loader_of(Pictures())), 0)
+        hook.before_train(SimpleNamespace(max_iters=9, model=model, train_dataloader=loader_of(Pictures())))
