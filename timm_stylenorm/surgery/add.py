@@ -20,10 +20,11 @@ from ..layers import NormLayer, StyleLayer
 from ..methods import Method, Placement, get_method
 from .attachment import Attachment, Attachments, attachments_of_model, replaces_norm
 from .context import override_attr
-from .hooks import attach, detach_all, owner_of, replace
+from .hooks import attach, detach_all, owner_of, replace, slots_open
 from .layouts import Unchecked, settle
 from .probe import Arrivals, probe
-from .sites import Site, find_sites, sites_within
+from .site import Site
+from .sites import find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
 Style = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
@@ -61,17 +62,17 @@ def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Mod
 
 
 def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
-    seen = probe(model, [site for request in requests for site in request.sites])
-    plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
-    taken: dict[object, str] = {
-        (owner, method): method for owner, style in attachments_of_model(model) for method in style
-    }
-    for plan in plans:
-        _check(plan, taken)
-    for plan in plans:
-        if plan.site.where != 'replace':
-            attach(plan.site, plan.method, plan.layer)
-    replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
+    sites = [site for request in requests for site in request.sites]
+    with slots_open(model, sites):
+        seen = probe(model, sites)
+        plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
+        taken: dict[Any, str] = {(owner, name): name for owner, style in attachments_of_model(model) for name in style}
+        for plan in plans:
+            _check(plan, taken)
+        for plan in plans:
+            if plan.site.where != 'replace':
+                attach(plan.site, plan.method, plan.layer)
+        replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
     return model
 
 
@@ -170,10 +171,8 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
 
 def _check_replacement(name: str, method: Method, site: Site) -> None:
     if method.placement is Placement.INSERT:
-        raise ValueError(
-            f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
-            "converters replace together with what is attached; use 'convs', stages, or names of blocks"
-        )
+        use = "'blocks.residual', 'convs', stages, or names of blocks"
+        raise ValueError(f'style method {name!r} replaces no norms, and {site.name!r} is a norm layer; use {use}')
     if isinstance(site.module, NormLayer):
         other = str(site.module.attachment or type(site.module).__name__).partition('.')[0]
         if other == name:
@@ -288,9 +287,9 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
     if domains is not None and not isinstance(domains, Tensor):
         known = list(dict.fromkeys(domains))
         domains = torch.tensor([known.index(label) for label in domains])
-    for _, layer in [*style_layers(model)]:
-        if hasattr(layer, 'domains'):
-            layer.domains = domains  # type: ignore[assignment]
+    layers: list[Any] = [layer for _, layer in style_layers(model) if hasattr(layer, 'domains')]
+    for layer in layers:
+        layer.domains = domains
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

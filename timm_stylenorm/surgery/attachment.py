@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from ..layers import NormLayer, StyleLayer
 
@@ -54,13 +53,11 @@ class Attachments(nn.ModuleDict):
 
     Attributes:
         muted: The layers do not run while this is true.
-        handles: Of the hooks that run them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.muted = False
-        self.handles: list[RemovableHandle] = []
 
     if TYPE_CHECKING:
 

@@ -16,8 +16,9 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from .probe import Arrivals, Call, Shape
-from .sites import Site
+from .meta import Shape
+from .probe import Arrivals, Call
+from .site import Site
 
 Layout = tuple[int, int]
 _SLACK = 4  # positions that a stem without padding takes from a map
