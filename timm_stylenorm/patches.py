@@ -100,7 +100,7 @@ class StandIn(ModuleType):
         self._module = module
         vars(self).update(own)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
 
     def __dir__(self) -> list[str]:

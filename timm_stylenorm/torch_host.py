@@ -95,4 +95,4 @@ def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, tuple, dict],
         hook(optimizer, args, kwargs)
         return result
 
-    optimizer.step = step_and_hook  # type: ignore[method-assign]
+    optimizer.step = step_and_hook  # type: ignore[assignment, method-assign]

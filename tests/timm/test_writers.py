@@ -51,6 +51,19 @@ MAY_START = {  # file: why
 }
 
 
+HELPERS = {
+    'atomic_write', 'run_parallel', 'save_atomic', 'save_figure', 'save_image', 'save_png', 'write_json',
+    'write_state_dict', 'write_text',
+}  # fmt: skip
+SHARE = {  # tools that write, and claim no folder: why not
+    'adabn.py': 'writes one file, and refuses one that is there',
+    'benchmark.py': 'writes single files at its end',
+    'check_data.py': 'reads, and writes its reports at the end',
+    'convert_checkpoint.py': 'writes one file, and refuses one that is there',
+    'visualize_style.py': 'writes one picture',
+}
+
+
 def functions(tree):
     """(innermost function, statement) of everything in a file."""
     stack = [('', tree)]
@@ -130,6 +143,17 @@ def test_files_are_written_whole(file):
     found = list(other_writers(file.read_text()))
     assert [row for row in found if row[0] not in allowed] == []
     assert {row[0] for row in found} == {*allowed} - {'atomic_write', '_sync'} or file.name == 'files.py'
+
+
+def test_a_tool_that_fills_a_folder_claims_it():
+    lacking = set()
+    for file in ROOT.glob('tools/*.py'):
+        calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        names = {called(call)[1] for call in calls}
+        converts = 'from labels.pairs import' in file.read_text() and 'convert' in names  # which claims
+        if file.stem not in ('disk', 'processes') and names & HELPERS and not (converts or 'claimed' in names):
+            lacking.add(file.name)
+    assert lacking == SHARE.keys()
 
 
 def test_processes_end_with_their_parent():

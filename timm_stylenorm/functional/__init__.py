@@ -11,9 +11,10 @@ from .adaptation import (
     max_square_loss,
 )
 from .affine import instance_moments, restyle, style_affine
+from .crossnorm import crop_box, crossnorm
 from .domain_norm import NORM_FLOOR, domain_norm
 from .efdmix import efdmix
-from .losses import covariance, dual_causality_loss, entropy, whitening_loss
+from .losses import consistency_loss, covariance, dual_causality_loss, entropy, whitening_loss
 from .styles import (
     adain,
     exchange_styles,
@@ -26,7 +27,10 @@ from .styles import (
 __all__ = [
     'NORM_FLOOR',
     'adain',
+    'consistency_loss',
     'covariance',
+    'crop_box',
+    'crossnorm',
     'domain_norm',
     'dual_causality_loss',
     'efdmix',
