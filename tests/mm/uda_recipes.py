@@ -30,7 +30,7 @@ def write_streets(root):
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray(rng.integers(0, high, (height // 40, width // 40, *channels), np.uint8))
-        small.resize((width, height), Image.BICUBIC if channels else Image.NEAREST).save(path)
+        small.resize((width, height), Image.BICUBIC if channels else Image.NEAREST).save(path, compress_level=1)
 
     for k in range(2):
         for folder, images, labels, size in (

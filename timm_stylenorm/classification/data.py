@@ -112,6 +112,29 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
         raise OSError(f"cannot read image '{name}': {error}. Restore the file, or take it out of the set") from error
 
 
+@DATASETS.register_module()
+class FolderImages(LabelledImages):
+    """Images without labels: samples have `inputs` alone.
+
+    Args:
+        files: Their paths.
+        **common: See `LabelledImages`.
+    """
+
+    def __init__(self, files: Sequence[str], **common: Unpack[ImageOptions]) -> None:
+        super().__init__(**common)
+        self.files = list(files)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        return read_image(self.files[index], self.files[index]), -1
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        return {key: value for key, value in super().__getitem__(index).items() if key != 'targets'}
+
+
 class TimmImages(LabelledImages):
     """A data set with random access made by `timm.data.create_dataset`: `timm_dataset` chooses it."""
 

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import NormLayer, StyleLayer
+from ..layers.norms import dim_of
 from ..methods import Method, Placement, get_method
 from .attachment import Attachment, Attachments, attachments_of_model, replaces_norm
 from .context import override_attr
 from .hooks import attach, detach_all, owner_of, replace, slots_open
 from .layouts import Unchecked, settle
+from .meta import dim_of_images
 from .probe import Arrivals, probe
 from .site import Site
 from .sites import find_sites, sites_within
@@ -138,18 +140,22 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
 
 def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
     """All layers of one method, built but not put into the model."""
-    name, method = request.method, request.row
+    name, method, dim = request.method, request.row, dim_of_images(model)
     plans = []
     for site in request.sites:
         replaces = site.where == 'replace'
-        (_check_replacement if replaces else _check_addition)(name, method, site)
+        _check_placement(name, method, site, dim)
         unchecked, arrivals = None, seen.get((site.name, site.where))
         if arrivals is not None:
             site = settle(site, arrivals, 'channel_dim' in request.layout, 'prefix_tokens' in request.layout)
         elif not replaces:
             layout = site.channels, site.channel_dim, site.prefix_tokens
-            unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout))
-        layer = _replacement(method, site, request.kwargs) if replaces else _addition(model, name, request, site)
+            unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout), dim=dim)
+        if replaces:
+            kind: Any = method.layer
+            layer = kind.forms.get(dim_of(site.module, dim), kind).from_norm(site.module, **request.kwargs)
+        else:
+            layer = _addition(model, name, request, site)
         if request.frozen:
             _follow(layer, site.module)
         elif not replaces:
@@ -169,7 +175,14 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
     return plans
 
 
-def _check_replacement(name: str, method: Method, site: Site) -> None:
+def _check_placement(name: str, method: Method, site: Site, dim: int) -> None:
+    if site.where != 'replace':
+        if method.placement is Placement.REPLACE:
+            raise ValueError(
+                f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
+                "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
+            )
+        return
     if method.placement is Placement.INSERT:
         use = "'blocks.residual', 'convs', stages, or names of blocks"
         raise ValueError(f'style method {name!r} replaces no norms, and {site.name!r} is a norm layer; use {use}')
@@ -178,29 +191,17 @@ def _check_replacement(name: str, method: Method, site: Site) -> None:
         if other == name:
             raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
         raise ValueError(_both_replace(other, name, site))
-    if not is_batch_norm(site.module):
+    if not is_batch_norm(site.module, dim):
         raise ValueError(
             f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
-        )
-
-
-def _replacement(method: Method, site: Site, kwargs: Mapping[str, object]) -> StyleLayer:
-    layer: Any = method.layer
-    return layer.from_norm(site.module, **kwargs)
-
-
-def _check_addition(name: str, method: Method, site: Site) -> None:
-    if method.placement is Placement.REPLACE:
-        raise ValueError(
-            f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
-            "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
         )
 
 
 def _addition(model: nn.Module, name: str, request: _Request, site: Site) -> StyleLayer:
     if site.channels is None and request.row.needs_channels:
         raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
-    layer = request.row.layer(site.channels, **request.kwargs)
+    with torch.device('cpu'):  # whatever device models are built on
+        layer = request.row.layer(site.channels, **request.kwargs)
     like = next(site.module.parameters(), next(model.parameters(), None))
     if like is not None:
         layer.to(like.device, like.dtype)

@@ -6,7 +6,7 @@ from collections.abc import ValuesView
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
-from torch import nn
+from torch import fx, nn
 
 from ..layers import NormLayer, StyleLayer
 
@@ -41,6 +41,11 @@ class Attachment:
     def __str__(self) -> str:
         """'snr.stage1', the layer's label."""
         return f'{self.method}.{self.site}'
+
+    def refuse_tracing(self, x: object, why: str) -> None:
+        """Raise a NotImplementedError where `x` is what `torch.fx` traces with."""
+        if isinstance(x, fx.Proxy):
+            raise NotImplementedError(f'{self}: torch.fx cannot trace the model with the style at {self.name!r}: {why}')
 
     @property
     def asked(self) -> str:

@@ -63,6 +63,7 @@ def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False
         if record.position == position and record.of_container == of_container:
             unchecked = record.unchecked
             if unchecked is not None:
+                record.refuse_tracing(x, 'nobody has seen what arrives there: run it once before')
                 unchecked.check(x)
                 record.unchecked = None
             if layer.enabled:
@@ -105,8 +106,10 @@ def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: _Block, args: object) -> None:
+def _begin_calls(block: _Block, args: tuple[object, ...]) -> None:
     """The forward pre-hook of that block."""
+    for layer in block.relu.style.values():
+        layer.attachment.refuse_tracing(args[0] if args else None, 'its last call gets lost')
     block.relu.style_calls = 0
 
 

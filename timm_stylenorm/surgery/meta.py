@@ -17,14 +17,16 @@ from typing import Any, TypeVar
 import torch
 from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
 
 Shape = tuple[int, ...]
 # Modules that keep the shape: torch takes most of a forward on the meta device to compute what they return
-_KEEPS_SHAPE = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
+_KEEPS_SHAPE = (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
 _KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
 SIZES = (224, 256, 64, 299, 512)
+SIGNALS, CLIPS = [(1024,), (16384,), (256,)], [(16, 112, 112), (16, 224, 224), (32, 64, 64), (64, 64, 64)]
 
 T = TypeVar('T', bound=AbstractContextManager[Any])
 
@@ -37,9 +39,9 @@ def watch(model: nn.Module, watcher: Callable[[], T]) -> T | None:
     model = root_of(model)
     try:
         for channels in image_channels(model):
-            for height, width in image_sizes(model):
+            for size in image_sizes(model):
                 with on_meta(model, shorten=False), watcher() as watching:
-                    if forward(model, (2, channels, height, width)):
+                    if forward(model, (2, channels, *size)):
                         return watching
     except Exception:  # a kind of tensor that has no twin
         return None
@@ -56,14 +58,26 @@ def root_of(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def _first_conv(model: nn.Module) -> _ConvNd | None:
+    return next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+
+
+def dim_of_images(model: nn.Module) -> int:
+    """Dimensions of a batch of what the model takes: 4 for images, 3 for signals (N, C, L), 5 for clips and volumes."""
+    conv = _first_conv(model)
+    return 4 if conv is None else 2 + len(conv.kernel_size)
+
+
 def image_channels(model: nn.Module) -> list[int]:
     """Numbers of image channels to try: those of the first convolution, and 3."""
-    convs = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return list(dict.fromkeys([next(convs, 3), 3]))
+    conv = _first_conv(model)
+    return list(dict.fromkeys([3 if conv is None else conv.in_channels, 3]))
 
 
-def image_sizes(model: nn.Module) -> list[tuple[int, int]]:
+def image_sizes(model: nn.Module) -> list[Shape]:
     """Image sizes to try: the model's own first."""
+    if dim_of_images(model) != 4:
+        return [*SIGNALS] if dim_of_images(model) == 3 else [*CLIPS]
     inner = unwrapped(model)
     sizes: list[object] = [getattr(m, 'img_size', None) for m in (inner, getattr(inner, 'patch_embed', None))]
     for name in ('pretrained_cfg', 'default_cfg'):

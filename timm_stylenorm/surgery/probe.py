@@ -80,15 +80,14 @@ def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, st
 
 
 def _run_twice(
-    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: tuple[int, int]
+    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: Shape
 ) -> dict[tuple[str, str], Arrivals] | None:
-    height, width = size
-    first = BATCHES[0], channels, height, width
+    first = BATCHES[0], channels, *size
     one = _run(model, sites, first)
     if one is None:
         return None
     for factor in (2, 1):
-        second = BATCHES[1], channels, height, factor * width
+        second = BATCHES[1], channels, *size[:-1], factor * size[-1]
         two = _run(model, sites, second)
         if two is not None:
             return {

@@ -123,7 +123,7 @@ def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
     if name in levels:
         path, channels = levels[name]
         blocks = blocks_of(model).get(name)
-        if blocks and isinstance(model.get_submodule(path), NORMS):  # DenseNet ends with a norm
+        if blocks and isinstance(_last_of(path, model.get_submodule(path))[1], NORMS):  # DenseNet ends with a norm
             path = blocks[-1][0].rpartition('.')[0]
         return [_place(model, name, path, channels, tokens)]
     modules = dict(model.named_modules())
@@ -198,7 +198,11 @@ def _residual_sum(model: nn.Module, name: str, blocks: list[Named]) -> list[Site
     if act in children and len(convs) > 1:  # timm: an activation of its own
         return [Site(name, f'{path}.{act}', children[act], channels, 'before')]
     if 'relu' in children and len(convs) > 1:  # torchvision, mmseg: one module after each convolution and the sum
-        return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(convs))]
+        kind = type(children['relu'])
+        bare = [
+            k for k in convs if not isinstance(_last_of(k, children[k])[1], kind)
+        ]  # of video: (conv, norm, act), (conv, norm)
+        return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(bare))]
     raise ValueError(
         f'site {name!r}: {path!r} ({type(block).__name__}) has no activation after a residual sum; '
         f'{name.partition(".")[0]!r} means after the block'
@@ -246,6 +250,14 @@ _PARTS = {
 }
 
 
+def _last_of(path: str, module: nn.Module) -> Named:
+    """The module of sequences within each other that runs last."""
+    while is_sequence(module) and len(list(module.children())):
+        last, module = last_child(module)
+        path = f'{path}.{last}'
+    return path, module
+
+
 def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens: bool = False) -> Site:
     """The site after the last block of a module, or in place of a norm layer."""
     try:
@@ -255,9 +267,8 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it, and '
             "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
         ) from None
-    while is_sequence(module) and len(list(module.children())):
-        last, module = last_child(module)
-        path = f'{path}.{last}'
+    whole = module
+    path, module = _last_of(path, module)
     if type(module).__name__ in SEVERAL_MAPS and is_sequence(getattr(module, 'blocks', None)):
         return _place(model, label, f'{path}.blocks', channels, tokens)
     if isinstance(module, NORMS):
@@ -274,5 +285,5 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
             'pass tokens there; if it does, say where their channels are: channel_dim=-1'
         )
-    found = channels or out_channels(module)
+    found = channels or out_channels(module) or out_channels(whole)  # activations, pooling, dropout do not tell
     return Site(label, path, module, found, channel_dim=layout[0], prefix_tokens=layout[1], promised=channels)
