@@ -1,5 +1,7 @@
 """The recipe of CrossNorm's consistency: its passes, what acts in them, and what the losses are of."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -144,3 +146,41 @@ def test_what_cannot_be_compared_is_refused(steps):
     model.set_grad_checkpointing()
     with pytest.raises(ValueError, match='activation checkpointing'):
         ConsistencyRecipe().prepare(model)
+
+
+TWO_PROCESSES = """
+import sys, torch
+from torch import distributed as dist
+import timm_stylenorm
+from timm_stylenorm.recipes import ConsistencyRecipe
+from timm_stylenorm.recipes.apply import part_losses
+
+dist.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+timm_stylenorm.add_style(net, 'crossnorm', sites='0', p=0.5)
+model = torch.nn.parallel.DistributedDataParallel(net).train()
+torch.manual_seed(1 + dist.get_rank())
+passes, criterion = [], torch.nn.CrossEntropyLoss()
+
+def forward_loss(images, parts):
+    passes[-1] += 1
+    return part_losses(net, net(images), parts, criterion)
+
+for _ in range(20):
+    passes.append(0)
+    losses = ConsistencyRecipe().losses(net, torch.randn(2, 3, 8, 8), torch.arange(2), forward_loss)
+    sum(losses.values()).backward()
+print(passes)
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_take_the_same_kind_of_step(tmp_path):
+    """With seeds of their own: a pass more on one of them would leave the SyncBatchNorm of the others waiting."""
+    command = [sys.executable, '-W', 'ignore', '-c', TWO_PROCESSES, str(tmp_path / 'store')]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    first, second = (rank.communicate(timeout=120)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert first == second
+    assert {*first.strip('[]\n').split(', ')} == {'1', '3'}

@@ -192,6 +192,8 @@ def test_a_norm_may_be_replaced_and_followed(order):
     assert not torch.allclose(model(images), y, rtol=1e-3, atol=1e-3)
     assert 'layer1.0.bn2.gate' in model.state_dict()
     assert 'layer1.0.bn2.style.selfnorm.g_fc.weight' in model.state_dict()
+    names = [name for name, _ in timm_stylenorm.style_parameters(model)]
+    assert len({*names}) == len(names)
     timm_stylenorm.remove_style(model)
     assert torch.equal(model(images), y)
 

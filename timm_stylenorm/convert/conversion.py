@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import timm
 import torch
@@ -87,7 +86,7 @@ class Conversion:
 
     state_dict: dict[str, Tensor]
     report: Report
-    style: dict[str, Any] | list[dict[str, Any]] | None = None
+    style: dict[str, object] | list[dict[str, object]] | None = None
     model: str | None = None
 
 

@@ -51,7 +51,7 @@ def num_classes(state: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, Any] | list[dict[str, Any]] | None:
+def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] | list[dict[str, object]] | None:
     """The style for `add_style` whose layers the tensors fit: method and arguments that are not the default.
 
     A list for SelfNorm beside IBN-b; None for other methods at once.

@@ -295,6 +295,5 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names, as in `model.named_parameters()`, and parameters of all style layers."""
-    for name, module in model.named_modules():
-        if isinstance(module, StyleLayer):
-            yield from module.named_parameters(prefix=name)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, StyleLayer)]
+    yield from dict(pair for name, layer in layers for pair in layer.named_parameters(prefix=name)).items()

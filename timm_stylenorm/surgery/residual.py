@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -14,7 +14,7 @@ from .sums import Parts, Slot, Spot, SumWatch
 
 # Of each block, the module that will stand at its empty place, the same for all methods
 _slots: WeakKeyDictionary[nn.Module, Slot] = WeakKeyDictionary()
-_known: WeakKeyDictionary[nn.Module, tuple[list[Any], dict[str, Parts] | None]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, tuple[list[tuple[str, type]], dict[str, Parts] | None]] = WeakKeyDictionary()
 
 
 def residual_parts(model: nn.Module) -> dict[str, Parts]:
@@ -77,12 +77,11 @@ def residual_sites(model: nn.Module, label: str, part: str, blocks: list[str]) -
 def _site(model: nn.Module, name: str, part: str, spot: Spot) -> Site:
     block = model.get_submodule(name)
     path = f'{name}.{spot.name}' if spot.name else name
-    module: Any = _slots.setdefault(block, Slot()) if spot.empty else model.get_submodule(path)
+    module = _slots.setdefault(block, Slot()) if spot.empty else model.get_submodule(path)
     channels = out_channels(block)
     if part == 'pre':
         channels = getattr(module, 'in_channels', getattr(module, 'num_features', None))
     dim, prefix = layout_of(model)
-    several = dict(block=block, calls=spot.calls) if spot.calls > 1 else {}
-    empty = dict(slot_of=block) if spot.empty else {}
-    where: Any = dict(where=spot.where, channel_dim=dim, prefix_tokens=prefix, **several, **empty)
-    return Site(f'{name}.{part}', path, module, channels, **where)
+    site = Site(f'{name}.{part}', path, module, channels, spot.where, channel_dim=dim, prefix_tokens=prefix)
+    site = replace(site, block=block, calls=spot.calls) if spot.calls > 1 else site
+    return replace(site, slot_of=block) if spot.empty else site

@@ -12,7 +12,7 @@ Names of children hardly count: the tensors that are added tell which modules ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,7 +176,7 @@ def _without_insides(block: nn.Module, path: str = '') -> Iterator[Named]:
                 yield from _without_insides(child, f'{path}.{name}' if path else name)
 
 
-def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
+def _in_place(name: str, kwargs: Mapping[str, object]) -> bool:
     """Whether a function of torch that returns its first argument has changed it."""
     return (name.endswith('_') and not name.endswith('__')) or name.startswith('__i') or bool(kwargs.get('inplace'))
 
@@ -234,7 +234,7 @@ class SumWatch(TorchFunctionMode):
             self._numbers[id(value)] = self._fresh()
         return self._numbers[id(value)]
 
-    def _begin(self, name: str, path: str, module: nn.Module, args: Any) -> None:
+    def _begin(self, name: str, path: str, module: nn.Module, args: tuple[object, ...]) -> None:
         took = self._number(args[0] if args else None)
         if path == '':
             first = name not in self.passes
