@@ -5,10 +5,10 @@
 VENV ?= .venv
 PYTHON ?= python3
 EXTRAS ?= dev
-CONSTRAINTS ?= /dev/null
+REQUIREMENTS ?= /dev/null
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-timm test-slow sweep lint setup
+.PHONY: demo test test-timm test-lowest test-slow sweep lint setup
 
 demo: setup
 	$(BIN)/python tools/demo.py
@@ -19,6 +19,10 @@ test: setup
 # Without mmengine: make test-timm VENV=.venv-timm EXTRAS=test-timm
 test-timm: setup
 	$(BIN)/python -m pytest tests/timm --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# With the oldest releases that are supported, of OpenMMLab's own packages, on Python 3.10 or 3.11
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest EXTRAS=test-timm REQUIREMENTS=constraints/lowest.txt
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not gpu and not sweep' --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -36,5 +40,5 @@ setup: $(VENV)/.installed
 # The stamp comes last, so that an interrupted installation is taken up again.
 $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --requirement $(REQUIREMENTS)
 	touch $@

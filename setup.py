@@ -54,8 +54,12 @@ def link(name):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 
+TIMM = ['timm>=1.0.27', 'torchvision>=0.16.2']
+# The maintained forks of OpenMMLab's packages, under their import names. They write over OpenMMLab's own: who has these
+# installs the extra `timm` beside them.
 RUNNER = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3']
 MMSEG = [
+    *TIMM,
     *RUNNER,
     'onedl-mmsegmentation>=1.3',
     'ftfy',
@@ -63,11 +67,12 @@ MMSEG = [
     'matplotlib',
     'tqdm',
 ]
-MMDET = [*RUNNER, 'onedl-mmdetection>=3.5']
-MMPRETRAIN = [*RUNNER, 'onedl-mmpretrain>=1.3']
+MMDET = [*TIMM, *RUNNER, 'onedl-mmdetection>=3.5']
+MMPRETRAIN = [*TIMM, *RUNNER, 'onedl-mmpretrain>=1.3']
 HOSTS = [*MMSEG, *MMDET, *MMPRETRAIN]
 CORRUPTIONS = ['imagecorruptions-imaug']
-TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *CORRUPTIONS]
+EVALUATE = [*CORRUPTIONS, 'foolbox', 'matplotlib', 'tqdm']
+TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *EVALUATE]
 
 TOOLS = ['stylenorm_tools', *(f'stylenorm_tools.{name}' for name in find_packages('tools'))]
 
@@ -82,17 +87,19 @@ setup(
     packages=[*find_packages(include=['timm_stylenorm*', 'mmseg_stylenorm*']), *TOOLS],
     package_dir={'stylenorm_tools': 'tools'},  # on their own they are scripts, and find one another in their folder
     entry_points={'console_scripts': ['stylenorm = stylenorm_tools.stylenorm:main']},
-    package_data={'timm_stylenorm': ['py.typed'], 'mmseg_stylenorm': ['py.typed']},
+    package_data={'timm_stylenorm': ['py.typed', 'evaluation/*.txt'], 'mmseg_stylenorm': ['py.typed']},
     cmdclass={'build_py': BuildWithConfigs},
-    install_requires=['torch>=2.6', 'torchvision>=0.21', 'timm>=1.0.26'],
+    install_requires=['torch>=2.1.2', 'numpy', 'safetensors'],
     extras_require={
+        'timm': TIMM,
         'mmseg': MMSEG,
         'mmdet': MMDET,
         'mmpretrain': MMPRETRAIN,
         'cityscapes': ['cityscapesscripts'],
         'corruptions': CORRUPTIONS,
+        'evaluate': [*TIMM, *EVALUATE],
         'test': HOSTS + TEST,
-        'test-timm': TEST,
+        'test-timm': TIMM + TEST,
         'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
     classifiers=[

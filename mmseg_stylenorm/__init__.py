@@ -4,14 +4,18 @@ Import it before reading a config that inherits from `mmseg::...` or `mmseg_styl
 mmengine and mmseg, as the tables in `timm_stylenorm.runner.host` and `mmseg_stylenorm.host` say.
 """
 
+from timm_stylenorm.installed import check_owners, needing
 from timm_stylenorm.patches import install_patches
 
-from . import datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
-from .host import PATCHES
+check_owners('mmengine', 'mmcv', 'mmseg')
+with needing(__name__):
+    from . import backbones, datasets, evaluation, heads, norms, plugins, registry, segmentors, uda, weights
+    from .host import PATCHES
 
 install_patches(PATCHES)
 
 __all__ = [
+    'backbones',
     'datasets',
     'evaluation',
     'heads',

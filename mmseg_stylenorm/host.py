@@ -2,30 +2,16 @@
 
 import functools
 import sys
-from types import ModuleType
 
 import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
 import torch.utils.checkpoint
 
-from timm_stylenorm.patches import Patch
+from timm_stylenorm.patches import Patch, StandIn
 
-
-class _WithoutReentry(ModuleType):
-    """The module `torch.utils.checkpoint`, whose `checkpoint` has `use_reentrant=False` unless told otherwise."""
-
-    def __init__(self, module: ModuleType) -> None:
-        super().__init__(module.__name__, module.__doc__)
-        self._module = module
-        self.checkpoint = functools.partial(module.checkpoint, use_reentrant=False)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._module, name)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._module)
-
-
-without_reentry = _WithoutReentry(torch.utils.checkpoint)
+# The module `torch.utils.checkpoint`, whose `checkpoint` has `use_reentrant=False` unless told otherwise
+without_reentry = StandIn(
+    torch.utils.checkpoint, checkpoint=functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+)
 
 PATCHES = (
     Patch(

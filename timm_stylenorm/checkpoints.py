@@ -8,20 +8,19 @@ import os
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .files import atomic_write
+from .torch_host import allowing
+from .trust import check_trusted
 
 # Where a training script keeps the weights, the first that is there counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
@@ -30,7 +29,7 @@ _READABLE = (*SUFFIXES, '.pt', '.tar', '.bin', '.ckpt')
 _EXTRA = ('num_batches_tracked', '_extra_state')  # keys that a file may lack, and have
 # What the readers raise on bytes that are no checkpoint, or only half of one.
 DAMAGED = (
-    pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
+    pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
 )  # fmt: skip
 Global = Callable | tuple[Callable, str]  # what may be in a file, and under which name
@@ -49,6 +48,8 @@ def _attribute(owner: object, name: str) -> object:
 
 def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attribute) -> list[Global]:
     """Classes that a checkpoint may hold beside tensors: numpy arrays and log buffers, under old and new names."""
+    import numpy as np
+
     functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar
     names = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
     dtypes = {type(np.dtype(t)) for t in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'uint32', 'bool')}
@@ -56,21 +57,31 @@ def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attrib
     return [(log_buffer, 'mmengine.logging.history_buffer.HistoryBuffer'), np.ndarray, np.dtype, *dtypes, *names]
 
 
+def _damaged() -> tuple[type[Exception], ...]:
+    """`DAMAGED`, and the error of safetensors, which is loaded where somebody reads by it."""
+    module = sys.modules.get('safetensors')
+    return DAMAGED if module is None else (*DAMAGED, module.SafetensorError)
+
+
 @contextmanager
-def reading(source: str, known: Sequence[Global] | None = None) -> Iterator[None]:
+def reading(source: str, known: Sequence[Global] | None = None, file: str | os.PathLike | None = '/') -> Iterator[None]:
     """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
 
     Args:
         source: What to call the file in messages.
         known: What else than tensors may be in it; `safe_globals()` by default.
+        file: Where it lies, or the folder into which it is downloaded; '/' where it is no file, None for safetensors.
 
     Raises:
-        ValueError: The file is damaged, cut short, or holds more than weights.
+        ValueError: The file is damaged, cut short, or holds more than weights; or it is a pickle, which this torch
+            cannot read safely.
     """
+    if file is not None:
+        check_trusted(source, file)
     try:
-        with torch.serialization.safe_globals(list(safe_globals() if known is None else known)):
+        with allowing(safe_globals() if known is None else known):
             yield
-    except DAMAGED as error:
+    except _damaged() as error:
         if isinstance(error, OSError) and (error.filename is not None or '://' in source):
             raise  # the file or the server cannot be reached
         asked = re.search(r'(?:GLOBAL|instantiate|class|function|load|for) ([A-Za-z_]\w*\.[\w.]*\w)', str(error))
@@ -141,9 +152,14 @@ def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpo
         ValueError: The file is damaged, holds more than weights, or has no state dict under that name.
     """
     path = existing(path)
-    with reading(str(path)):
-        safe = path.suffix == '.safetensors'
-        content = load_file(path) if safe else torch.load(path, map_location='cpu', weights_only=True)
+    if path.suffix == '.safetensors':
+        from safetensors.torch import load_file
+
+        with reading(str(path), file=None):
+            content = load_file(path)
+    else:
+        with reading(str(path), file=path):
+            content = torch.load(path, map_location='cpu', weights_only=True)
     if isinstance(content, Mapping) and part is None and _is_state_dict(content):
         return Checkpoint(dict(content), '', ())
     if not isinstance(content, Mapping):
@@ -230,6 +246,8 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
     if path.suffix == '.pth':
         save_atomic(tensors, path)
         return
+    import safetensors.torch
+
     with atomic_write(path) as part:
         part.write_bytes(safetensors.torch.save(tensors, metadata={'format': 'pt'}))
 

@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 __all__ = ['LOCK', 'PART', 'InUse', 'atomic_write', 'claimed', 'is_empty', 'naming']
 
+OF_FILE_MANAGERS = ('.DS_Store', '.directory', 'Thumbs.db', 'desktop.ini')
 PART = '.part'  # how the names of temporary files end
 LOCK = '.stylenorm.lock'  # in a folder that a run has claimed
 PATIENCE = 3.0  # seconds in which the processes of a run that was killed may end
@@ -133,8 +134,10 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, but for claims and what killed processes left of unfinished files."""
-    return all(path.name == LOCK or (path.name.startswith('.') and path.suffix == PART) for path in folder.iterdir())
+    """Whether a folder holds nothing, but for claims, unfinished files of killed processes and file managers' own."""
+    names = [path.name for path in folder.iterdir()]
+    ours = (name == LOCK or (name.startswith('.') and name.endswith(PART)) for name in names)
+    return all(own or name in OF_FILE_MANAGERS or name.startswith('._') for own, name in zip(ours, names, strict=True))
 
 
 def _try_lock(handle: int) -> bool | None:
@@ -176,18 +179,21 @@ def _is_mine(lock: Path, handle: int) -> bool:
         return False
 
 
-def _take(lock: Path) -> int | None:
+def _take(lock: Path, patience: float) -> int | None:
     """The handle of a lock file that this process has claimed; None where another one has."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if _is_mine(lock, handle):
-            break
-        os.close(handle)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # where the one before has just removed the folder
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            if _is_mine(lock, handle):
+                break
+            os.close(handle)
         if time.monotonic() > until:
             return None
         time.sleep(0.05)
-    said = {'machine': _machine(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}
+    said = {'machine': _machine(), 'host': socket.gethostname(), 'pid': os.getpid()}
+    said['since'] = time.strftime('%Y-%m-%d %H:%M:%S')
     said['command'] = ' '.join([os.path.basename(sys.argv[0] or 'python'), *sys.argv[1:]])[:500]
     with suppress(OSError):  # it holds on a full disk, too
         os.ftruncate(handle, 0)
@@ -196,7 +202,7 @@ def _take(lock: Path) -> int | None:
 
 
 @contextmanager
-def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[None]:
+def claimed(folder: str | os.PathLike, what: str, cure: str = '', patience: float | None = None) -> Iterator[None]:
     """Within, a folder belongs to this process: another one that claims it is refused.
 
     The claim ends with the process, however that ends. A process that the owner has started shares it. Between machines
@@ -206,6 +212,7 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[No
         folder: Made if missing, and removed at the end if it is empty then.
         what: What runs, in messages: 'training'.
         cure: What else than waiting there is to do, in messages: 'choose another --work-dir'.
+        patience: Seconds to wait for another process to end; by default those that workers of a killed run may take.
 
     Raises:
         InUse: another process has claimed it; says which, and what to do.
@@ -216,28 +223,35 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '') -> Iterator[No
         yield
         return
     made = [path for path in (place, *place.parents) if not path.exists()]
-    place.mkdir(parents=True, exist_ok=True)
     said = _holder(key[1])
     if said and said.get('machine') == _machine() and said['pid'] == os.getppid():
         yield
         return
-    handle = _take(key[1])
+    handle = _take(key[1], PATIENCE if patience is None else patience)
     if handle is None:
         raise InUse(_refusal(folder, key[1], what, cure))
     _HELD[key] = handle
     try:
         yield
     finally:
-        key[1].unlink(missing_ok=True)
-        os.close(_HELD.pop(key))
+        _leave(key[1], _HELD.pop(key))
         with suppress(OSError):
             for path in made:
                 path.rmdir()
 
 
+def _leave(lock: Path, handle: int) -> None:
+    if fcntl is None:  # Windows removes no file that is open
+        os.close(handle)
+    with suppress(OSError):
+        lock.unlink()
+    if fcntl is not None:  # whoever opens it until then sees that it has gone
+        os.close(handle)
+
+
 def _refusal(folder: str | os.PathLike, lock: Path, what: str, cure: str) -> str:
     said = _holder(lock)
-    who = f'process {said["pid"]} on {said.get("machine")}' if said else 'another process'
+    who = f'process {said["pid"]} on {said.get("host", said.get("machine"))}' if said else 'another process'
     who += f' since {said["since"]} ({said.get("command")})' if 'since' in said else ''
     text = f'{folder} is in use by {who}, and two runs of {what} at once would spoil each other. Wait until it ends'
     text += f', or {cure}' if cure else ''

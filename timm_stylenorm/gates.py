@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from .host import inner_optimizer
 from .layers import BatchInstanceNorm2d
 from .surgery.companions import provide
+from .torch_host import add_step_hook
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -64,7 +65,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
             optimizer.add_param_group({**group, **faster, 'params': ours, 'weight_decay': 0.0, 'gates': True})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group['params']]
     provide(model, 'gates')
-    inner_optimizer(optimizer).register_step_post_hook(clamp_gates)
+    add_step_hook(inner_optimizer(optimizer), clamp_gates)
     return optimizer
 
 

@@ -1,4 +1,7 @@
-"""What is patched in timm, and what is asked of its private parts and of torch's, one place for each question."""
+"""What is patched in timm, and what is asked of its private parts, one place for each question.
+
+Where timm is not installed, nothing is an instance of its classes.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +10,54 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import torch
-from timm.models import DefaultCfg, PretrainedCfg
-from timm.models._features import FeatureGetterNet, FeatureHookNet
-from timm.models._features_fx import FeatureGraphNet
-from timm.models._registry import (
-    _model_default_cfgs,
-    _model_entrypoints,
-    _model_has_pretrained,
-    _model_pretrained_cfgs,
-    _model_with_tags,
-)
-from timm.models.regnet import RegStage
 from torch import nn
 from torch.optim import Optimizer
 
+from .installed import check_version, is_installed, needing, optional
 from .patches import Patch
+from .torch_host import BEFORE_2_6
 
 __all__ = [
-    'HOOKS_OF_FORWARD',
+    'HAS_TIMM',
+    'BatchNormAct2d',
     'FeatureGetterNet',
     'FeatureGraphNet',
     'FeatureHookNet',
+    'FrozenBatchNorm2d',
+    'FrozenBatchNormAct2d',
+    'LayerNorm',
+    'LayerNorm2d',
     'RegStage',
+    'RmsNorm',
     'architectures',
-    'compiled_call_off',
+    'convert_sync_batchnorm',
     'copy_pretrained_cfgs',
-    'has_load_pre_hook',
     'inner_optimizer',
-    'last_child',
     'name_within',
-    'raise_recompile_limit',
-    'remove_forward_hook',
     'safety_patches',
     'script_patches',
     'unwrapped',
-    'within_compiled',
 ]
 
-# The attributes of torch's modules under which hooks of a forward stand
-HOOKS_OF_FORWARD = (
-    '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
-    '_forward_pre_hooks_with_kwargs',
+HAS_TIMM = is_installed('timm')
+if HAS_TIMM:
+    with needing('timm'):
+        import timm
+
+    check_version('timm', timm.__version__)
+
+BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm, LayerNorm, LayerNorm2d, RmsNorm = (
+    optional(f'timm.layers:{name}')
+    for name in (
+        'BatchNormAct2d', 'FrozenBatchNormAct2d', 'convert_sync_batchnorm', 'LayerNorm', 'LayerNorm2d', 'RmsNorm',
+    )
 )  # fmt: skip
+FeatureGetterNet, FeatureHookNet = (
+    optional(f'timm.models._features:{k}') for k in ('FeatureGetterNet', 'FeatureHookNet')
+)
+FeatureGraphNet = optional('timm.models._features_fx:FeatureGraphNet')
+RegStage = optional('timm.models.regnet:RegStage')
+FrozenBatchNorm2d = optional('torchvision.ops:FrozenBatchNorm2d')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -66,49 +74,26 @@ def name_within(model: object) -> str:
     return ''
 
 
-def compiled_call_off(attributes: dict[str, object]) -> None:
-    """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
-    if attributes.get('_compiled_call_impl') is not None:
-        attributes['_compiled_call_impl'] = None
-
-
-def within_compiled(model: nn.Module) -> nn.Module | None:
-    """The model that `torch.compile` has wrapped; None where it has not."""
-    return getattr(model, '_orig_mod', None)
-
-
-def raise_recompile_limit(at_least: int) -> None:
-    """Let `torch.compile` make so many graphs of one piece of code."""
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, at_least)
-
-
-def last_child(module: nn.Module) -> tuple[str, nn.Module]:
-    """The last child that a module was given and its name, also where it has another name before."""
-    return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
-
-
-def remove_forward_hook(module: nn.Module, hook: Callable[..., object]) -> None:
-    """Take a function off a module, also of a copy of the module with which it was registered."""
-    for key in [k for k, own in module._forward_hooks.items() if own is hook]:
-        del module._forward_hooks[key]
-
-
-def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
-    """Whether `register_load_state_dict_pre_hook` was given this function."""
-    return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
-
-
 def architectures() -> Collection[str]:
     """All registered names, without tags."""
+    from timm.models._registry import _model_entrypoints
+
     return _model_entrypoints.keys()
 
 
-def copy_pretrained_cfgs(base: str, name: str) -> DefaultCfg:
+def copy_pretrained_cfgs(base: str, name: str) -> object:
     """Give a registered name the pretrained cfgs of another, the default first.
 
     `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
     """
+    from timm.models import DefaultCfg, PretrainedCfg
+    from timm.models._registry import (
+        _model_default_cfgs,
+        _model_has_pretrained,
+        _model_pretrained_cfgs,
+        _model_with_tags,
+    )
+
     cfgs: dict[str, PretrainedCfg] = {}
     own_names = _model_with_tags[name]
     for tagged in _model_with_tags[base]:
@@ -175,6 +160,24 @@ PATCHES = (
         until='timm 1.0.31',
         by='timm_stylenorm.host.group_with_hosts',
         wraps=True,
+        needed=HAS_TIMM,
+    ),
+    Patch(
+        what=('timm.models._helpers._torch_load', 'timm.models._hub._torch_load'),
+        why='before torch 2.6, reading a file of others can run code in it, also with `weights_only=True`',
+        since='timm 1.0.26',
+        until='timm 1.0.31',
+        by='timm_stylenorm.trust.refusing',
+        wraps=True,
+        needed=HAS_TIMM and BEFORE_2_6,
+    ),
+    Patch(
+        what=('timm.models._builder.load_state_dict_from_url',),
+        why='the same for downloads, which torch 2.1 can only read without `weights_only=True`',
+        since='timm 1.0.26',
+        until='timm 1.0.31',
+        by='timm_stylenorm.trust.load_url',
+        needed=HAS_TIMM and BEFORE_2_6,
     ),
 )
 

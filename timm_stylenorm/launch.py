@@ -27,19 +27,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import timm
-import timm.models
 import torch
-from timm.models import split_model_name_tag
-from timm.scheduler.scheduler import Scheduler
-from timm.task import TrainingTask
 from torch import nn
 from torch.optim import Optimizer
 
 from .checkpoints import Fit
 from .files import InUse
 from .gates import separate_gates
-from .host import remove_forward_hook, script_patches
+from .host import script_patches
+from .installed import needing
 from .models import default_cfgs, register_variants
 from .models.plain import admit_plain
 from .options import key_values, read_recipe, read_style
@@ -51,6 +47,15 @@ from .saver import safe_saving
 from .surgery.add import Style, add_style, style_layers
 from .surgery.describe import describe_style
 from .tasks import StyleTask, prepare
+from .torch_host import remove_forward_hook
+from .workers import end_with_torchrun
+
+with needing(__name__):
+    import timm
+    import timm.models
+    from timm.models import split_model_name_tag
+    from timm.scheduler.scheduler import Scheduler
+    from timm.task import TrainingTask
 
 _logger = logging.getLogger(__name__)
 
@@ -281,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.argv = list(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P leaves the folder of a script out
         sys.path[0] = str(folder)
+    end_with_torchrun()
     with styled_timm(style, recipe, images):
         try:
             runpy.run_path(script[0], run_name='__main__')

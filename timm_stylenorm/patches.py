@@ -92,6 +92,21 @@ def patched(new: Mapping[Patch, Callable[..., object]]) -> Iterator[None]:
         yield
 
 
+class StandIn(ModuleType):
+    """A module in the place of another: what is given by name is its own, all else the other's."""
+
+    def __init__(self, module: ModuleType, **own: object) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self._module = module
+        vars(self).update(own)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._module, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._module)
+
+
 def _split(name: str) -> tuple[object, str]:
     """The object that holds what has this name, and its attribute or key."""
     if name.endswith(']'):

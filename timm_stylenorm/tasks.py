@@ -15,14 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from timm.data import resolve_model_data_config
-from timm.models import group_parameters
-from timm.task import ClassificationTask, TrainingTask
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .host import raise_recompile_limit
+from .installed import needing
 from .layers import AdvBN
 from .recipes import LossTerm, Recipe, build_recipe
 from .recipes.apply import Criterion, part_losses, recipe_of
@@ -30,6 +26,13 @@ from .recipes.base import Channels
 from .recipes.replay import Replay
 from .surgery.add import style_layers
 from .surgery.losses import set_classes, style_losses
+from .torch_host import raise_recompile_limit
+
+with needing(__name__):
+    from timm.data import resolve_model_data_config
+    from timm.models import group_parameters
+    from timm.task import ClassificationTask, TrainingTask
+    from timm.utils import unwrap_model
 
 __all__ = ['AdvBNTask', 'DebiasedTask', 'RecipeModule', 'StyleNormTask', 'StyleTask', 'prepare']
 

@@ -11,12 +11,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from .errors import StyleNormWarning
+from .installed import needing
 from .layers import SelectiveWhitening
 from .surgery.companions import provide
 from .surgery.context import eval_mode, override_attr
+
+with needing(__name__):
+    from torchvision.transforms import v2
 
 T = TypeVar('T')
 

@@ -10,9 +10,10 @@ import functools
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 
-__all__ = ['KILLED', 'end_after', 'end_with_parent', 'ending_with_parent']
+__all__ = ['KILLED', 'end_after', 'end_with', 'end_with_parent', 'end_with_torchrun', 'ending_with_parent']
 
 KILLED = 137  # exit status, as of a process that was killed
 
@@ -46,6 +47,22 @@ def end_with_parent(worker: object = None) -> None:
             parent.join(1)
 
     end_after(wait)
+
+
+def end_with(pid: int) -> None:
+    """Ends this process within a second of its parent, of this id. On Windows, where such an id stays, it goes on."""
+
+    def wait() -> None:
+        while os.getppid() == pid:
+            time.sleep(0.5)
+
+    end_after(wait)
+
+
+def end_with_torchrun() -> None:
+    """Ends this process, if torchrun has started it, with that: the ranks would train on without it."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        end_with(os.getppid())
 
 
 def ending_with_parent(init: Callable[..., None]) -> Callable[..., None]:

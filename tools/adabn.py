@@ -1,7 +1,7 @@
 """Adapts a checkpoint to the images that a config tests on: python tools/adabn.py CONFIG CHECKPOINT [--test].
 
 Estimates the batch norm statistics anew on the config's test images, without their labels (AdaBN), and writes a
-checkpoint that tools/test.py takes. Other images: --cfg-options test_dataloader.dataset.data_root=FOLDER. Test sets of
+checkpoint that tools/test.py takes. Other images: --images FOLDER, which needs no labels and no layout. Test sets of
 several domains need a checkpoint each (test_dataloader.dataset.only=NAME); AdaBNHook adapts to one after the other.
 """
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import COUNT, at_least, check_data, kind_of, load_config, parser, require
+from cli import COUNT, at_least, check_data, data_parts, kind_of, load_config, parser, require
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 # how a data set is told to use one domain
-ONE_DOMAIN = {'DomainConcatDataset': 'only={}', **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"''')}
+ONE_DOMAIN = {
+    **dict.fromkeys(('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'), 'only={}'),
+    **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"'''),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = parser(__doc__)
     own.add_argument('checkpoint', help='.pth file')
+    own.add_argument('--images', help='a folder of images without labels, adapted to in place of the test images')
     own.add_argument('--out', help='file to write (default: beside the checkpoint, NAME_adabn.pth)')
     own.add_argument('--force', action='store_true', help='overwrite --out')
     own.add_argument(
@@ -53,6 +57,38 @@ def target_file(args: argparse.Namespace) -> Path:
     if not out.parent.is_dir():
         raise FileNotFoundError(f'--out {out}: no folder {str(out.parent)!r}')
     return out
+
+
+def with_images(cfg: Config, folder: str) -> Config:
+    """The config with the images below a folder in the place of its test images, through the same transforms.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        NotADirectoryError: it is a file.
+    """
+    from mmengine.config import Config
+    from timm.data import is_img_extension
+
+    root = Path(folder)
+    if root.is_file():
+        raise NotADirectoryError(f'--images {folder} is a file; name the folder of the images')
+    if not root.is_dir():
+        raise FileNotFoundError(f'--images {folder}: no such folder')
+    paths = sorted(
+        path for path in root.rglob('*') if is_img_extension(path.suffix.lower()) and not path.name.startswith('.')
+    )
+    if not paths:
+        raise FileNotFoundError(f'--images {folder}: no image in it or below it')
+    cfg = Config(cfg.to_dict())
+    parts = [cfg.test_dataloader.dataset, *data_parts(cfg.test_dataloader.dataset)]
+    pipeline = next((part['pipeline'] for part in parts if part.get('pipeline')), None)
+    files = [str(path) for path in paths]
+    cfg.test_dataloader.dataset = (
+        {'type': 'UnlabelledImages', 'files': files, 'pipeline': pipeline}
+        if pipeline
+        else {'type': 'FolderImages', 'files': files, 'transform': parts[-1].get('transform')}
+    )
+    return cfg
 
 
 def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
@@ -108,11 +144,13 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     out = target_file(args)
     cfg = load_config(args)
     require(cfg, args.config, 'test_dataloader')
-    check_data(cfg.get('test_dataloader'), args.config)
+    target = with_images(cfg, args.images) if args.images else cfg
+    if args.test or not args.images:
+        check_data(cfg.get('test_dataloader'), args.config)
     results = {}
     if args.test:
         results['before'] = runner_of(cfg, args.checkpoint, 'before').test()
-    content = adapted(cfg, args)
+    content = adapted(target, args)
     if is_main_process():
         write(content, out)
         print(f'wrote {out}')

@@ -97,7 +97,7 @@ def file_name(method: str, seed: int) -> str:
 def run_config(method: str, seed: int, args: argparse.Namespace, fine_tune: int | None = None) -> Config:
     """The config of one run: no validation, no checkpoints, quiet; from the weights of a start for `fine_tune`."""
     cfg = method_config(method)
-    sets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.datasets]
+    sets = [cfg.train_dataloader.dataset, *cfg.test_dataloader.dataset.domains.values()]
     for part in sets:
         part.root = args.data or part.root
         part.limit = min(part.limit, args.limit or part.limit)

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 SOURCES = {  # part of a data folder's name: how to get it
-    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER --soft',
+    'pseudo_labels': 'python tools/make_pseudo_labels.py CONFIG CHECKPOINT FOLDER, as the head of the config says',
     'toy_streets': 'python tools/prepare_toy_streets.py data/toy_streets',
     'gta5': 'unpack images/ and labels/ there, then python tools/prepare_gta5.py data/gta5',
     'cityscapes': 'unpack leftImg8bit/ and gtFine/ there, then python tools/prepare_cityscapes.py data/cityscapes',
     'synthia': 'unpack SYNTHIA-RAND-CITYSCAPES there, then python tools/prepare_synthia.py data/synthia',
+    'nthu': 'unpack Images/ and Labels/ of each city there, then python tools/prepare_nthu.py data/nthu/CITY',
     'bdd100k': 'unpack its 10k images and its labels for semantic segmentation there, see docs/datasets.md',
     'mapillary': 'unpack Mapillary Vistas there, then python tools/prepare_mapillary.py data/mapillary',
     'acdc': 'unpack rgb_anon_trainvaltest.zip and gt_trainval.zip there',
@@ -88,6 +89,7 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
     """Arguments of a converter."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('data_root', type=Path)
+    own.add_argument('--out', type=Path, help='folder for labels, report and lists (default: data_root)')
     own.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     own.add_argument('--skip-bad', action='store_true', help='write splits/good.txt without them, exit with 0')
     own.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
@@ -225,16 +227,18 @@ def check_data(loader: dict | None, config: str) -> None:
 
 
 def domains_of(dataset: dict) -> list[dict]:
-    """The data sets of those domains that a `DomainConcatDataset` is to use; an unknown name is its own to refuse."""
+    """The data sets that a `MultiDomainDataset` is to use; an unknown name is its own to refuse."""
+    if dataset.get('datasets') is not None:
+        return dataset['datasets']
     domains, only = dataset.get('domains') or {}, dataset.get('only')
     chosen = domains if only is None else [only] if isinstance(only, str) else only
-    return [domains[name] for name in chosen if name in domains]
+    return [domains[name] for name in chosen if name in domains and name != '_scope_']
 
 
 CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since keys mean other things elsewhere
-    'DomainConcatDataset': domains_of,
+    **dict.fromkeys(('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'), domains_of),
     'UDADataset': lambda dataset: [dataset['source'], dataset['target']],
-    **dict.fromkeys(('JoinedDataset', 'ConcatDataset'), lambda dataset: dataset['datasets']),
+    'ConcatDataset': lambda dataset: dataset['datasets'],
     **dict.fromkeys(
         ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset', 'RareClassDataset'),
         lambda dataset: [dataset['dataset']],

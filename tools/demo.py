@@ -94,7 +94,7 @@ def evaluate(method: str, run: Path, args: argparse.Namespace) -> dict[str, floa
 
     cfg = load(method, run / 'test', args)
     domains = {'seen': cfg.seen_dataset, 'unseen': cfg.test_dataloader.dataset}
-    cfg.test_dataloader.dataset = {'type': 'DomainConcatDataset', 'domains': domains}
+    cfg.test_dataloader.dataset = {'type': 'MultiDomainDataset', 'domains': domains}
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.test_evaluator = {
         'type': 'DomainIoUMetric',

@@ -1,8 +1,10 @@
 """Writes a network's predictions for target images as labels: make_pseudo_labels.py CONFIG CHECKPOINT OUT [--soft].
 
 The images are those of the config's `UDADataset(target=...)`, in the config's test pipeline without labels. OUT gets a
-file for each, in the same subfolders: NAME_pseudo.png with train ids, 255 where the network is not sure, or with --soft
-NAME_soft.npz with probabilities. Interrupted, the same command goes on; files that are damaged are written again.
+file for each, in the same subfolders: NAME_pseudo.png, a palette PNG of the most probable class (train ids, at the size
+of the image's file), or with --soft NAME_soft.npz with probabilities. With --threshold P hard labels are 255 where no
+class has the probability P. Interrupted, the same command goes on; files that are damaged are written again.
+Images that cannot be read are named at the end, with exit status 2; all others have their labels by then.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from bench.runs import fingerprint, read_json, write_json
 from cli import COUNT, kind_of, load_config, parser
@@ -56,15 +58,46 @@ def target_dataset(cfg: Config, config: str) -> Any:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     if kind_of(dataset) != 'UDADataset':
         raise ValueError(f"{config} names no target images: its training data are no dict(type='UDADataset', target=)")
-    steps = [step for step in cfg.test_pipeline if step['type'] not in ('LoadAnnotations', 'LoadTrainIds')]
+    labelled = ('LoadAnnotations', 'LoadTrainIds', 'ScoreAsShown')
+    steps = [step for step in cfg.test_pipeline if step['type'] not in labelled]
     return DATASETS.build({**copy.deepcopy(dataset.target), 'pipeline': steps, 'test_mode': True})
 
 
+def image_folder(dataset: Any) -> str:
+    """Where the images of a data set lie.
+
+    Raises:
+        ValueError: it does not tell.
+    """
+    folder = (getattr(dataset, 'data_prefix', None) or {}).get('img_path')
+    if not folder or not hasattr(dataset, 'get_data_info'):
+        raise ValueError(
+            f'the target is a {type(dataset).__name__}, and labels are written for the images of one folder: make a '
+            'config for each of its parts'
+        )
+    return str(folder)
+
+
 def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
-    """Where the label of each image goes."""
-    root = Path(dataset.data_prefix['img_path'])
-    images = [Path(dataset.get_data_info(k)['img_path']).relative_to(root) for k in range(len(dataset))]
-    return [out / image.parent / f'{image.name.removesuffix(dataset.img_suffix)}{suffix}' for image in images]
+    """Where the label of each image goes.
+
+    Raises:
+        ValueError: two images would have one label.
+    """
+    from timm_stylenorm.datafiles import without_suffix
+
+    folder = image_folder(dataset)
+    files: list[Path] = []
+    places: dict[Path, Path] = {}
+    for k in range(len(dataset)):
+        image = Path(dataset.get_data_info(k)['img_path'])
+        inner = image.relative_to(folder)
+        name = without_suffix(inner.name, dataset.img_suffix)
+        file = out / inner.parent / f'{inner.name if name is None else name}{suffix}'
+        if places.setdefault(file, image) != image:
+            raise ValueError(f'{places[file]} and {image} would have one label, {file}')
+        files.append(file)
+    return files
 
 
 def before(out: Path) -> dict[str, Any]:
@@ -95,27 +128,27 @@ def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
     write_json(out / MANIFEST, settings)
 
 
-def is_whole(file: Path, num_classes: int) -> bool:
+def is_whole(file: Path, train_ids: np.ndarray) -> bool:
     """Whether a label is there and can be read."""
     if not file.exists():
         return False
-    if file.suffix == '.png':
-        label = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        return label is not None and label.ndim == 2 and bool(np.all((label < num_classes) | (label == 255)))
+    from mmseg_stylenorm.datasets.label_statistics import read_ids
     from mmseg_stylenorm.uda.pseudo_labels import read_soft
 
     try:
-        read_soft(file, num_classes)
+        if file.suffix == '.png':
+            return bool(np.isin(read_ids(str(file)), [*train_ids, 255]).all())
+        read_soft(file, len(train_ids))
     except ValueError:
         return False
     return True
 
 
-def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
-    """The label of one image from its logits (K, H, W)."""
+def write(logits: Tensor, file: Path, dataset: Any, args: argparse.Namespace) -> bool:
+    """Writes the label of one image from its logits (K, H, W); whether any of its pixels has a class."""
     import torch
 
-    from mmseg_stylenorm.uda.pseudo_labels import write_soft
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of, write_hard, write_soft
     from timm_stylenorm.files import atomic_write
 
     probabilities = logits.float().softmax(0)
@@ -123,10 +156,56 @@ def write(logits: Tensor, file: Path, args: argparse.Namespace) -> None:
     with atomic_write(file) as part:
         if args.soft:
             write_soft(part, torch.nn.functional.avg_pool2d(probabilities, args.stride, ceil_mode=True))
-            return
-        sure, label = probabilities.max(0)
-        png = cv2.imencode('.png', torch.where(sure < args.threshold, 255, label).byte().cpu().numpy())[1]
-        part.write_bytes(png.tobytes())
+            return True
+        sure, best = (x.cpu().numpy() for x in probabilities.max(0))
+        label = np.where(sure < args.threshold, 255, train_ids_of(dataset)[best]).astype(np.uint8)
+        write_hard(part, label, type(dataset).METAINFO['palette'])
+    return bool((label != 255).any())
+
+
+class Attempts:
+    """The batches of single images of a data set, or what is wrong with an image."""
+
+    def __init__(self, dataset: Any, numbers: list[int]) -> None:
+        self.dataset, self.numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, k: int) -> Any:
+        from mmengine.dataset import pseudo_collate
+
+        from mmseg_stylenorm.datasets.stand_ins import FAULTS
+
+        try:
+            return pseudo_collate([self.dataset[self.numbers[k]]])
+        except FAULTS as error:
+            image = self.dataset.get_data_info(self.numbers[k])['img_path']
+            return str(error) if image in str(error) else f'image {image}: {error}'
+
+
+def label_all(model: Any, batches: Any, files: list[Path], dataset: Any, args: argparse.Namespace) -> list[str]:
+    """Writes the labels of all images that can be read; what is wrong with the others."""
+    import torch
+    from mmengine.utils import ProgressBar
+
+    faults, blank, bar = [], 0, ProgressBar(len(files))
+    with torch.no_grad():
+        for file, batch in zip(files, batches, strict=True):
+            if isinstance(batch, str):
+                faults.append(batch)
+            else:
+                (sample,) = model.test_step(batch)
+                blank += not write(sample.seg_logits.data, file, dataset, args)
+            bar.update()
+    print()
+    if blank:
+        print(
+            f'warning: {blank} labels hold no class, since the network is nowhere as sure as --threshold '
+            f'{args.threshold}; they teach nothing',
+            file=sys.stderr,
+        )
+    return faults
 
 
 @command
@@ -146,6 +225,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     settings = {'kind': kind, 'num_classes': num_classes, 'config': Path(args.config).stem}
     settings |= {'stride': args.stride} if args.soft else {'threshold': args.threshold}
     settings['network'] = fingerprint({key: cfg.to_dict()[key] for key in ('model', 'test_pipeline')})
+    settings['images'] = str(Path(image_folder(dataset)).resolve())
     settings['checkpoint'] = hashlib.sha256(existing(args.checkpoint).read_bytes()).hexdigest()
     with claimed(out, 'this tool', 'choose another folder'):
         return fill(cfg, args, dataset, settings)
@@ -153,36 +233,32 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str, Any]) -> list[Path]:
     """Writes the labels that are not there yet, or not whole; returns them."""
-    import torch
-    from mmengine.dataset import pseudo_collate
-    from mmengine.utils import ProgressBar
     from torch.utils.data import DataLoader
 
+    from mmseg_stylenorm.uda.pseudo_labels import train_ids_of
     from timm_stylenorm.runner.terminal import QuietRunner
     from timm_stylenorm.workers import end_with_parent
 
-    out, num_classes = Path(args.out), settings['num_classes']
+    out, train_ids = Path(args.out), train_ids_of(dataset)
     both = {name: label_files(dataset, out, suffix) for name, suffix in SUFFIXES.items()}
     every = [*both['soft'], *both['hard']]
     refuse_others(out, every, settings, args.force)
     files = both[settings['kind']]
-    if before(out) != settings or not all(is_whole(file, num_classes) for file in files):
+    if before(out) != settings or not all(is_whole(file, train_ids) for file in files):
         runner = QuietRunner.from_cfg(cfg)
         runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
         runner.model.eval()
         claim(out, every, settings)
-    todo = [k for k, file in enumerate(files) if not is_whole(file, num_classes)]
+    todo = [k for k, file in enumerate(files) if not is_whole(file, train_ids)]
     if todo:
         workers = cfg.test_dataloader.get('num_workers', 0)
-        loading = dict(collate_fn=pseudo_collate, num_workers=workers, worker_init_fn=end_with_parent)
-        loader = DataLoader(dataset.get_subset(todo), **loading)
-        bar = ProgressBar(len(todo))
-        with torch.no_grad():
-            for k, batch in zip(todo, loader, strict=True):
-                (sample,) = runner.model.test_step(batch)
-                write(sample.seg_logits.data, files[k], args)
-                bar.update()
-    print(f'\n{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')
+        loader = DataLoader(
+            Attempts(dataset, todo), batch_size=None, num_workers=workers, worker_init_fn=end_with_parent
+        )
+        faults = label_all(runner.model, loader, [files[k] for k in todo], dataset, args)
+        if faults:
+            raise ValueError(f'{len(faults)} images have no label, all others have theirs: {"; ".join(faults)}')
+    print(f'{len(todo)} labels written to {out}, {len(files) - len(todo)} were there')
     return [files[k] for k in todo]
 
 

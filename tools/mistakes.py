@@ -4,7 +4,7 @@ A mistake is
 
     a ValueError, TypeError, LookupError, FloatingPointError or OSError that a `raise` of this project states,
     what the system says of a file or a download: absent, a folder, not permitted, disk full, no network,
-    a package that is not installed, of those that an extra of this project brings,
+    a package that is not installed, of those that this project or an extra of it brings, too old, or there twice,
     what a class that mmengine builds from a config says, by `raise`, of its arguments; a type that is in no registry;
     an argument that a type does not take.
 
@@ -26,14 +26,6 @@ from urllib.error import URLError
 from processes import obey
 
 HERE = Path(__file__).resolve().parent
-EXTRAS = {  # package -> the extra of setup.py that brings it
-    **dict.fromkeys(('mmengine', 'mmcv', 'mmseg', 'matplotlib'), 'mmseg'),
-    'mmdet': 'mmdet',
-    'mmpretrain': 'mmpretrain',
-    'cityscapesscripts': 'cityscapes',
-    'imagecorruptions': 'corruptions',
-    'foolbox': 'evaluate',
-}
 PACKAGES = ('timm_stylenorm', 'mmseg_stylenorm')
 STATED = (ValueError, TypeError, LookupError, FloatingPointError, OSError)
 FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -70,10 +62,11 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(argv)
         except BrokenPipeError:
             raise
-        except ModuleNotFoundError as error:
-            if error.name not in EXTRAS:
+        except ImportError as error:
+            told = what_is_missing(error)
+            if told is None:
                 raise
-            fail(f"{error.name} is not installed; pip install 'stylenorm[{EXTRAS[error.name]}]'", error)
+            fail(told, error)
         except STATED as error:
             cause = behind_builder(error)
             if not is_mistake(cause):
@@ -81,6 +74,22 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
             fail(text_of(cause), cause)
 
     return run
+
+
+def what_is_missing(error: ImportError) -> str | None:
+    """What to say of a package that is not installed, too old, or there twice; None for a bug."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ('torch', 'numpy', 'safetensors'):
+        return f'{error.name} is not installed: pip install {error.name}'
+    from timm_stylenorm.installed import EXTRAS, cure
+
+    text = str(error)
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name in EXTRAS
+        and text in ('', f'No module named {error.name!r}')
+    ):
+        return f'{error.name} is not installed: {cure(error.name)}'
+    return text if is_stated(error) else None
 
 
 def fail(message: str, cause: BaseException) -> None:

@@ -1,9 +1,11 @@
-"""Make Cityscapes' train id labels from its polygons.
+"""Make Cityscapes' train id labels from its polygons, and compare them with the images.
 
-    python tools/prepare_cityscapes.py data/cityscapes [--workers N] [--overwrite]
+    python tools/prepare_cityscapes.py data/cityscapes [--out FOLDER] [--workers N] [--overwrite]
 
 Writes `gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png` beside each `*_gtFine_polygons.json`, drawn by cityscapesscripts.
-A run that was stopped goes on where it stopped. Annotations that cannot be read are listed and make the exit code 1.
+A run that was stopped goes on where it stopped. Bad annotations are listed, with their reasons, in
+`prepare_report.json`; the exit code is 1 if there is any. --out writes all that to another folder, for data that cannot
+be written to.
 """
 
 import argparse
@@ -14,64 +16,69 @@ from pathlib import Path
 
 import numpy as np
 from cli import COUNT
-from disk import claimed
-from labels.pairs import SUFFIX, cpu_count, read_train_ids, run_parallel
+from disk import claimed, standalone
+from labels.pairs import DONE, KEPT, Result, cpu_count, report, run_parallel, tell_reader, writable
+from labels.reading import SUFFIX, BadPair, is_current, same_size
 from labels.table import save_png
 from mistakes import command
 
-POLYGONS = '_polygons.json'
+datafiles = standalone('datafiles')
+POLYGONS = '_gtFine_polygons.json'
 
 
-def annotations(root: Path) -> list[Path]:
-    """All polygon files of the fine annotations, sorted; `FileNotFoundError` when a folder or all files are missing."""
-    for folder in (root, root / 'gtFine'):
+def annotations(root: Path) -> list[str]:
+    """Names of all fine annotations, `SPLIT/CITY/NAME`; `FileNotFoundError` when a folder or all files are missing."""
+    labels = root / 'gtFine'
+    for folder in (root, labels):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f'{folder} is not a folder; unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip '
                 f'(cityscapes-dataset.com, after registering) into {root}'
             )
-    found = sorted((root / 'gtFine').glob(f'*/*/*_gtFine{POLYGONS}'))
+    files = [file.relative_to(labels).as_posix() for file in datafiles.visible_files(labels)]
+    found = [file.removesuffix(POLYGONS) for file in files if file.endswith(POLYGONS)]
     if not found:
-        raise FileNotFoundError(
-            f'no SPLIT/CITY/*_gtFine{POLYGONS} in {root / "gtFine"}; is gtFine_trainvaltest.zip unpacked?'
-        )
+        raise FileNotFoundError(f'no SPLIT/CITY/*{POLYGONS} in {labels}; is gtFine_trainvaltest.zip unpacked?')
     return found
 
 
 def convert(path: Path) -> np.ndarray:
-    """The train ids (H, W) uint8 of one polygon file; `ValueError` when it is broken or names an unknown label."""
+    """The train ids (H, W) uint8 of one polygon file; `BadPair` when it is broken or names an unknown label."""
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.helpers.labels import name2label
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
     try:
         annotation = Annotation()
-        annotation.fromJsonText(path.read_text())
+        annotation.fromJsonText(datafiles.decode_text(path.read_bytes(), path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: not a Cityscapes annotation ({type(error).__name__}: {error})') from error
+        detail = f'{path}: not a Cityscapes annotation ({type(error).__name__}: {error})'
+        raise BadPair('unreadable', detail) from error
     names = {item.label for item in annotation.objects if not item.deleted}
     unknown = sorted(name for name in names if name not in name2label and name.removesuffix('group') not in name2label)
     if unknown:  # cityscapesscripts would end the process here
-        raise ValueError(f'{path}: unknown labels {unknown}')
-    return np.asarray(createLabelImage(annotation, 'trainIds'), np.uint8)
-
-
-def _attempt(overwrite: bool, path: Path) -> str | None:
-    """Convert one file unless that is done; returns what is wrong with it, if anything."""
-    target = path.with_name(path.name.removesuffix(POLYGONS) + SUFFIX)
-    if not overwrite and _is_current(target, path):
-        return None
+        raise BadPair('unknown label', f'{path}: unknown labels {unknown}')
     try:
-        save_png(target, convert(path))
-    except ValueError as error:
-        return str(error)
-    return None
+        return np.asarray(createLabelImage(annotation, 'trainIds'), np.uint8)
+    except (ValueError, TypeError, MemoryError, OverflowError) as error:
+        raise BadPair('unreadable', f'{path}: cannot be drawn ({type(error).__name__}: {error})') from error
 
 
-def _is_current(target: Path, source: Path) -> bool:
-    if not target.is_file() or target.stat().st_mtime_ns < source.stat().st_mtime_ns:
-        return False
-    return read_train_ids(target) is not None
+def _attempt(root: Path, out: Path, overwrite: bool, name: str) -> Result:
+    """Convert one annotation unless that is done."""
+    source, target = root / 'gtFine' / f'{name}{POLYGONS}', out / 'gtFine' / f'{name}_gtFine{SUFFIX}'
+    image: Path | None = root / 'leftImg8bit' / f'{name}_leftImg8bit.png'
+    image = image if image.is_file() else None
+    try:
+        if not overwrite and is_current(target, source, image):
+            return Result(name, KEPT)
+        ids = convert(source)
+        if image is not None:
+            same_size(image, source, ids)
+        save_png(target, ids)
+    except BadPair as bad:
+        return Result(name, bad.kind, bad.detail)
+    return Result(name, DONE)
 
 
 @command
@@ -79,19 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every annotation is converted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', type=Path, help='folder that holds leftImg8bit/ and gtFine/')
+    parser.add_argument('--out', type=Path, help='folder for labels and report (default: data_root)')
     parser.add_argument('--workers', type=COUNT, default=cpu_count(), help='processes (default: one per CPU)')
     parser.add_argument('--overwrite', action='store_true', help='convert again what is converted already')
     args = parser.parse_args(argv)
     if importlib.util.find_spec('cityscapesscripts') is None:
         raise ModuleNotFoundError(name='cityscapesscripts')
-    paths = annotations(args.data_root)
-    with claimed(args.data_root, 'a converter'):
-        results = run_parallel(partial(_attempt, args.overwrite), paths, args.workers, 'Cityscapes labels')
-        errors = [error for error in results if error is not None]
-    print(f'{len(paths)} annotations: {len(paths) - len(errors)} have train ids, {len(errors)} are bad')
-    for error in errors:
-        print(f'  {error}')
-    return 1 if errors else 0
+    names, out = annotations(args.data_root), args.out or args.data_root
+    writable(out)
+    writable(out / 'gtFine')
+    work = partial(_attempt, args.data_root, out, args.overwrite)
+    with claimed(out, 'a converter'):
+        _, bad = report(out, list(run_parallel(work, names, args.workers, 'Cityscapes labels')))
+    if out != args.data_root:
+        tell_reader('leftImg8bit/SPLIT', out / 'gtFine' / 'SPLIT')
+    return 1 if bad else 0
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """Convert GTA5's labels to train ids and check every image/label pair.
 
-    python tools/prepare_gta5.py data/gta5 [--workers N] [--skip-bad] [--overwrite]
+    python tools/prepare_gta5.py data/gta5 [--out FOLDER] [--workers N] [--skip-bad] [--overwrite]
 
 Reads `images/NAME.png` and `labels/NAME.png` (palette PNGs as distributed, grey label ids, or RGB label colours) and
 writes `labels/NAME_labelTrainIds.png`. A run that was stopped goes on where it stopped. Every bad pair is listed, with
 its reason, in `prepare_report.json`; the exit code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt`
-lists the good pairs: give that file to `GTA5Dataset(ann_file="splits/good.txt")`.
+lists the good pairs: give that file to `GTA5Dataset(ann_file="splits/good.txt")`. --out writes all that to another
+folder, for data that cannot be written to.
 """
 
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from cli import converter_parser
-from labels.pairs import SUFFIX, BadPair, Pairs, convert, read_image
+from labels.pairs import convert
+from labels.reading import SUFFIX, BadPair, Pairs, read_image
 from labels.table import COLOUR_TO_ID, LABELS, TO_TRAIN_ID
 from mistakes import command
 from PIL import Image
@@ -22,7 +24,8 @@ from PIL import Image
 def label_ids(path: Path) -> np.ndarray:
     """The label ids (H, W) uint8 of a palette, grey or RGB label image; `BadPair` names the first unknown one.
 
-    The indices of a palette image are ids only as long as its palette is GTA5's; otherwise its colours count.
+    The indices of a palette image are ids only as long as its palette is GTA5's, or a ramp of greys, which says
+    nothing; otherwise its colours count.
     """
     image = read_image(path)
     if image.mode in ('RGB', 'RGBA') or (image.mode == 'P' and not _has_label_colours(image)):
@@ -37,10 +40,11 @@ def label_ids(path: Path) -> np.ndarray:
 
 
 def _has_label_colours(image: Image.Image) -> bool:
-    """Whether each index that a palette image uses, and that is an id, has that id's colour."""
+    """Whether each index that a palette image uses, and that is an id, has that id's colour, or each its own grey."""
     palette = image.getpalette('RGB') or []
     used = [index for _, index in image.getcolors(256) or () if index < len(LABELS)]
-    return all(tuple(palette[3 * index : 3 * index + 3]) == LABELS[index][3] for index in used)
+    colours = [tuple(palette[3 * index : 3 * index + 3]) for index in used]
+    return colours in ([LABELS[index][3] for index in used], [(index,) * 3 for index in used])
 
 
 def _ids_of_colours(rgb: np.ndarray, path: Path) -> np.ndarray:
@@ -66,7 +70,7 @@ GTA5 = Pairs('GTA5', 'images', 'labels', 'labels', ('.png', '.png', SUFFIX), tra
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
     args = converter_parser(__doc__).parse_args(argv)
-    return convert(GTA5, args.data_root, args.workers, args.overwrite, args.skip_bad)
+    return convert(GTA5, args.data_root, args.workers, args.overwrite, args.skip_bad, args.out)
 
 
 if __name__ == '__main__':

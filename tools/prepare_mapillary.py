@@ -1,19 +1,19 @@
 """Map Mapillary Vistas' 66 classes (labels of version 1.2) to the 19 of Cityscapes and check every image/label pair.
 
-    python tools/prepare_mapillary.py data/mapillary [--mapping FILE] [--workers N] [--skip-bad] [--overwrite]
+    python tools/prepare_mapillary.py data/mapillary [--mapping NAME] [--out FOLDER] [--skip-bad] [--overwrite]
 
 For SPLIT in training and validation reads `SPLIT/images/NAME.jpg` and `SPLIT/v1.2/labels/NAME.png` (or, of older
 downloads, `SPLIT/labels/NAME.png`) and writes `SPLIT/labelTrainIds/NAME.png`. `config_v1.2.json` (or `config.json`)
 must list the classes of version 1.2; version 2.0 has 124. No mapping is official, and numbers of papers depend on
-theirs: --mapping takes a JSON file with {"name in Vistas": "class of Cityscapes" or null} for what shall differ.
-A stopped run goes on where it stopped; bad pairs are listed in `SPLIT/prepare_report.json`.
+theirs: --mapping takes `robustnet` or `rein`, or a JSON file with {"name in Vistas": "class of Cityscapes" or null} for
+what shall differ from ours. A stopped run goes on where it stopped; bad pairs are listed in
+`SPLIT/prepare_report.json`. --out writes all that to another folder, for data that cannot be written to.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,14 @@ import numpy as np
 from bench.runs import read_json
 from cli import converter_parser
 from disk import claimed, is_empty, write_text
-from labels.pairs import BadPair, Pairs, convert, read_image
+from labels.pairs import convert, writable
+from labels.reading import BadPair, Pairs, read_image
 from labels.table import CLASSES, IGNORE
 from mistakes import command
 
 SPLITS = ('training', 'validation')
 CONFIGS = ('config_v1.2.json', 'config.json')
+NEWER, CLASSES_OF_NEWER = 'v2.0', 124
 # Name of each id of version 1.2, and its class by Cityscapes' definitions: what is painted on or let into a road is
 # road; bridges, tunnels, guard rails, rails, parking lots, trailers and caravans do not count there either.
 CLASS_OF: dict[str, str | None] = {
@@ -99,9 +101,51 @@ CLASS_OF: dict[str, str | None] = {
 }
 
 
-def table(mapping: Path | None) -> np.ndarray:
-    """Train id by id of version 1.2, uint8 (66,); `ValueError` for names that do not exist."""
-    changed = {} if mapping is None else read_json(mapping)
+MAPPINGS: dict[str, dict[str, str | None]] = {  # what differs from the table above
+    # Choi et al., CVPR 2021, arXiv:2103.15597: datasets/mapillary.py of RobustNet's code
+    'robustnet': dict.fromkeys(
+        (
+            'Bike Lane',
+            'Crosswalk - Plain',
+            'Curb Cut',
+            'Pedestrian Area',
+            'Service Lane',
+            'Lane Marking - Crosswalk',
+            'Sand',
+            'Catch Basin',
+            'Pothole',
+            'Street Light',
+            'Traffic Sign Frame',
+        )
+    ),
+    # Wei et al., CVPR 2024, arXiv:2312.04265: tools/convert_datasets/mapillary2cityscape.py of Rein's code
+    'rein': {
+        'Parking': 'road',
+        'Sand': None,
+        'Catch Basin': None,
+        'Manhole': None,
+        'Pothole': None,
+        'Traffic Sign (Back)': 'traffic sign',
+        'Traffic Sign Frame': 'traffic sign',
+    },
+}
+
+
+def table(mapping: str | None) -> np.ndarray:
+    """Train id by id of version 1.2, uint8 (66,), by the name of a mapping or a JSON file of what differs.
+
+    Raises:
+        ValueError: Names of classes that do not exist; a file that is none of JSON.
+        FileNotFoundError: There is neither a mapping nor a file of this name.
+    """
+    if mapping is None or mapping in MAPPINGS:
+        changed = MAPPINGS.get(mapping or '', {})
+    elif Path(mapping).exists():
+        changed = read_json(Path(mapping))
+    else:
+        raise FileNotFoundError(
+            f'--mapping {mapping}: no such file, and the mappings by name are {", ".join(MAPPINGS)}'
+        )
     unknown = [name for name in changed if name not in CLASS_OF]
     unknown += [name for name in changed.values() if name is not None and name not in CLASSES]
     if unknown:
@@ -109,14 +153,27 @@ def table(mapping: Path | None) -> np.ndarray:
     return np.array([IGNORE if c is None else CLASSES.index(c) for c in (CLASS_OF | changed).values()], np.uint8)
 
 
+_NEWER_ONLY = (
+    'this is Vistas v2.0, whose 124 classes are not read; unpack the labels of version 1.2, SPLIT/v1.2/labels, and '
+    'config_v1.2.json'
+)
+
+
 def check_version(root: Path) -> None:
     """Raises `FileNotFoundError` without the list of classes, `ValueError` where it is not that of version 1.2."""
     files = [root / name for name in CONFIGS if (root / name).is_file()]
+    if not files and (root / f'config_{NEWER}.json').is_file():
+        raise ValueError(f'{root} has config_{NEWER}.json only: {_NEWER_ONLY}')
     if not files:
         raise FileNotFoundError(f'{root} has neither {" nor ".join(CONFIGS)}, which tell the version of the labels')
-    names = [label.get('readable') for label in read_json(files[0]).get('labels', [])]
+    content = read_json(files[0])
+    listed = content.get('labels')
+    if not isinstance(listed, list) or not all(isinstance(label, dict) for label in listed):
+        raise ValueError(f'{files[0]} has no list of labels with their names')
+    names = [label.get('readable') for label in listed]
     if names != list(CLASS_OF):
-        raise ValueError(f'{files[0]} lists {len(names)} classes, expected the 66 of version 1.2 in their order')
+        newer = f'; {_NEWER_ONLY}' if len(names) == CLASSES_OF_NEWER else ''
+        raise ValueError(f'{files[0]} lists {len(names)} classes, expected the 66 of version 1.2 in their order{newer}')
 
 
 def train_ids(to_train_id: np.ndarray, path: Path) -> np.ndarray:
@@ -127,33 +184,40 @@ def train_ids(to_train_id: np.ndarray, path: Path) -> np.ndarray:
     ids = np.asarray(image)
     unknown = np.unique(ids[ids >= len(CLASS_OF)])
     if unknown.size:
-        raise BadPair('unknown id', f'{path}: class ids {unknown.tolist()[:8]}, expected 0..{len(CLASS_OF) - 1}')
+        newer = '; is it a label of version 2.0?' if unknown.max() < CLASSES_OF_NEWER else ''
+        known = f'expected 0..{len(CLASS_OF) - 1}'
+        raise BadPair('unknown id', f'{path}: class ids {unknown.tolist()[:8]}, {known}{newer}')
     return to_train_id[ids]
 
 
 def has_pairs(pairs: Pairs, root: Path) -> bool:
     """Whether there is anything to convert."""
     try:
-        names = pairs.names(root)
+        found = pairs.scan(root)
     except FileNotFoundError:
         return False
-    return any(image.is_file() and label.is_file() for image, label, _ in (pairs.files(root, n) for n in names))
+    return any(pair.images[0].is_file() and pair.labels[0].is_file() for pair in found)
 
 
-def convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
-    """Convert what is below `root`, the folder of a split."""
-    with claimed(root, 'a converter') if root.is_dir() else nullcontext():
-        return _convert_split(root, to_train_id, args)
+def convert_split(split: str, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
+    """Convert what is in the folder of a split."""
+    root, out = args.data_root / split, (args.out or args.data_root) / split
+    if not root.is_dir():
+        return _convert_split(root, out, to_train_id, args)
+    writable(out)
+    with claimed(out, 'a converter'):
+        return _convert_split(root, out, to_train_id, args)
 
 
-def _convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
-    labels = 'v1.2/labels' if (root / 'v1.2/labels').is_dir() else 'labels'
+def _convert_split(root: Path, out: Path, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
+    labels = next((folder for folder in ('v1.2/labels', 'labels') if (root / folder).is_dir()), None)
+    if labels is None and (root / NEWER / 'labels').is_dir():
+        raise FileNotFoundError(f'{root} has {NEWER}/labels only: {_NEWER_ONLY}; older labels are kept')
+    labels = labels or 'v1.2/labels'
     read = partial(train_ids, to_train_id)
     pairs = Pairs(f'Vistas {root.name}', 'images', labels, 'labelTrainIds', ('.jpg', '.png', '.png'), read)
-    used, mapping = (
-        root / pairs.targets / 'mapping.json',
-        json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True))),
-    )
+    used = out / pairs.targets / 'mapping.json'
+    mapping = json.dumps(dict(zip(CLASS_OF, to_train_id.tolist(), strict=True)))
     made = used.parent.is_dir() and not is_empty(used.parent)
     if made and not (used.is_file() and used.read_text() == mapping):
         if not args.overwrite:
@@ -163,21 +227,21 @@ def _convert_split(root: Path, to_train_id: np.ndarray, args: argparse.Namespace
             raise FileNotFoundError(f'{root} has no image with a label in {labels}; the old labels are kept')
         shutil.rmtree(used.parent)
     if root.is_dir():
-        used.parent.mkdir(exist_ok=True)
+        writable(used.parent)
         write_text(used, mapping)
-    return convert(pairs, root, args.workers, args.overwrite, args.skip_bad)
+    return convert(pairs, root, args.workers, args.overwrite, args.skip_bad, args.out and out)
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
     own = converter_parser(__doc__)
-    own.add_argument('--mapping', type=Path, metavar='FILE', help='JSON file with what shall be mapped otherwise')
+    own.add_argument('--mapping', metavar='NAME', help=f'{", ".join(MAPPINGS)}, or a JSON file of what shall differ')
     own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     args = own.parse_args(argv)
     to_train_id = table(args.mapping)
     check_version(args.data_root)
-    return max(convert_split(args.data_root / split, to_train_id, args) for split in args.splits)
+    return max(convert_split(split, to_train_id, args) for split in args.splits)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """Convert the labels of SYNTHIA-RAND-CITYSCAPES to train ids and check every image/label pair.
 
-    python tools/prepare_synthia.py data/synthia [--workers N] [--skip-bad] [--overwrite]
+    python tools/prepare_synthia.py data/synthia [--out FOLDER] [--workers N] [--skip-bad] [--overwrite]
 
 Reads `RGB/NAME.png` and `GT/LABELS/NAME.png` (16 bits; the first channel is the class, the second the instance) and
 writes `GT/LABELS/NAME_labelTrainIds.png`. A run that was stopped goes on where it stopped. Every bad pair is listed,
 with its reason, in `prepare_report.json`; the exit code is 1 if there is any. With --skip-bad it is 0, and
-`splits/good.txt` lists the good pairs: give that file to `StreetsDataset(layout="synthia", ann_file=...)`.
+`splits/good.txt` lists the good pairs: give that file to `StreetsDataset(layout="synthia", ann_file=...)`. --out writes
+all that to another folder, for data that cannot be written to.
 """
 
 import os
@@ -17,7 +18,8 @@ os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # broken files are reported
 import cv2
 import numpy as np
 from cli import converter_parser
-from labels.pairs import SUFFIX, BadPair, Pairs, convert
+from labels.pairs import convert
+from labels.reading import SUFFIX, BadPair, Pairs
 from labels.table import CLASSES, IGNORE
 from mistakes import command
 
@@ -51,7 +53,10 @@ TO_TRAIN_ID = np.array([IGNORE if name is None else CLASSES.index(name) for name
 
 def train_ids(path: Path) -> np.ndarray:
     """The train ids (H, W) uint8 of a label with 16 bits; `BadPair` names what else it is."""
-    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # Pillow would keep the upper 8 bits only, which are 0
+    try:
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # Pillow would keep the upper 8 bits only, which are 0
+    except cv2.error as error:
+        raise BadPair('unreadable', f'{path}: {error.err}') from error
     if label is None:
         raise BadPair('unreadable', f'{path}: not a whole PNG file')
     if label.dtype != np.uint16 or label.ndim != 3:
@@ -72,7 +77,7 @@ SYNTHIA = Pairs('SYNTHIA', 'RGB', 'GT/LABELS', 'GT/LABELS', ('.png', '.png', SUF
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
     args = converter_parser(__doc__).parse_args(argv)
-    return convert(SYNTHIA, args.data_root, args.workers, args.overwrite, args.skip_bad)
+    return convert(SYNTHIA, args.data_root, args.workers, args.overwrite, args.skip_bad, args.out)
 
 
 if __name__ == '__main__':

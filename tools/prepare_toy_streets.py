@@ -22,7 +22,8 @@ import numpy as np
 from bench.runs import read_json, write_json
 from cli import COUNT, SEED, at_least
 from disk import claimed, is_empty, write_text
-from labels.pairs import SUFFIX, convert_pair, cpu_count, run_parallel
+from labels.pairs import convert_pair, cpu_count, run_parallel
+from labels.reading import SUFFIX
 from labels.table import TO_TRAIN_ID, gta5_palette, save_png
 from mistakes import command
 from prepare_gta5 import GTA5
@@ -67,7 +68,7 @@ def _write(out: Path, seed: int, size: tuple[int, int], gap: float, picture: Pic
     save_png(image_path, image)
     if picture.domain == 'gta5':
         save_png(label_path, ids, gta5_palette())
-        convert_pair(GTA5, out / 'gta5', label_path.stem, overwrite=True)
+        convert_pair(GTA5, GTA5.pair(out / 'gta5', label_path.stem), overwrite=True)
     else:
         save_png(label_path, ids)
         save_png(train_path, TO_TRAIN_ID[ids])

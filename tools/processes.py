@@ -6,7 +6,6 @@ another tool by the id of its parent, which changes when the parent ends.
 
 import os
 import subprocess
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -23,23 +22,13 @@ def pool(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, initializer=workers.end_with_parent)
 
 
-def end_with(pid: int) -> None:
-    """Ends this process within a second of its parent. On Windows, where the id of a parent stays, it goes on."""
-
-    def wait() -> None:
-        while os.getppid() == pid:
-            time.sleep(0.5)
-
-    workers.end_after(wait)
-
-
 def obey() -> None:
-    """Ends with the process that started this one, where that has asked for it, as `start` does and torchrun would."""
+    """Lets this process end with the one that started it, where that is torchrun, or asks for it as `start` does."""
     pid = os.environ.pop(PARENT, None)
-    if pid is not None:
-        end_with(int(pid))
-    elif 'TORCHELASTIC_RUN_ID' in os.environ:  # torchrun's own ranks would train on
-        end_with(os.getppid())
+    if pid is None:
+        workers.end_with_torchrun()
+    else:
+        workers.end_with(int(pid))
 
 
 def start(line: Sequence[str], **options: Any) -> subprocess.Popen:

@@ -81,7 +81,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             raise ValueError(f'--tta needs {" and ".join(lacks)}, which {args.config} does not have')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
-    return QuietRunner.from_cfg(cfg).test()
+    runner = QuietRunner.from_cfg(cfg)
+    metrics = runner.test()
+    unread = next(hook.unread for hook in runner.hooks if type(hook).__name__ == 'ReportHook')
+    if unread:
+        some = '; '.join(unread.values())
+        raise ValueError(f'{len(unread)} images were not tested, and the results are those of all others: {some}')
+    return metrics
 
 
 if __name__ == '__main__':

@@ -34,16 +34,15 @@ val_dataloader = dict(
     dataset=dict(type='FashionMNIST', root=data_root, split='test', limit=2000),
 )
 shifts = ['contrast', 'bright', 'dark', 'gamma', 'inverted', 'blur', 'noise', 'texture']
-test_sets = [dict(type='FashionMNIST', root=data_root, split='test', limit=2000, domain='clean')]
-test_sets += [
-    dict(type='FashionMNIST', root=data_root, split='test', limit=2000, domain=shift, shift=shift) for shift in shifts
-]
+clean = dict(type='FashionMNIST', root=data_root, split='test', limit=2000)
 test_dataloader = dict(
     batch_size=250,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='JoinedDataset', datasets=test_sets),
+    dataset=dict(
+        type='MultiDomainDataset', domains=dict(clean=clean, **{shift: dict(clean, shift=shift) for shift in shifts})
+    ),
 )
 val_evaluator = test_evaluator = dict(type='TopK', topk=(1,))
 

@@ -4,28 +4,28 @@
 # on the validation images of the source domains, which count alike. Their loss is the sum of those of three domains,
 # with lr 1e-3 and wd 1e-4: the step of lr 3e-3 and wd 1e-4 / 3 on the mean. Tests take all images of the target domain.
 # SNR has steps of its own: resnet18_snr_1xb32-9k_pacs.py. The unseen domain comes from the environment:
-# PACS_TARGET=photo python tools/train.py ... (sketch by default). Without the lists of the split, `--cfg-options
-# train_dataloader.dataset.split=None val_dataloader.dataset.split=None` takes all images, and the validation images are
-# then trained on.
+# PACS_TARGET=photo python tools/train.py ... (sketch by default). Without the lists of the split, whose absence the log
+# tells, all images are trained on, and validated on.
 _base_ = '../_base_/classification_runtime.py'
 data_root = 'data/pacs'  # holds art_painting/, cartoon/, photo/, sketch/, and the lists, there or in splits/
 target = '{{$PACS_TARGET:sketch}}'
 model = dict(type='StyleNormClassifier', model='resnet18', num_classes=7, pretrained=True, norm_eval=True)
 transform = [dict(type='Resize', size=(224, 224))]
+source = dict(type='DomainFolders', root=data_root, leave_out=[target], split_missing_ok=True)
 
 train_dataloader = dict(
     batch_size=96,
     num_workers=4,
     sampler=dict(type='DomainBalancedSampler'),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='DomainFolders', root=data_root, leave_out=[target], split='train', transform=transform),
+    dataset=dict(**source, split='train', transform=transform),
 )
 val_dataloader = dict(
     batch_size=96,
     num_workers=4,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='DomainFolders', root=data_root, leave_out=[target], split='crossval', transform=transform),
+    dataset=dict(**source, split='crossval', transform=transform),
 )
 test_dataloader = dict(
     batch_size=96,

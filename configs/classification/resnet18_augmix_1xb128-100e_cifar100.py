@@ -4,9 +4,8 @@
 # train_cfg.max_epochs=200 param_scheduler.end=200`. Differs: the networks are AllConv, DenseNet-40 (wd 1e-4), WRN-40-2
 # and ResNeXt-29 there, which timm has not; the last checkpoint counts, where theirs keeps the one that is best on the
 # test images.
-_base_ = './resnet18_1xb128-200e_cifar100.py'
-half = (0.5, 0.5, 0.5)
-model = dict(aug_splits=3, data_preprocessor=dict(mean=half, std=half))
+_base_ = './resnet18_1xb128-100e_cifar100.py'
+model = dict(aug_splits=3)
 train_dataloader = dict(
     dataset=dict(
         transform=[
@@ -16,8 +15,3 @@ train_dataloader = dict(
         ]
     )
 )
-optim_wrapper = dict(optimizer=dict(nesterov=True), clip_grad=None)
-param_scheduler = dict(
-    _delete_=True, type='CosineAnnealingLR', by_epoch=True, end=100, eta_min=1e-6, convert_to_iter_based=True
-)
-train_cfg = dict(max_epochs=100)

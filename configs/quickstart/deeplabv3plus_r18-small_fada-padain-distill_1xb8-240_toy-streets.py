@@ -1,4 +1,4 @@
-# The third stage with pAdaIN, on soft labels of the second stage with pAdaIN, see the config it inherits from.
+# The third stage with pAdaIN, on labels of the second stage with pAdaIN, see the config it inherits from.
 _base_ = './deeplabv3plus_r18-small_fada-distill_1xb8-240_toy-streets.py'
-model = dict(style=dict(type='padain', p=0.01))
+model = dict(type='StyleNormEncoderDecoder', style=dict(type='padain', p=0.01))
 train_dataloader = dict(dataset=dict(data_prefix=dict(seg_map_path='pseudo_labels/fada-padain')))

@@ -1,6 +1,8 @@
-# The source stage of FADA (Wang et al., ECCV 2020, arXiv:2007.09222), settings of the code of pAdaIN
-# (onuriel/PermutedAdaIN, FADA/configs): frozen batch norms, 20,000 steps of a schedule of 31,250. pAdaIN
-# is `--style padain`, p = 0.01; in the authors' code the stem's layer acts on the image, before the first convolution.
+# The source stage of FADA (Wang et al., ECCV 2020, arXiv:2007.09222), settings of its code and of pAdaIN's
+# (JDAI-CV/FADA, onuriel/PermutedAdaIN, FADA/configs): class-balanced draws, frozen batch norms, 20,000 steps of a
+# schedule of 31,250. pAdaIN is `--style padain`, p = 0.01; in the authors' code the stem's layer acts on the image,
+# before the first convolution. DSU's authors train it here, too: `--style dsu`, p = 0.5, in six places (Li et al., ICLR
+# 2022, arXiv:2202.03958); `--style mixstyle` and `--style efdmix` are likewise.
 _base_ = [
     '../_base_/models/deeplabv2_r101-d8.py',
     '../_base_/datasets/gtav2cityscapes_1280x720.py',

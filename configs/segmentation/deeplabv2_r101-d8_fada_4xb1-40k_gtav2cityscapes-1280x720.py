@@ -1,6 +1,7 @@
-# The adversarial stage of FADA (Wang et al., ECCV 2020, arXiv:2007.09222), settings of FADA/configs in the code of
-# pAdaIN: from the source stage, one source and one target image on each of four GPUs, a discriminator with its own
-# Adam, 40,000 steps of a schedule of 62,500. The jitter is the nearest that mmseg has.
+# The adversarial stage of FADA (Wang et al., ECCV 2020, arXiv:2007.09222), settings of its code (JDAI-CV/FADA,
+# configs): from the source stage, one source and one target image on each of four GPUs, class-balanced draws of the
+# source and torchvision's jitter before it is scaled, a discriminator with its own Adam, 40,000 steps of a schedule of
+# 62,500.
 _base_ = [
     '../_base_/models/deeplabv2_r101-d8.py',
     '../_base_/datasets/gtav2cityscapes_uda_1280x720.py',
@@ -9,14 +10,8 @@ _base_ = [
     'mmseg::_base_/default_runtime.py',
 ]
 load_from = 'work_dirs/deeplabv2_r101-d8_4xb2-20k_gtav2cityscapes-1280x720/iter_20000.pth'
-jitter = dict(
-    type='PhotoMetricDistortion',
-    brightness_delta=64,
-    contrast_range=(0.5, 1.5),
-    saturation_range=(0.5, 1.5),
-    hue_delta=36,
-)
-train_pipeline = [*_base_.train_pipeline[:-1], jitter, dict(type='PackSegInputs')]
+jitter = dict(type='ColorJitter', brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+train_pipeline = [*_base_.train_pipeline[:2], jitter, *_base_.train_pipeline[2:]]
 train_dataloader = dict(dataset=dict(source=dict(pipeline=train_pipeline)))
 model = dict(
     type='FADA',

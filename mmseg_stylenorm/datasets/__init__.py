@@ -2,12 +2,13 @@
 
 from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption
-from .domains import DomainConcatDataset
+from .domains import MultiDomainDataset
 from .geometry import RandomScaleCrop, ResizeHeight
+from .layouts import LAYOUTS
 from .loading import LoadTrainIds, ScoreAsShown
 from .rare_class import RareClassDataset
 from .sampling import ClassBalancedSampler, EndlessSampler, class_pixels
-from .streets import LAYOUTS, GTA5Dataset, StreetsDataset
+from .streets import GTA5Dataset, StreetsDataset
 from .transforms import ColorJitter, RandomGaussianBlur
 from .uda import UDADataset
 
@@ -17,11 +18,11 @@ __all__ = [
     'ClassBalancedSampler',
     'ClassUniformSampler',
     'ColorJitter',
-    'DomainConcatDataset',
     'EndlessSampler',
     'GTA5Dataset',
     'ImageCorruption',
     'LoadTrainIds',
+    'MultiDomainDataset',
     'RandomGaussianBlur',
     'RandomScaleCrop',
     'RareClassDataset',

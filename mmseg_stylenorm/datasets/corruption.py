@@ -28,7 +28,7 @@ class ImageCorruption(BaseTransform):
         ValueError: An unknown name, or a severity out of range.
     """
 
-    of_the_domain = True  # DomainConcatDataset keeps it where it replaces the other transforms
+    of_the_domain = True  # MultiDomainDataset keeps it where it replaces the other transforms
 
     def __init__(self, name: str, severity: int = 1, seed: int = 0) -> None:
         try:

@@ -1,19 +1,25 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
+import bisect
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
 from typing import Any
 
 from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
 from timm_stylenorm.errors import unknown
+from timm_stylenorm.runner.domains import DomainPart, known_domains, parts_by_domain
 from timm_stylenorm.runner.loaders import with_pipeline
 
+from .loading import check_sizes
+from .stand_ins import item_or_stand_in
 
-def parts_of(dataset: object) -> list[object]:
+
+def parts_of(dataset: object) -> list[Any]:
     """The data sets with files that a data set or wrapper consists of."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
@@ -36,57 +42,53 @@ def image_folder(dataset: object) -> str | None:
         return None
 
 
+def _by_domain(dataset: object) -> dict[str, object]:
+    parts = [part for part in getattr(dataset, 'datasets', ()) if isinstance(part, DomainPart)]
+    return {part.domain: part.dataset for part in parts} or {'': dataset}
+
+
+def left_out(dataset: object) -> dict[str, list[str]]:
+    """Names of known defective pairs that a data set leaves out, by domain, or of the whole data set under ''."""
+    found = {
+        name: [pair for leaf in parts_of(part) for pair in (getattr(leaf, 'metainfo', None) or {}).get('left_out', ())]
+        for name, part in _by_domain(dataset).items()
+    }
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
 def image_folders(dataset: object) -> dict[str, str]:
     """`image_folder` by domain, or of the whole data set under the name ''."""
-    domains = {part.domain: part.dataset for part in getattr(dataset, 'datasets', ()) if isinstance(part, _Domain)}
-    found = {name: image_folder(part) for name, part in (domains or {'': dataset}).items()}
+    found = {name: image_folder(part) for name, part in _by_domain(dataset).items()}
     return {name: folder for name, folder in found.items() if folder}
 
 
-def _replaced(parts: dict[str, object], pipeline: Sequence[object], keep: Sequence[str]) -> dict[str, Any]:
+def _replaced(
+    parts: dict[str, BaseSegDataset], pipeline: Sequence[object], keep: Sequence[str]
+) -> dict[str, BaseSegDataset]:
     """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
+    for leaf in (leaf for part in found.values() for leaf in parts_of(part)):
+        check_sizes(leaf.pipeline)
     if views:
         lost = [name for name in parts if name in keep]
     else:
         lost = [name for name, part in parts.items() if _steps(part) not in ([], _steps(found[name]))]
     if lost:
         cure = '' if views else f'; keep={lost} keeps them'
-        what = f'DomainConcatDataset: pipeline replaces the own transforms of {", ".join(lost)}'
+        what = f'MultiDomainDataset: pipeline replaces the own transforms of {", ".join(lost)}'
         print_log(what + cure, 'current', WARNING)
     return found
 
 
-def _steps(dataset: Any) -> list[str]:
+def _steps(dataset: object) -> list[str]:
     pipelines = [getattr(part, 'pipeline', None) for part in parts_of(dataset)]
     return [repr(step) for pipeline in pipelines for step in getattr(pipeline, 'transforms', ())]
 
 
-class _Domain(Dataset):
-    """A data set whose samples say of which domain they are."""
-
-    def __init__(self, domain: str, dataset: Any) -> None:
-        self.domain, self.dataset = domain, dataset
-
-    def domain_of(self, index: int) -> str:
-        return self.domain
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.dataset[index]
-        views = item['data_samples']
-        many = isinstance(views, list)  # test-time augmentation
-        for sample in views if many else [views]:
-            sample.set_metainfo({'domain': self.domain})
-        return {**item, 'domain': [self.domain] * len(views) if many else self.domain}
-
-
-@DATASETS.register_module()
-class DomainConcatDataset(ConcatDataset):
-    """Segmentation data sets of several domains, one after the other.
+@DATASETS.register_module(name=['MultiDomainDataset', 'DomainConcatDataset'])  # the second is the former name
+class MultiDomainDataset(ConcatDataset):
+    """Segmentation data sets of several domains, one after the other. Known as `DomainConcatDataset` too.
 
     The domain's name is in the meta information of every sample, as `domain`, where `DomainIoUMetric` finds it, and in
     the batch, where `AdaBNHook` does. The folder of each domain's images is in `metainfo['image_folders']`.
@@ -106,31 +108,44 @@ class DomainConcatDataset(ConcatDataset):
 
     def __init__(
         self,
-        domains: Mapping[str, Any],
+        domains: Mapping[str, dict | BaseSegDataset],
         only: str | Sequence[str] | None = None,
         pipeline: Sequence[object] | None = None,
         keep: Sequence[str] = (),
     ) -> None:
-        domains = {name: part for name, part in domains.items() if name != '_scope_'}  # mmengine's mark in configs
-        chosen = list(domains) if only is None else [only] if isinstance(only, str) else list(only)
-        if not chosen:
-            raise ValueError('DomainConcatDataset: no domain to use')
-        for name in (*chosen, *keep):
-            if name not in domains:
-                raise ValueError(unknown('domain', name, domains))
-        parts = {name: domains[name] for name in chosen}
-        parts = {name: DATASETS.build(part) if isinstance(part, dict) else part for name, part in parts.items()}
+        known = known_domains(domains)
+        for name in keep:
+            if name not in known:
+                raise ValueError(unknown('domain', name, known))
+        parts = parts_by_domain(domains, only, DATASETS.build)
         if pipeline is not None:
             parts = _replaced(parts, pipeline, keep)
-        super().__init__([_Domain(name, part) for name, part in parts.items()])
-        first = parts[chosen[0]].metainfo
-        for name, part in parts.items():
-            if list(part.metainfo['classes']) != list(first['classes']):
-                raise ValueError(f'DomainConcatDataset: the classes of {name} are not those of {chosen[0]}')
-        self.metainfo = {**first, 'domains': chosen, 'known_domains': list(domains)}
-        self.metainfo['image_folders'] = image_folders(self)
+        self.parts = [DomainPart(name, part) for name, part in parts.items()]
+        super().__init__(self.parts)
+        first = next(iter(parts.values()))
+        self.metainfo = {**first.metainfo, 'domains': list(parts), 'known_domains': known}
+        self.metainfo['image_folders'], self.metainfo['left_out'] = image_folders(self), left_out(self)
+        self.keep_going = False  # see `item_or_stand_in`
         # what mmseg's confusion_matrix.py asks of a data set
-        leaf = parts_of(parts[chosen[0]])[0]
+        leaf = parts_of(first)[0]
         self.METAINFO = self.metainfo
         self.ignore_index = getattr(leaf, 'ignore_index', 255)
         self.reduce_zero_label = getattr(leaf, 'reduce_zero_label', False)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return item_or_stand_in(self, super().__getitem__, index)
+
+    def _place(self, index: int) -> tuple[DomainPart, int]:
+        number = bisect.bisect_right(self.cumulative_sizes, index)
+        return self.parts[number], index - (self.cumulative_sizes[number - 1] if number else 0)
+
+    def domain_of(self, index: int) -> str:
+        """The domain of an image."""
+        part, own = self._place(index)
+        return part.domain_of(own)
+
+    def image_of(self, index: int) -> str:
+        """The path of an image."""
+        part, own = self._place(index)
+        return part.image_of(own)

@@ -14,6 +14,7 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from timm_stylenorm.checkpoints import atomic_write
+from timm_stylenorm.datafiles import UNREADABLE
 
 T = TypeVar('T')
 Measure = Callable[[np.ndarray], T]
@@ -39,7 +40,7 @@ def read_ids(file: str) -> np.ndarray:
     try:
         with Image.open(file) as image:
             ids = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f'label {file} cannot be decoded ({error}); is it truncated?') from error
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise ValueError(f'label {file} has shape {ids.shape} of {ids.dtype}, expected (H, W) train ids of uint8')

@@ -1,12 +1,19 @@
 """Loading that says which file is at fault."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import cv2
+import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
+
+from timm_stylenorm.datafiles import UNREADABLE
 
 IGNORE = 255
 _CURE = 'docs/datasets.md says which of tools/prepare_*.py checks and converts it'
@@ -39,6 +46,66 @@ def lacks_label(results: dict) -> bool:
             '(data_prefix.seg_map_path), and its pipeline loads them'
         )
     return True
+
+
+@contextmanager
+def decoding(path: Callable[[], str], backend_args: dict | None = None) -> Iterator[None]:
+    """A context for a pipeline: where it fails, and the image is damaged, empty or none, the error names it.
+
+    Raises:
+        ValueError: The image cannot be decoded. Other errors pass as they are.
+    """
+    try:
+        yield
+    except (AssertionError, OSError, cv2.error) as error:  # of mmcv, whose messages may lack the path
+        file = path()
+        try:
+            data = np.frombuffer(fileio.get(file, backend_args=backend_args), np.uint8)
+            whole = data.size > 0 and cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
+        except cv2.error:
+            whole = False
+        if whole:
+            raise
+        what = 'cannot be decoded; is it cut short?' if data.size else 'is an empty file'
+        raise ValueError(f'image {file} {what}') from error
+
+
+def check_size(results: dict) -> None:
+    """Compares `gt_seg_map` (H, W) with the size of the image's file.
+
+    Raises:
+        ValueError: They differ; names both files.
+    """
+    label = results['gt_seg_map']
+    height, width = results.get('ori_shape', label.shape)[:2]
+    if label.shape[:2] != (height, width):
+        raise ValueError(
+            f'label {results["seg_map_path"]} is {label.shape[1]}x{label.shape[0]}, and its image '
+            f'{results.get("img_path")} {width}x{height}: they do not belong together, or one of them was turned '
+            f'(EXIF); {_CURE}'
+        )
+
+
+class CheckLabelSize(BaseTransform):
+    """`check_size` after a loading step of others."""
+
+    def transform(self, results: dict) -> dict:
+        """Changes nothing."""
+        if 'gt_seg_map' in results and 'seg_map_path' in results:
+            check_size(results)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+def check_sizes(pipeline: Compose) -> Compose:
+    """Puts `CheckLabelSize` after mmseg's own `LoadAnnotations`, which takes a label of any size."""
+    steps: list[Callable] = []
+    for step in pipeline.transforms:
+        steps += [step, CheckLabelSize()] if type(step) is LoadAnnotations else [step]
+    pipeline.transforms = steps
+    return pipeline
 
 
 @TRANSFORMS.register_module()
@@ -75,17 +142,12 @@ class LoadTrainIds(LoadAnnotations):
             super()._load_seg_map(results)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label {path} does not exist; {_CURE}') from error
-        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # AttributeError: cv2 decoded None
+        except (*UNREADABLE, AttributeError, cv2.error) as error:  # AttributeError: cv2 decoded None
             raise ValueError(f'label {path} cannot be decoded ({error}); is it truncated? {_CURE}') from error
         label = results['gt_seg_map']
         if label.ndim != 2:
             raise ValueError(f'label {path} has shape {label.shape}, expected (H, W) train ids; {_CURE}')
-        height, width = results.get('ori_shape', label.shape)[:2]
-        if label.shape != (height, width):
-            raise ValueError(
-                f'label {path} is {label.shape[1]}x{label.shape[0]}, and its image {results.get("img_path")} '
-                f'{width}x{height}: they do not belong together, or one of them was turned (EXIF); {_CURE}'
-            )
+        check_size(results)
         if wide or not self._valid[label].all():
             ids = np.unique(label)
             wrong = wide or ids[~self._valid[ids]].tolist()
@@ -103,9 +165,11 @@ class ScoreAsShown(BaseTransform):
     """Lets a prediction be scored at the size that the network sees, on the label as it is after resizing and cropping.
 
     mmseg otherwise scales predictions to the size of the file, which only fits labels that no transform has touched.
+    Of an image that comes from no data set, as mmseg's inference functions take it, the prediction has its own size.
     """
 
     def transform(self, results: dict) -> dict:
         """Takes the present size for the original one."""
-        results['ori_shape'] = results['img'].shape[:2]
+        if 'sample_idx' in results or 'seg_map_path' in results:
+            results['ori_shape'] = results['img'].shape[:2]
         return results

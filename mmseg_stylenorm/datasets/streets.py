@@ -1,125 +1,34 @@
-"""Street scenes with the 19 classes of Cityscapes: one data set class, and the layouts it knows as a table."""
+"""Street scenes with the 19 classes of Cityscapes: one data set class for all layouts."""
 
 import os.path as osp
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from logging import WARNING
+from pathlib import PurePath
 from typing import Any
 
 import mmengine.fileio as fileio
-from mmengine import list_from_file
 from mmengine.logging import print_log
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
+from timm_stylenorm.datafiles import by_name, decode_text, is_hidden
 from timm_stylenorm.errors import unknown
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a data set keeps its image/label pairs. `{split}` in a folder stands for the split's name.
-
-    Args:
-        images: Folder of the images below `data_root`; sub-folders belong to the names.
-        labels: Folder of the labels with train ids (0..18, 255 ignored).
-        suffixes: What follows a pair's name in the files of its image and its label.
-        pairs: Splits, the default first, and how many pairs of each were released.
-        cure: How to get what is missing.
-    """
-
-    images: str
-    labels: str
-    suffixes: tuple[str, str]
-    pairs: dict[str, int]
-    cure: str
-
-
-TRAIN_IDS = '_labelTrainIds.png'
-LAYOUTS = {
-    # Richter et al., Playing for Data, ECCV 2016, arXiv:1608.02192
-    'gta5': Layout(
-        'images',
-        'labels',
-        ('.png', TRAIN_IDS),
-        {'all': 24966},
-        'tools/prepare_gta5.py DATA_ROOT makes and checks the labels; with --skip-bad it writes splits/good.txt',
-    ),
-    # Ros et al., The SYNTHIA Dataset, CVPR 2016: SYNTHIA-RAND-CITYSCAPES
-    'synthia': Layout(
-        'RGB',
-        'GT/LABELS',
-        ('.png', TRAIN_IDS),
-        {'all': 9400},
-        'tools/prepare_synthia.py DATA_ROOT makes and checks the labels; with --skip-bad it writes splits/good.txt',
-    ),
-    # Cordts et al., CVPR 2016, arXiv:1604.01685
-    'cityscapes': Layout(
-        'leftImg8bit/{split}',
-        'gtFine/{split}',
-        ('_leftImg8bit.png', '_gtFine_labelTrainIds.png'),
-        {'val': 500, 'train': 2975},
-        'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, then tools/prepare_cityscapes.py DATA_ROOT '
-        'makes the labels',
-    ),
-    # Yu et al., CVPR 2020, arXiv:1805.04687: the 10k images, and the masks of semantic segmentation
-    'bdd100k': Layout(
-        'images/10k/{split}',
-        'labels/sem_seg/masks/{split}',
-        ('.jpg', '.png'),
-        {'val': 1000, 'train': 7000},
-        'unpack the 10k images and the semantic segmentation labels; an older release is the layout bdd100k_seg',
-    ),
-    'bdd100k_seg': Layout(
-        'seg/images/{split}',
-        'seg/labels/{split}',
-        ('.jpg', '_train_id.png'),
-        {'val': 1000, 'train': 7000},
-        'unpack bdd100k_seg.zip; the current release is the layout bdd100k',
-    ),
-    # Neuhold et al., ICCV 2017: the labels of version 1.2
-    'mapillary': Layout(
-        '{split}/images',
-        '{split}/labelTrainIds',
-        ('.jpg', '.png'),
-        {'validation': 2000, 'training': 18000},
-        'tools/prepare_mapillary.py DATA_ROOT makes and checks the labels',
-    ),
-    # Sakaridis et al., Guided Curriculum Model Adaptation, ICCV 2019, arXiv:1901.05946
-    'dark_zurich': Layout(
-        'rgb_anon/{split}/night',
-        'gt/{split}/night',
-        ('_rgb_anon.png', '_gt_labelTrainIds.png'),
-        {'val': 50},
-        'unpack Dark_Zurich_val_anon.zip',
-    ),
-    # Dai and Van Gool, Dark Model Adaptation, ITSC 2018, arXiv:1810.02575
-    'night_driving': Layout(
-        'leftImg8bit/{split}/night',
-        'gtCoarse_daytime_trainvaltest/{split}/night',
-        ('_leftImg8bit.png', '_gtCoarse_labelTrainIds.png'),
-        {'test': 50},
-        'unpack NighttimeDrivingTest.zip',
-    ),
-}
-# Sakaridis et al., ICCV 2021, arXiv:2104.13395: each condition by itself
-LAYOUTS |= {
-    f'acdc_{condition}': Layout(
-        f'rgb_anon/{condition}/{{split}}',
-        f'gt/{condition}/{{split}}',
-        ('_rgb_anon.png', '_gt_labelTrainIds.png'),
-        {'val': count, 'train': 400},
-        'unpack rgb_anon_trainvaltest.zip and gt_trainval.zip',
-    )
-    for condition, count in (('fog', 100), ('night', 106), ('rain', 100), ('snow', 100))
-}
+from .layouts import LAYOUTS
+from .lists import SplitList
+from .loading import check_sizes, decoding
+from .stand_ins import item_or_stand_in
 
 
 @DATASETS.register_module()
 class StreetsDataset(CityscapesDataset):
-    """Image/label pairs in one of the layouts above; docs/datasets.md shows them as trees.
+    """Image/label pairs in one of the layouts of `LAYOUTS`; docs/datasets.md shows them as trees.
 
     Every image must have its label and every label its image, so that half a download does not pass for a small data
-    set. What the labels hold is checked by `LoadTrainIds` when they are loaded.
+    set. What the labels hold is checked by `LoadTrainIds` when they are loaded. Pairs that are known to be defective as
+    they were released are left out; the log says so, and `metainfo['left_out']` has their names. Hidden files do not
+    count, nor do capitals in suffixes.
 
     Args:
         layout: A name in `LAYOUTS`.
@@ -166,6 +75,7 @@ class StreetsDataset(CityscapesDataset):
         if data_prefix is None:
             data_prefix = {'img_path': known.images, 'seg_map_path': known.labels}
             data_prefix = {key: folder.format(split=self.split) for key, folder in data_prefix.items()}
+        self.keep_going = False  # see `item_or_stand_in`
         super().__init__(
             ann_file=ann_file,
             img_suffix=img_suffix or known.suffixes[0],
@@ -173,6 +83,7 @@ class StreetsDataset(CityscapesDataset):
             data_prefix=data_prefix,
             **kwargs,
         )
+        check_sizes(self.pipeline)
 
     def load_data_list(self) -> list[dict]:
         """The pairs, after checking that they are pairs."""
@@ -186,51 +97,85 @@ class StreetsDataset(CityscapesDataset):
             where = self.ann_file or self.data_prefix['img_path']
             raise self._missing(f'no *{self.img_suffix} image is listed in {where}')
         if labels is not None:
-            self._check_pairs(names, labels)
+            names, labels = self._without_defects(names, images, labels)
+            self._check_pairs(names, images, labels)
         if not self.ann_file:
-            self._check_count(len(names))
+            self._check_count(len(names), labels is not None)
         common = {'label_map': self.label_map, 'reduce_zero_label': self.reduce_zero_label}
-        return [{**self._files(name, labels is not None), **common, 'seg_fields': []} for name in names]
+        files = [self._files(images[name], None if labels is None else labels[name]) for name in names]
+        return [{**file, **common, 'seg_fields': []} for file in files]
 
-    def _files(self, name: str, labelled: bool) -> dict[str, str]:
-        files = {'img_path': osp.join(self.data_prefix['img_path'], name + self.img_suffix)}
-        if labelled:
-            files['seg_map_path'] = osp.join(self.data_prefix['seg_map_path'], name + self.seg_map_suffix)
+    def prepare_data(self, idx: int) -> Any:
+        """A sample; errors of decoding name the image."""
+        with decoding(lambda: self.get_data_info(idx)['img_path'], self.backend_args):
+            return super().prepare_data(idx)
+
+    def __getitem__(self, idx: int) -> Any:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return item_or_stand_in(self, super().__getitem__, idx)
+
+    def _files(self, image: str, label: str | None) -> dict[str, str]:
+        files = {'img_path': osp.join(self.data_prefix['img_path'], image)}
+        if label is not None:
+            files['seg_map_path'] = osp.join(self.data_prefix['seg_map_path'], label)
         return files
 
     def _missing(self, what: str) -> FileNotFoundError:
         return FileNotFoundError(f'{self.layout}: {what}; {LAYOUTS[self.layout].cure}; see docs/datasets.md')
 
-    def _names(self, key: str, suffix: str) -> set[str]:
-        """Names of the files in a folder and below, without the suffix that all of them have."""
+    def _names(self, key: str, suffix: str) -> dict[str, str]:
+        """Files in a folder and below, by their names without the suffix that all of them have."""
         folder = self.data_prefix[key]
         if not fileio.isdir(folder, backend_args=self.backend_args):
             raise self._missing(f'the folder {folder} does not exist')
-        files = fileio.list_dir_or_file(folder, False, True, suffix, recursive=True, backend_args=self.backend_args)
-        return {file.removesuffix(suffix) for file in files}
+        files = fileio.list_dir_or_file(folder, False, True, recursive=True, backend_args=self.backend_args)
+        found = by_name((PurePath(file).as_posix() for file in files if not is_hidden(file)), suffix)
+        for same in found.values():
+            if len(same) > 1:
+                raise ValueError(f'{self.layout}: {" and ".join(same)} in {folder} have one name; keep one of them')
+        return {name: file for name, (file,) in found.items()}
 
-    def _listed(self, images: Collection[str]) -> list[str]:
+    def _listed(self, images: Mapping[str, str]) -> list[str]:
         """The names in the split file, each of which must have its image."""
         if not fileio.exists(self.ann_file, backend_args=self.backend_args):
             raise self._missing(f'the split file {self.ann_file} does not exist, and ann_file="" takes all images')
-        lines = list_from_file(self.ann_file, backend_args=self.backend_args)
-        entries = [line.split()[0].removesuffix(self.img_suffix) for line in lines if line.strip()]
-        bare = {osp.basename(image): image for image in images}
-        names = [entry if entry in images else bare.get(osp.basename(entry), '') for entry in entries]
-        absent = [entry for entry, name in zip(entries, names, strict=True) if not name]
+        text = decode_text(fileio.get(self.ann_file, backend_args=self.backend_args), self.ann_file)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        folder = self.data_prefix['img_path']
+        below = folder.removeprefix(self.data_root or '') if folder.startswith(self.data_root or '') else ''
+        split = SplitList(images, self.img_suffix, below or osp.basename(folder))
+        names = [split.find(line) for line in lines]
+        absent = [line for line, name in zip(lines, names, strict=True) if name is None]
         if absent:
-            raise self._missing(
-                f'{len(absent)} of the {len(entries)} images in {self.ann_file} are not in '
-                f'{self.data_prefix["img_path"]}: {_few(absent)}'
-            )
-        return names
+            near = split.elsewhere(absent[0])
+            hint = f'; one of that name is {near}, and not in the folder of the list' if near else ''
+            what = f'{len(absent)} of the {len(lines)} images in {self.ann_file} are not in {folder}: {_few(absent)}'
+            raise self._missing(what + hint)
+        return [name for name in names if name is not None]
 
-    def _check_pairs(self, names: list[str], labels: set[str]) -> None:
+    def _without_defects(
+        self, names: list[str], images: Mapping[str, str], labels: Mapping[str, str]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Names and labels without those of pairs that are known to be defective."""
+        known = LAYOUTS[self.layout]
+        defects, lone = known.defects.get(self.split, ()), known.lone_labels.get(self.split, ())
+        left_out = [name for name in names if name in defects]
+        lone = () if self.ann_file else tuple(name for name in lone if name in labels and name not in images)
+        if left_out or lone:
+            self._metainfo['left_out'] = [*left_out, *lone]
+            what = f'{len(left_out)} pairs that do not belong together as released' if left_out else ''
+            also = f'{len(lone)} labels that were released without an image' if lone else ''
+            some = ', '.join([*left_out, *lone])
+            _say_once(f'{self.layout} {self.split}: left out {" and ".join(filter(None, (what, also)))}: {some}')
+        dropped = {*defects, *lone}
+        return [n for n in names if n not in dropped], {n: file for n, file in labels.items() if n not in dropped}
+
+    def _check_pairs(self, names: list[str], images: Mapping[str, str], labels: Mapping[str, str]) -> None:
         lone = [name + self.seg_map_suffix for name in names if name not in labels]
         if lone:
             folder = self.data_prefix['seg_map_path']
             raise self._missing(f'{len(lone)} of {len(names)} images have no label in {folder}: {_few(lone)}')
-        lone = [] if self.ann_file else [name + self.img_suffix for name in sorted(labels.difference(names))]
+        lone = [] if self.ann_file else [name + self.img_suffix for name in labels if name not in images]
         if lone:
             folder = self.data_prefix['img_path']
             raise self._missing(
@@ -238,14 +183,22 @@ class StreetsDataset(CityscapesDataset):
                 'ann_file takes a list of the pairs to use'
             )
 
-    def _check_count(self, found: int) -> None:
-        released = LAYOUTS[self.layout].pairs[self.split]
-        if found == released or (self.own_folders and not self.complete):
+    def _check_count(self, found: int, labelled: bool) -> None:
+        known = LAYOUTS[self.layout]
+        released = known.pairs[self.split]
+        defects = len(known.defects.get(self.split, ())) if labelled else 0
+        if found == released - defects or (self.own_folders and not self.complete):
             return
         said = f'{self.layout} {self.split}: {found} images in {self.data_prefix["img_path"]}, {released} were released'
+        among = f'; {defects} of those are known to be defective, and left out' if defects else ''
         if self.complete:
-            raise ValueError(f'{said}; is the download whole? complete=False takes what is there')
-        print_log(said, 'current', WARNING)
+            raise ValueError(f'{said}; is the download whole? complete=False takes what is there{among}')
+        print_log(said + among, 'current', WARNING)
+
+
+@cache
+def _say_once(text: str) -> None:
+    print_log(text, 'current', WARNING)
 
 
 def _few(names: list[str]) -> str:

@@ -15,11 +15,12 @@ from torch import Tensor
 from timm_stylenorm.errors import unknown
 
 from .predictions import Sample, save_prediction
-from .report import DomainReport, Report, write_report
+from .report import DomainReport, Report, Scored, write_report
 
 ACROSS = 8  # domains beside each other in the log
 # SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
 ABSENT = ('terrain', 'truck', 'train', 'wall', 'fence', 'pole')
+Result = tuple[str, np.ndarray | None, dict[str, str] | None]  # domain, confusion matrix, what could not be read
 SUBSETS = {'mIoU16': ABSENT[:3], 'mIoU13': ABSENT}  # name -> classes left out
 
 
@@ -62,11 +63,12 @@ def _mean(values: Iterable[float]) -> float:
 
 @METRICS.register_module()
 class DomainIoUMetric(BaseMetric):
-    """IoU of each domain that the samples name (see `DomainConcatDataset`), and means over domains.
+    """IoU of each domain that the samples name (see `MultiDomainDataset`), and means over domains.
 
     Reports `<domain>/mIoU`, `<domain>/mAcc` and `<domain>/aAcc` in percent, computed as mmseg's `IoUMetric` does, and
     `<mean>/mIoU`, ... for the means. Without domains it is `mIoU`, ... of all samples. IoU by class stands in the log
-    and, with everything else, in the report. Samples without labels are predicted only.
+    and, with everything else, in the report. Samples without labels are predicted only. Pairs that the data set leaves
+    out, and those that could not be read (`item_or_stand_in`), are counted and named in the report.
 
     Args:
         means: Lists of domains by the name of their mean; `{'mean': all domains}` by default. Domains count alike.
@@ -132,25 +134,38 @@ class DomainIoUMetric(BaseMetric):
         """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
         for sample in data_samples:
             prediction, domain = sample['pred_sem_seg']['data'].squeeze(0), sample.get('domain', '')
-            matrix = None
+            matrix, unread = None, sample.get('unread')
+            if unread:
+                self.results.append((domain, None, unread))
+                continue
             if 'gt_sem_seg' in sample:
                 label = sample['gt_sem_seg']['data'].squeeze(0).to(prediction.device)
                 matrix = confusion(prediction, label, len(self.dataset_meta['classes']), self.ignore_index)
-            self.results.append((domain, matrix))  # one for each sample: what pads the last batches is cut by number
+            # one for each sample: what pads the last batches is cut by number
+            self.results.append((domain, matrix, None))
             if self.output_dir:
                 save_prediction(sample, self.output_dir, self.dataset_meta.get('image_folders'))
 
-    def compute_metrics(self, results: list[tuple[str, np.ndarray | None]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[Result]) -> dict[str, float]:
         """Percentages from the matrices of all processes; writes log and report."""
         groups: dict[str, list[np.ndarray]] = {}
-        for domain, matrix in results:
-            if matrix is not None:
-                groups.setdefault(domain, []).append(matrix)
+        unread: dict[str, list[dict[str, str]]] = {}
+        for domain, matrix, fault in results:
+            if matrix is not None or fault is not None:
+                groups.setdefault(domain, []).extend([] if matrix is None else [matrix])
+                unread.setdefault(domain, []).extend([] if fault is None else [fault])
+        known = self.dataset_meta.get('left_out') or {}
+        left_out = {name: list(pairs) for name, pairs in (known if isinstance(known, dict) else {'': known}).items()}
         tested = list(groups)
+        every: tuple[dict[str, list], ...] = (groups, unread, left_out)
         for name, parts in self.pools.items():
             if parts and set(parts) <= set(tested):
-                groups[name] = [matrix for part in parts for matrix in groups[part]]
-        rows = {name: self._row(name, matrices) for name, matrices in groups.items()}
+                for found in every:
+                    found[name] = [entry for part in parts for entry in found.get(part, ())]
+        rows: dict[str, DomainReport] = {
+            name: {**self._row(name, matrices), 'unread': unread[name], 'left_out': left_out.get(name, [])}
+            for name, matrices in groups.items()
+        }
         means = {'mean': tested} if self.means is None and len(tested) > 1 else self.means or {}
         means = {name: list(parts) for name, parts in means.items() if parts and set(parts) <= set(rows)}
         scores = {name: row['scores'] for name, row in rows.items()}
@@ -169,9 +184,10 @@ class DomainIoUMetric(BaseMetric):
         values = {f'{name}/{key}'.lstrip('/'): value for name, row in scores.items() for key, value in row.items()}
         return {key: round(value, 2) for key, value in values.items()}
 
-    def _row(self, name: str, matrices: list[np.ndarray]) -> DomainReport:
+    def _row(self, name: str, matrices: list[np.ndarray]) -> Scored:
         """All there is to say of a domain, in percent."""
-        classes, matrix = self.dataset_meta['classes'], np.sum(matrices, axis=0)
+        classes = self.dataset_meta['classes']
+        matrix = np.sum(matrices, axis=0) if matrices else np.zeros((len(classes), len(classes)), np.int64)
         iou, accuracy = (100 * values for values in class_scores(matrix))
         scores = {'mIoU': _mean(iou), 'mAcc': _mean(accuracy)}
         scores['aAcc'] = float(100 * matrix.trace() / matrix.sum()) if matrix.any() else float('nan')
@@ -188,6 +204,11 @@ class DomainIoUMetric(BaseMetric):
         for name, row in scores.items():
             images = rows[name]['images'] if name in rows else ''
             tables[0].add_row([name or 'all', images, *(f'{row[key]:.2f}' if key in row else '' for key in columns)])
+        left_out = {name: len(row['left_out']) for name, row in rows.items()}
+        unread = {name: len(row['unread']) for name, row in rows.items()}
+        for title, counts in (('left out', left_out), ('not read', unread)):
+            if any(counts.values()):
+                tables[0].add_column(title, [counts.get(name, '') for name in scores])
         names = list(rows)
         for part in (names[k : k + ACROSS] for k in range(0, len(names), ACROSS)):
             tables.append(PrettyTable(['IoU', *(name or 'all' for name in part)], align='r'))

@@ -39,7 +39,7 @@ def prediction_file(image: str, domain: str = '', folder: str | None = None) -> 
     path = Path(osp.abspath(image))
     if folder is not None and path.is_relative_to(osp.abspath(folder)):
         return Path(domain, path.relative_to(osp.abspath(folder)).with_suffix('.png'))
-    name = path.name if path.suffix == '.png' else f'{path.name}.png'
+    name = path.name if path.suffix == '.png' and not Path(path.stem).suffix else f'{path.name}.png'
     return Path(domain, path.relative_to(path.anchor).with_name(name))
 
 
@@ -50,7 +50,7 @@ def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] 
         sample: A data sample of mmseg as a dict, with `pred_sem_seg`, `img_path` and maybe `domain`. As in mmseg, ids
             are those of the label files where `reduce_zero_label` is set.
         output_dir: Folder of all predictions.
-        folders: Folders of images by domain, `metainfo['image_folders']` of `DomainConcatDataset`.
+        folders: Folders of images by domain, `metainfo['image_folders']` of `MultiDomainDataset`.
     """
     domain = sample.get('domain', '')
     file = Path(output_dir, prediction_file(sample['img_path'], domain, (folders or {}).get(domain)))
@@ -82,7 +82,8 @@ class SavePredictions(BaseMetric):
     def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
         """data_samples: mmseg's, as dicts."""
         for sample in data_samples:
-            save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
+            if not sample.get('unread'):
+                save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
             self.results.append(None)
 
     def compute_metrics(self, results: list[None]) -> dict[str, float]:

@@ -12,13 +12,20 @@ from timm_stylenorm.files import atomic_write
 COLUMNS = 4  # confusion matrices in a row
 
 
-class DomainReport(TypedDict):
+class Scored(TypedDict):
     """Of one domain; scores and IoU by class in percent, the confusion matrix (K, K)."""
 
     images: int
     scores: dict[str, float]
     IoU: dict[str, float]
     confusion: list[list[int]]
+
+
+class DomainReport(Scored):
+    """And images that could not be read, with the reason, and pairs that are left out."""
+
+    unread: list[dict[str, str]]
+    left_out: list[str]
 
 
 class Report(TypedDict):

@@ -51,10 +51,10 @@ class FADA(UDASegmentor):
     `optim_wrapper=dict(constructor='AdversarialOptimWrapperConstructor', discriminator=dict(...))`.
 
     With `style=dict(type='padain', mode='source_target')` the source passes the backbone together with the target
-    images, resized to its size, takes over their styles, and alone goes on; the target's own pass has no pAdaIN. In the
-    authors' code that pass styles the first half of the target images by the second, which is nothing for their one
-    image per process, and the stem's layer acts on the image itself. Batch norms of a decode head, which theirs has
-    not, see source and target in turn.
+    images, resized to its size by the nearest pixel, takes over their styles, and alone goes on; the target's own pass
+    has no pAdaIN. In the authors' code that pass styles the first half of the target images by the second, which is
+    nothing for their one image per process, and the stem's layer acts on the image itself. Batch norms of a decode
+    head, which theirs has not, see source and target in turn.
 
     Args:
         *args: Of `StyleNormEncoderDecoder`.
@@ -132,7 +132,8 @@ class FADA(UDASegmentor):
     def _source_features(self, inputs: Tensor, target: Tensor, paired: bool) -> Sequence[Tensor]:
         if not paired:
             return self.extract_feat(inputs)
-        features = self.extract_feat(torch.cat([inputs, self._upsampled(target, inputs)]))
+        resized = F.interpolate(target, inputs.shape[2:], mode='nearest')  # as in the authors' code
+        features = self.extract_feat(torch.cat([inputs, resized]))
         return [f[: len(inputs)] for f in features]
 
     def _restylers(self) -> list[PermutedAdaIN]:

@@ -1,4 +1,4 @@
-"""Adaptation by the maximum squares loss (Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589)."""
+"""Adaptation by the maximum squares loss, or by the entropy (Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,10 +7,16 @@ from mmseg.utils import SampleList
 from torch import Tensor
 
 from timm_stylenorm import style_layers, style_losses
-from timm_stylenorm.functional import image_weighted_max_square_loss, max_square_loss
+from timm_stylenorm.errors import unknown
+from timm_stylenorm.functional import adaptation
 
 from ..datasets.loading import IGNORE
 from .base import UDASegmentor
+
+TARGET_LOSSES = {  # of logits: of all pixels alike, and with weights by image
+    'max_square': (adaptation.max_square_loss, adaptation.image_weighted_max_square_loss),
+    'entropy': (adaptation.entropy_loss, adaptation.image_weighted_entropy_loss),  # MinEnt
+}
 
 
 def guidance(main: Tensor, auxiliary: Tensor, threshold: float) -> Tensor:
@@ -33,14 +39,15 @@ def guidance(main: Tensor, auxiliary: Tensor, threshold: float) -> Tensor:
 class MaxSquareUDA(UDASegmentor):
     """Trains on source labels, and towards confidence on target images.
 
-        L = L_source + target_weight * (L_square(main) + sum over auxiliary heads of level_weight * CE(head, guidance))
+        L = L_source + target_weight * (L_target(main) + sum over auxiliary heads of level_weight * CE(head, guidance))
 
     Source and target pass the network one after the other, as in the authors' code: batch norms in training see each by
     itself. Losses of style layers and recipes are those of the source.
 
     Args:
         *args: Of `StyleNormEncoderDecoder`.
-        target_weight: 0.1 in the authors' code, 0.09 with several levels.
+        target_weight: 0.1 in the authors' scripts, 0.09 with several levels.
+        target_loss: 'max_square', or 'entropy', which is MinEnt.
         image_weighted: Rare classes of an image count more, see `image_weighted_max_square_loss`.
         ratio: See there.
         level_weight: Of the auxiliary heads' target loss; 0 turns multi-level adaptation off. The weight of their
@@ -49,26 +56,29 @@ class MaxSquareUDA(UDASegmentor):
         **kwargs: Of `StyleNormEncoderDecoder`.
 
     Raises:
-        ValueError: pAdaIN in the mode 'source_target', which would pair images of the source.
+        ValueError: An unknown `target_loss`; pAdaIN in the mode 'source_target', which would pair images of the source.
     """
 
     def __init__(
         self,
         *args: object,
         target_weight: float = 0.1,
+        target_loss: str = 'max_square',
         image_weighted: bool = False,
         ratio: float = 0.2,
         level_weight: float = 0.1,
         threshold: float = 0.95,
         **kwargs: object,
     ) -> None:
+        if target_loss not in TARGET_LOSSES:
+            raise ValueError(f'MaxSquareUDA: {unknown("target_loss", target_loss, TARGET_LOSSES)}')
         super().__init__(*args, **kwargs)
         if any(getattr(layer, 'mode', None) == 'source_target' for _, layer in style_layers(self)):
             raise ValueError(
                 "padain's mode 'source_target' belongs to FADA, whose batches hold both domains in one pass"
             )
         self.target_weight, self.level_weight, self.threshold = target_weight, level_weight, threshold
-        self.image_weighted, self.ratio = image_weighted, ratio
+        self.target_loss, self.image_weighted, self.ratio = target_loss, image_weighted, ratio
 
     def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
         losses = self.loss(inputs, data_samples)
@@ -76,8 +86,9 @@ class MaxSquareUDA(UDASegmentor):
         style_losses(self)  # taken, so that none waits for the next step
         size = target.shape[2:]
         main = self.logits(self.decode_head, features, size)
-        square = image_weighted_max_square_loss(main, self.ratio) if self.image_weighted else max_square_loss(main)
-        losses['target.loss_square'] = self.target_weight * square
+        plain, weighted = TARGET_LOSSES[self.target_loss]
+        loss = weighted(main, self.ratio) if self.image_weighted else plain(main)
+        losses[f'target.loss_{self.target_loss}'] = self.target_weight * loss
         for k, head in enumerate(self.auxiliary_heads if self.level_weight else []):
             logits = self.logits(head, features, size)
             labels = guidance(main, logits, self.threshold)

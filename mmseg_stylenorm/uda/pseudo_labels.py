@@ -1,12 +1,14 @@
-"""Self-training on labels that a network wrote, hard ones (PNG of train ids) or soft ones (probabilities, .npz).
+"""Self-training on labels that a network wrote, hard ones (palette PNG of train ids) or soft ones (.npz).
 
 `tools/make_pseudo_labels.py` writes both. Hard ones are read as any labels are, by `LoadTrainIds`, and any segmentor
-trains on them.
+trains on them: so do FADA's authors.
 """
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.utils import SampleList
+from PIL import Image
 from torch import Tensor
 
 from timm_stylenorm.functional.adaptation import soft_cross_entropy
@@ -25,6 +28,20 @@ from ..datasets.loading import lacks_label
 from ..segmentors import StyleNormEncoderDecoder
 
 _CURE = 'tools/make_pseudo_labels.py writes it again'
+
+
+def train_ids_of(dataset: Any) -> np.ndarray:
+    """The train id of each class of a data set of mmseg, (K,) uint8: of K classes in its `metainfo`, by their order."""
+    count = len(dataset.metainfo['classes'])
+    by_class = {new: old for old, new in (dataset.label_map or {}).items()} or {k: k for k in range(count)}
+    return np.array([by_class[k] for k in range(count)], np.uint8)
+
+
+def write_hard(path: Path, label: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+    """A label (H, W) uint8 as a PNG that shows id k in the RGB colour palette[k]; what has no colour is black."""
+    image = Image.fromarray(label)
+    image.putpalette([*np.ravel(palette).tolist(), *[0] * (768 - np.size(palette))])
+    image.save(path, format='PNG')
 
 
 def write_soft(path: Path, probabilities: Tensor) -> None:
@@ -54,6 +71,17 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
     return soft
 
 
+def _check_stride(label: tuple[int, ...], results: dict) -> None:
+    """Compares a soft label, one value for so many pixels in each direction, with the size of the image's file."""
+    height, width = results.get('ori_shape', results['img'].shape)[:2]
+    strides = range(1, max(height, width) + 1)
+    if not any(label == (-(-height // stride), -(-width // stride)) for stride in strides):
+        raise ValueError(
+            f'soft label {results["seg_map_path"]} is {label[1]}x{label[0]}, and its image {results.get("img_path")} '
+            f'{width}x{height}: they do not belong together; {_CURE}'
+        )
+
+
 @TRANSFORMS.register_module()
 class LoadSoftLabels(BaseTransform):
     """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
@@ -63,6 +91,10 @@ class LoadSoftLabels(BaseTransform):
 
     Args:
         num_classes: K, at least 2.
+
+    Raises:
+        FileNotFoundError: There is no such label.
+        ValueError: It is damaged, of other contents, or of another image: there is no stride that gives it its size.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -73,6 +105,7 @@ class LoadSoftLabels(BaseTransform):
             return results
         height, width = results['img'].shape[:2]
         soft = read_soft(results['seg_map_path'], self.num_classes).transpose(1, 2, 0)
+        _check_stride(soft.shape[:2], results)
         soft = cv2.resize(np.ascontiguousarray(soft), (width, height), interpolation=cv2.INTER_LINEAR)
         results['gt_soft'], results['gt_seg_map'] = soft, soft.argmax(2).astype(np.uint8)
         results['seg_fields'] = [*results.get('seg_fields', []), 'gt_seg_map', 'gt_soft']

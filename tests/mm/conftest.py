@@ -16,7 +16,7 @@ if HOST:
 
     compiled_ops.install()  # before anything imports mmcv.ops
 
-    from mmengine.config import Config, utils
+    from mmengine.config import Config, config, utils
     from mmengine.dataset import base_dataset
     from mmengine.registry import DefaultScope
     from yapf.yapflib import yapf_api
@@ -47,7 +47,8 @@ if HOST:
     def _quick(monkeypatch):
         """Without what mmengine does for every config, base config and data set: lay out what it writes, read all of
         mmseg's index, collect garbage."""
-        monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, False))
+        for module in (yapf_api, config):  # older mmengines have it by this name
+            monkeypatch.setattr(module, 'FormatCode', lambda text, **_: (text, False), raising=False)
         monkeypatch.setattr(utils, 'load', load_once)
         monkeypatch.setattr(Config, '_file2dict', staticmethod(parse_once))
         monkeypatch.setattr(base_dataset, 'gc', SimpleNamespace(collect=lambda: 0))

@@ -222,8 +222,8 @@ def test_impossible_options_are_named_when_the_hook_is_built(options, message):
 
 
 def two_domains(batch_size, kind='BrightChannel'):
-    parts = [dict(type=kind, shifted=s, widths=(4,), domain=d) for s, d in ((0, 'clean'), (1, 'other'))]
-    return {**loader(), 'batch_size': batch_size, 'dataset': {'type': 'JoinedDataset', 'datasets': parts}}
+    parts = {name: dict(type=kind, shifted=s, widths=(4,)) for s, name in ((0, 'clean'), (1, 'other'))}
+    return {**loader(), 'batch_size': batch_size, 'dataset': {'type': 'MultiDomainDataset', 'domains': parts}}
 
 
 @pytest.mark.parametrize('views', [False, True], ids=['images', 'views'])

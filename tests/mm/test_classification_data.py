@@ -16,12 +16,19 @@ from PIL import Image
 
 pytest.importorskip('mmengine')
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader, IterableDataset
 
-from timm_stylenorm.classification import STYLE_SHIFTS, DomainBalancedSampler, StreamEpochHook, shift_image
+from timm_stylenorm.classification import (
+    STYLE_SHIFTS,
+    DomainBalancedSampler,
+    MultiDomainDataset,
+    StreamEpochHook,
+    shift_image,
+)
 from timm_stylenorm.classification import data as data_module
 from timm_stylenorm.evaluation.idx import read_idx
+from timm_stylenorm.runner.loaders import domains
 
 
 def build(**cfg):
@@ -104,14 +111,18 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, prefix, package):
         build(name=f'{prefix}/food101', root='.')
 
 
+CLASSES = ['cat', 'dog']
+INDICES = {'cat': 0, 'dog': 1}
+
+
 def test_hfds_images_come_through_timms_reader(monkeypatch, tmp_path):
     write_images(tmp_path / 'images')
     rows = [{'image': {'bytes': None, 'path': str(tmp_path / 'images' / f'{i}.png')}, 'label': i} for i in range(2)]
 
     class Rows(list):
         info = types.SimpleNamespace(
-            features={'label': types.SimpleNamespace(names=['cat', 'dog'], _str2int={'cat': 0, 'dog': 1})},
-            splits={'train': None},
+            features={'label': types.SimpleNamespace(names=CLASSES, _str2int=INDICES, str2int=INDICES.get)},
+            splits={'train': types.SimpleNamespace(num_examples=2)},
         )
 
         def cast_column(self, key, feature):
@@ -291,6 +302,8 @@ def test_an_official_split_is_that_of_its_lists(pacs, place):
     ]
     with pytest.raises(FileNotFoundError, match=r"no list 'photo_train_kfold\.txt' .* split=None takes all"):
         DATASETS.build(dict(type='PACS', root=str(root), split='train'))
+    whole = DATASETS.build(dict(type='PACS', root=str(root), domains=['photo'], split='train', split_missing_ok=True))
+    assert len(whole) == 2
     with pytest.raises(ValueError, match="unknown split 'val'"):
         DATASETS.build(dict(type='PACS', root=str(root), split='val'))
     (folder / 'sketch_train_kfold.txt').write_text('sketch/dog/9.png 1')
@@ -331,13 +344,58 @@ def test_a_skipped_sampler_goes_on_where_it_was(pacs, run):
     assert list(islice(sampler, 15)) == drawn[25:]
 
 
-def test_joined_sets_keep_their_domains(tmp_path, grey):
+@pytest.fixture
+def shown(tmp_path, grey):
+    """A test set as it is, and dark, by the names of the domains; in the scope of configs of classification."""
     part = idx_root(tmp_path, grey, np.zeros(6, np.uint8))
-    joined = DATASETS.build(
-        dict(type='JoinedDataset', datasets=[dict(part, domain='clean'), dict(part, domain='dark', shift='dark')])
-    )
-    assert [joined[i]['domain'] for i in (5, 6)] == ['clean', 'dark']
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield dict(clean=part, dark=dict(part, shift='dark'))
+
+
+@pytest.mark.parametrize('kind', ['MultiDomainDataset', 'JoinedDataset'])
+def test_samples_of_several_sets_say_their_domain(shown, kind):
+    joined = DATASETS.build(dict(type=kind, domains=shown))
+    assert [joined[i]['domain'] for i in (5, 6)] == ['clean', 'dark'] == joined.metainfo['domains']
+    assert joined.metainfo['classes'] == joined.datasets[0].dataset.metainfo['classes']
+    assert domains(joined) == ['clean'] * 6 + ['dark'] * 6
     assert joined[6]['inputs'].float().mean() < 0.5 * joined[0]['inputs'].float().mean()
+
+
+@pytest.mark.parametrize('kind', ['MultiDomainDataset', 'JoinedDataset'])
+def test_joined_sets_keep_the_domains_that_they_say_themselves(shown, kind):
+    named = [dict(part, domain=name) for name, part in shown.items()]
+    joined = DATASETS.build(dict(type=kind, datasets=[*named, shown['clean']]))
+    assert domains(joined) == ['clean'] * 6 + ['dark'] * 6 + [None] * 6
+    assert [joined[i].get('domain') for i in (5, 6, 12)] == ['clean', 'dark', None]
+
+
+def test_only_chooses_domains_in_the_order_asked(shown):
+    assert MultiDomainDataset(shown, only='dark').metainfo == {
+        **MultiDomainDataset(shown).metainfo,
+        'domains': ['dark'],
+    }
+    assert domains(MultiDomainDataset(shown, only=['dark', 'clean'])) == ['dark'] * 6 + ['clean'] * 6
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(only='drak'), "unknown domain 'drak'; did you mean 'dark'"),
+        (dict(only=[]), 'no domain'),
+        (dict(domains=None), r'domains=dict\(NAME=...\), and maybe only=, or datasets='),
+        (dict(datasets=[]), 'or datasets='),
+        (dict(domains=None, datasets=[], only='dark'), 'or datasets='),
+    ],
+)
+def test_domains_that_are_not_there_are_named(shown, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiDomainDataset(**{'domains': shown, **arguments})
+
+
+def test_domains_of_other_classes_are_refused(shown):
+    shown['dark']['classes'] = ['coat', 'bag']
+    with pytest.raises(ValueError, match='the classes of dark are not those of clean'):
+        MultiDomainDataset(shown)
 
 
 def test_shifts_equal_their_formulas(grey):

@@ -32,7 +32,7 @@ def method_of(name):
     return next((method for method in METHODS if f'_{method}_' in name), None)
 
 
-ADAPTING = re.compile('maxsquare|fada')  # see test_uda_configs.py
+ADAPTING = re.compile('deeplabv2|maxsquare|minent|fada')  # see test_uda_configs.py
 SEGMENTATION = [n for n in list_configs() if not (n.startswith('classification/') or ADAPTING.search(n))]
 DATA = [name for name in SEGMENTATION if method_of(name) in (None, 'isw')]  # the others change the style only
 EXAMPLES = [

@@ -22,7 +22,8 @@ from mmseg_stylenorm.uda.pseudo_labels import write_soft
 from timm_stylenorm.runner.configs import config_root, list_configs
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-DATA = ['_base_/datasets/cityscapes_c.py', '_base_/datasets/synthia2domains_768x768.py']  # for tools/test.py --data
+DATA = ['_base_/datasets/cityscapes_c.py', '_base_/datasets/synthia2domains_768x768.py']
+DATA += ['_base_/datasets/gtav2domains_512x512.py']  # for tools/test.py --data
 NAMES = ('000', '001')
 
 
@@ -125,10 +126,15 @@ def test_a_check_reads_keys_as_the_type_of_the_data_set_means_them():
         'dataset': {
             'type': 'UDADataset',
             'source': {'type': 'mmseg.ConcatDataset', 'datasets': inner[:2]},
-            'target': {'type': 'DomainConcatDataset', 'domains': {'a': inner[2], 'b': inner[0]}, 'only': 'a'},
+            'target': {'type': 'MultiDomainDataset', 'domains': {'a': inner[2], 'b': inner[0]}, 'only': 'a'},
         },
     }
     assert list(cli.data_parts(nested)) == inner
+    for kind in ('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'):
+        shown = {'type': kind, 'domains': {'a': inner[0], 'b': inner[1], '_scope_': 'mmseg_stylenorm'}}
+        assert list(cli.data_parts(shown)) == inner[:2]
+        assert list(cli.data_parts({**shown, 'only': ['b']})) == inner[1:2]
+    assert list(cli.data_parts({'type': 'JoinedDataset', 'datasets': inner})) == inner
 
 
 def test_data_in_a_store_are_not_looked_for_on_the_disk():

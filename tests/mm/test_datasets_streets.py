@@ -1,4 +1,4 @@
-"""StreetsDataset and DomainConcatDataset: every layout on a generated sample, every planted fault by name."""
+"""StreetsDataset and MultiDomainDataset: every layout on a generated sample, every planted fault by name."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, METRICS
 
 import mmseg_stylenorm  # noqa: F401 (registers the metric)
-from mmseg_stylenorm.datasets import LAYOUTS, DomainConcatDataset, GTA5Dataset, StreetsDataset, streets
+from mmseg_stylenorm.datasets import LAYOUTS, GTA5Dataset, MultiDomainDataset, StreetsDataset, streets
 from timm_stylenorm.runner.configs import config_root
 from timm_stylenorm.runner.loaders import domains
 
@@ -30,6 +30,7 @@ FILES = {
     'bdd100k': ('images/10k/val/7d06fefd-0001.jpg', 'labels/sem_seg/masks/val/7d06fefd-0001.png'),
     'bdd100k_seg': ('seg/images/val/7d06fefd-0001.jpg', 'seg/labels/val/7d06fefd-0001_train_id.png'),
     'mapillary': ('validation/images/_1Gn_x-0001.jpg', 'validation/labelTrainIds/_1Gn_x-0001.png'),
+    'nthu': ('Images/Test/pano_00001_0_180.png', 'Labels/Test/pano_00001_0_180_labelTrainIds.png'),
     'dark_zurich': (
         'rgb_anon/val/night/GOPR0356/GOPR0356_frame_000001_rgb_anon.png',
         'gt/val/night/GOPR0356/GOPR0356_frame_000001_gt_labelTrainIds.png',
@@ -223,8 +224,9 @@ def two(tmp_path) -> dict[str, dict]:
     return configs
 
 
-def test_samples_and_batches_say_their_domain(two):
-    dataset = DATASETS.build(dict(type='DomainConcatDataset', domains=two))
+@pytest.mark.parametrize('kind', ['MultiDomainDataset', 'DomainConcatDataset'])
+def test_samples_and_batches_say_their_domain(two, kind):
+    dataset = DATASETS.build(dict(type=kind, domains=two))
     assert dataset.metainfo['domains'] == ['bdd100k', 'acdc_fog']
     expected = ['bdd100k'] * 2 + ['acdc_fog'] * 3
     assert [item['data_samples'].domain for item in dataset] == expected
@@ -235,24 +237,24 @@ def test_samples_and_batches_say_their_domain(two):
 def test_each_view_of_test_time_augmentation_says_its_domain(two):
     flips = [[dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)], [PIPELINE[2]]]
     two['acdc_fog']['pipeline'] = [*PIPELINE[:2], dict(type='TestTimeAug', transforms=flips)]
-    item = DomainConcatDataset(two, only='acdc_fog')[1]
+    item = MultiDomainDataset(two, only='acdc_fog')[1]
     assert [view.domain for view in item['data_samples']] == ['acdc_fog'] * 2
     assert len(item['domain']) == len(item['inputs']) == 2
 
 
 def test_only_chooses_domains(two):
-    dataset = DomainConcatDataset(two, only=['acdc_fog'])
+    dataset = MultiDomainDataset(two, only=['acdc_fog'])
     assert (len(dataset), dataset.metainfo['domains']) == (3, ['acdc_fog'])
     with pytest.raises(ValueError, match=r"unknown domain 'acdc_fgo'; did you mean 'acdc_fog'"):
-        DomainConcatDataset(two, only='acdc_fgo')
+        MultiDomainDataset(two, only='acdc_fgo')
     with pytest.raises(ValueError, match='no domain'):
-        DomainConcatDataset({})
+        MultiDomainDataset({})
 
 
 def test_domains_of_other_classes_are_refused(two):
     two['acdc_fog']['metainfo'] = dict(classes=['road', 'sky'])
     with pytest.raises(ValueError, match='the classes of acdc_fog are not those of bdd100k'):
-        DomainConcatDataset(two)
+        MultiDomainDataset(two)
 
 
 @pytest.mark.parametrize('source', ['gta5', 'synthia'])

@@ -1,6 +1,7 @@
 """Every segmentation config but those that adapt (test_uda_configs.py) trains a step on data in its own layout; the
 protocol of domain generalisation."""
 
+import numpy as np
 import pytest
 import torch
 from expected import LONELY
@@ -16,8 +17,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
-from test_configs import EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
-from test_datasets_streets import make
+from test_configs import DATA, EXAMPLES, QUICK, SEGMENTATION, method_of, narrow_model, write_streets
+from test_datasets_streets import make, write
 
 from timm_stylenorm import style_layers
 from timm_stylenorm.runner import adabn, distributed
@@ -96,6 +97,21 @@ def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypat
     wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}, None: set()}.get(method, {method})
     assert {label.split('.')[0] for label, _ in style_layers(model)} == wanted
     assert any(key.startswith('style.') for key in losses) == (method in ('irw', 'snr'))
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_config_is_tested_with_several_views(name, data, monkeypatch):
+    monkeypatch.chdir(data)
+    cfg = narrow(Config.fromfile(config_root() / name))
+    for step in cfg.tta_pipeline:
+        step.update(SMALL.get(step.type, {}))
+    init_default_scope('mmseg')
+    model = MODELS.build({**cfg.tta_model, 'module': cfg.model}).eval()
+    dataset = {key: value for key, value in cfg.val_dataloader.dataset.items() if key != 'complete'}
+    item = DATASETS.build({**dataset, 'pipeline': cfg.tta_pipeline})[0]
+    assert len(item['inputs']) > 1
+    (sample,) = model.test_step(pseudo_collate([item]))
+    assert sample.pred_sem_seg.shape[-2:] == sample.gt_sem_seg.shape[-2:]
 
 
 @pytest.mark.parametrize('name', [name for name in SEGMENTATION if name.startswith('segmentation/')])
@@ -185,3 +201,44 @@ def test_test_time_augmentation_adapts_to_every_domain_by_itself(small, tmp_path
     monkeypatch.setattr(adabn, 'adapt_model', spy)
     test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--tta'])
     assert images == [4, 3, 3]
+
+
+REIN = '_base_/datasets/gtav2domains_512x512.py'
+REIN_SHOWN = {  # domain: image on disk, what the network sees, what is scored; height and width
+    'cityscapes': ((64, 128), (512, 1024), (64, 128)),
+    'bdd100k': ((72, 128), (720, 1280), (72, 128)),
+    'mapillary': ((90, 120), (512, 683), (45, 60)),
+}
+
+
+def test_reins_protocol_shows_and_scores_images_at_its_sizes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / REIN)
+    rng = np.random.default_rng(0)
+    for name, (size, _, _) in REIN_SHOWN.items():
+        part = cfg.test_dataloader.dataset.domains[name]
+        part.complete = False
+        ((image, label),) = make(tmp_path / part.data_root, part.layout, count=1)
+        write(image, rng.integers(0, 256, (*size, 3), np.uint8))
+        write(label, rng.integers(0, 19, size, np.uint8))
+    found = {item['domain']: item for item in DATASETS.build(cfg.test_dataloader.dataset)}
+    assert list(found) == cfg.test_dataloader.dataset.only
+    for name, (_, shown, scored) in REIN_SHOWN.items():
+        sample = found[name]['data_samples']
+        assert found[name]['inputs'].shape[1:] == shown, name
+        assert sample.ori_shape == scored == sample.gt_sem_seg.shape, name
+
+
+def test_reins_protocol_trains_on_all_images_in_crops_of_512(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / REIN).train_dataloader
+    make(tmp_path / 'data/gta5', 'gta5', count=3)
+    (tmp_path / 'data/gta5/splits').mkdir()
+    (tmp_path / 'data/gta5/splits/train.txt').write_text('00001\n')
+    dataset = DATASETS.build(cfg.dataset)
+    assert len(dataset) == 3
+    assert max(dataset[k % 3]['inputs'].shape[1] for k in range(9)) == 512
+    assert cfg.batch_size == 4
+    assert DATA_SAMPLERS.build(cfg.sampler, default_args={'dataset': dataset, 'seed': 0}).shuffle

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from since import OTHER_CLASSES
 from torch import nn
 
 pytest.importorskip('mmengine')
@@ -131,6 +132,7 @@ def test_getattr_in_a_checkpoint_reaches_log_buffers_only(tmp_path):
         load(tmp_path / 'sneak.pth')
 
 
+@OTHER_CLASSES
 def test_log_buffers_and_numpy_numbers_of_a_runner_load(tmp_path):
     import numpy as np
 

@@ -13,7 +13,7 @@ from mmengine.infer.infer import BaseInferencer
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from mmengine.utils import package_utils
 
-from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
+from mmseg_stylenorm.datasets import GTA5Dataset, MultiDomainDataset
 from mmseg_stylenorm.evaluation import DomainIoUMetric
 from mmseg_stylenorm.registry import SCOPE
 from mmseg_stylenorm.segmentors import StyleNormEncoderDecoder
@@ -68,7 +68,7 @@ def test_a_config_inherits_from_ours_and_takes_over_parts_of_it(scope, tmp_path)
 _base_ = ['mmseg_stylenorm::{ISW}', 'mmseg_stylenorm::_base_/datasets/cityscapes_c.py'][:1]
 domains = dict(seen=_base_.seen_dataset, unseen=_base_.val_dataloader.dataset)
 test_dataloader = dict(
-    dataset=dict(_delete_=True, type='DomainConcatDataset', domains=domains, pipeline=_base_.test_pipeline)
+    dataset=dict(_delete_=True, type='MultiDomainDataset', domains=domains, pipeline=_base_.test_pipeline)
 )
 """)
     cfg = Config.fromfile(tmp_path / 'mine.py')
@@ -84,7 +84,7 @@ test_dataloader = dict(
 
 def test_the_marks_of_a_scope_are_no_names_of_domains():
     with pytest.raises(ValueError, match='no domain to use'):
-        DomainConcatDataset({'_scope_': SCOPE})
+        MultiDomainDataset({'_scope_': SCOPE})
     metric = DomainIoUMetric(
         means={'m': ['a'], '_scope_': SCOPE}, pools={'_scope_': SCOPE}, subsets={'a': ['mIoU16'], '_scope_': SCOPE}
     )

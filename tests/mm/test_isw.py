@@ -98,6 +98,20 @@ def test_pairs_are_chosen_from_one_image_and_its_view_at_a_time(workers, monkeyp
     assert all(layer.chosen for _, layer in timm_stylenorm.style_layers(model))
 
 
+def test_processes_share_the_images_of_a_trial(monkeypatch):
+    model = SimpleNamespace(data_preprocessor=MODELS.build(dict(type='ClsPreprocessor')))
+    alone = isw.ISWHook(begin=0, images=7)._batches(loader_of(Pictures()), model)
+    expected = [numbers(batch['inputs'] for batch in alone) for _ in range(2)]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(isw, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(isw, 'get_world_size', lambda: 2)
+        batches = isw.ISWHook(begin=0, images=7)._batches(loader_of(Pictures()), model)
+        shares.append([numbers(batch['inputs'] for batch in batches) for _ in range(2)])
+    for trial, first, second in zip(expected, *shares, strict=True):
+        assert (first, second) == (trial[::2], trial[1::2])
+
+
 def test_a_pair_must_react_in_every_trial(monkeypatch):
     """Each trial by itself, on the batches that the hook looked at; what all of them choose is what the hook chose."""
     model = MODELS.build(dict(type='StyleNormClassifier', model='resnet18', num_classes=4, style='isw', **THIN))
@@ -166,4 +180,4 @@ def test_wrong_schedules_are_named():
     hook = isw.ISWHook(begin=0, pipeline=[dict(type='LoadImageFromFile')])
     model = MODELS.build(dict(type='StyleNormClassifier', model='resnet18', num_classes=4, style='isw', **THIN))
     with pytest.raises(TypeError, match='a Pictures has no pipeline to replace'):
-        hook.before_train_iter(SimpleNamespace(iter=0, model=model, train_dataloader=loader_of(Pictures())), 0)
+        hook.before_train(SimpleNamespace(max_iters=9, model=model, train_dataloader=loader_of(Pictures())))

@@ -1,6 +1,7 @@
 """mmseg's own inference functions and tools, unmodified, with our configs, data sets and metrics."""
 
 import copy
+import inspect
 import os
 import runpy
 import shutil
@@ -25,7 +26,7 @@ from mmseg.visualization import SegLocalVisualizer
 from test_configs import ADAPTING, DATA
 from test_uda_configs import write_pictures
 
-from mmseg_stylenorm.datasets import DomainConcatDataset, GTA5Dataset
+from mmseg_stylenorm.datasets import GTA5Dataset, MultiDomainDataset
 from timm_stylenorm.runner.configs import config_root, list_configs
 
 SEGMENTATION = [name for name in list_configs() if not name.startswith('classification/')]
@@ -63,7 +64,7 @@ seen, unseen = _base_.seen_dataset, _base_.test_dataloader.dataset
 test_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type='DomainConcatDataset',
+        type='MultiDomainDataset',
         domains=dict(seen=seen, unseen=unseen),
         pipeline=_base_.test_pipeline,
     )
@@ -96,6 +97,9 @@ def image(tmp_path_factory) -> str:
     return str(path)
 
 
+QUIET = {'show_progress': False} if 'show_progress' in inspect.signature(MMSegInferencer).parameters else {}
+
+
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=() if name in PIPELINES else pytest.mark.slow) for name in SEGMENTATION]
 )
@@ -110,7 +114,7 @@ def test_pipelines_of_every_config_take_images_without_labels_and_augment(name, 
         assert sample.ori_shape == (32, 64)
         assert 'gt_sem_seg' not in sample
     monkeypatch.setattr(MMSegInferencer, '_init_model', lambda self, cfg, *_: Shown(cfg))
-    inferencer = MMSegInferencer(cfg, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(cfg, device='cpu', **QUIET)
     (batch,) = inferencer.preprocess([image, array], batch_size=2)
     assert [sample.ori_shape for sample in batch['data_samples']] == [(32, 64)] * 2
 
@@ -121,7 +125,7 @@ def test_mmsegs_functions_segment_an_image(kind, toy, image):
     model = init_model(copy.deepcopy(cfg), str(toy / 'net.pth'), device='cpu')
     expected = inference_model(model, image).pred_sem_seg.data[0]
     assert expected.shape == (32, 64)
-    inferencer = MMSegInferencer(cfg, str(toy / 'net.pth'), device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(cfg, str(toy / 'net.pth'), device='cpu', **QUIET)
     result = inferencer(image, return_vis=True)
     np.testing.assert_array_equal(result['predictions'], expected)
     assert result['visualization'].shape == (32, 64, 3)
@@ -221,27 +225,27 @@ class TestOnePipelineForAllDomains:
 
     def test_it_replaces_those_of_the_domains(self, toy):
         domains = {'a': self.part(toy, pipeline=self.OWN), 'b': self.part(toy)}
-        assert self.shapes(DomainConcatDataset(domains, pipeline=self.OTHER)) == [(8, 16)] * 2
+        assert self.shapes(MultiDomainDataset(domains, pipeline=self.OTHER)) == [(8, 16)] * 2
 
     def test_a_domain_may_keep_its_own(self, toy):
         domains = {name: self.part(toy, pipeline=self.OWN) for name in 'ab'}
         dataset = DATASETS.build(
-            dict(type='DomainConcatDataset', domains=domains, pipeline=self.OTHER, keep=['b'])
+            dict(type='MultiDomainDataset', domains=domains, pipeline=self.OTHER, keep=['b'])
         )  # fmt: skip
         assert self.shapes(dataset) == [(8, 16), (32, 64)]
         with pytest.raises(ValueError, match="unknown domain 'c'"):
-            DomainConcatDataset(domains, pipeline=self.OTHER, keep=['c'])
+            MultiDomainDataset(domains, pipeline=self.OTHER, keep=['c'])
 
     def test_test_time_augmentation_is_for_all(self, toy):
         domains = {name: self.part(toy, pipeline=self.OWN) for name in 'ab'}
-        dataset = DomainConcatDataset(domains, pipeline=self.VIEWS, keep=['b'])
+        dataset = MultiDomainDataset(domains, pipeline=self.VIEWS, keep=['b'])
         assert [len(dataset[k]['inputs']) for k in (0, 2)] == [1, 1]
         assert dataset[2]['domain'] == ['b']
 
     def test_data_sets_and_wrappers_that_are_passed_in_stay_as_they_are(self, toy):
         plain = DATASETS.build(self.part(toy, pipeline=self.OWN))
         twice = DATASETS.build({'type': 'RepeatDataset', 'times': 2, 'dataset': self.part(toy, pipeline=self.OWN)})
-        dataset = DomainConcatDataset({'a': plain, 'b': twice}, pipeline=self.OTHER)
+        dataset = MultiDomainDataset({'a': plain, 'b': twice}, pipeline=self.OTHER)
         assert self.shapes(dataset, (0, 2, 5)) == [(8, 16)] * 3
         assert plain[0]['inputs'].shape[1:] == twice[3]['inputs'].shape[1:] == (32, 64)
 
@@ -249,7 +253,7 @@ class TestOnePipelineForAllDomains:
         pytest.importorskip('imagecorruptions')
         fog = [self.OWN[0], {'type': 'ImageCorruption', 'name': 'fog', 'severity': 5}, *self.OWN[1:]]
         domains = {'clean': self.part(toy, pipeline=self.OWN), 'fog': self.part(toy, pipeline=fog)}
-        before, after, views = (DomainConcatDataset(domains, pipeline=p) for p in (None, self.OWN, self.VIEWS))
+        before, after, views = (MultiDomainDataset(domains, pipeline=p) for p in (None, self.OWN, self.VIEWS))
         for k in (0, 2):
             torch.testing.assert_close(after[k]['inputs'], before[k]['inputs'], rtol=0, atol=0)
             torch.testing.assert_close(views[k]['inputs'][0], before[k]['inputs'], rtol=0, atol=0)
@@ -263,17 +267,17 @@ class TestOnePipelineForAllDomains:
             'b': self.part(toy, pipeline=self.OTHER),
             'c': self.part(toy),
         }
-        DomainConcatDataset(domains, pipeline=self.OWN)
-        DomainConcatDataset(domains, pipeline=self.VIEWS)
-        DomainConcatDataset(domains, pipeline=self.OWN, keep=['b'])
-        assert said == ["DomainConcatDataset: pipeline replaces the own transforms of b; keep=['b'] keeps them"]
+        MultiDomainDataset(domains, pipeline=self.OWN)
+        MultiDomainDataset(domains, pipeline=self.VIEWS)
+        MultiDomainDataset(domains, pipeline=self.OWN, keep=['b'])
+        assert said == ["MultiDomainDataset: pipeline replaces the own transforms of b; keep=['b'] keeps them"]
 
     def test_a_data_set_without_a_pipeline_is_refused(self):
         class Foreign:
             metainfo = {'classes': ('a',)}
 
         with pytest.raises(TypeError, match='a Foreign has no pipeline to replace'):
-            DomainConcatDataset({'a': Foreign()}, pipeline=self.OWN)
+            MultiDomainDataset({'a': Foreign()}, pipeline=self.OWN)
 
     def test_mapillary_keeps_its_square_in_the_shipped_configs(self):
         cfg = Config.fromfile(config_root() / '_base_/datasets/gtav2domains_768x768.py').test_dataloader.dataset

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from since import OTHER_CLASSES
 
 pytest.importorskip('mmengine')
 from mmengine.config import ConfigDict
@@ -148,6 +149,7 @@ def test_mmsegs_own_script_publishes_a_checkpoint(tmp_path, monkeypatch):
     assert isinstance(load_local(str(moved[0][1]))['message_hub']['log_scalars']['train/loss'], HistoryBuffer)
 
 
+@OTHER_CLASSES
 def test_a_checkpoint_of_before_with_log_buffers_still_resumes(tmp_path):
     train(tmp_path, steps=4, stop=3)
     path = str(tmp_path / 'iter_2.pth')

@@ -14,7 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmseg.datasets import CityscapesDataset
 
-from mmseg_stylenorm.datasets import DomainConcatDataset
+from mmseg_stylenorm.datasets import MultiDomainDataset
 from mmseg_stylenorm.datasets.domains import image_folder, image_folders
 from mmseg_stylenorm.evaluation import DomainIoUMetric, ReportHook
 from mmseg_stylenorm.evaluation.predictions import SavePredictions, prediction_file, save_prediction
@@ -108,7 +108,7 @@ def test_the_domains_of_a_data_set_have_a_folder_each(tmp_path):
     for part in parts.values():
         part._fully_initialized = True
         part.data_list = part.data_address = np.zeros(1)
-    dataset = DomainConcatDataset(parts)
+    dataset = MultiDomainDataset(parts)
     expected = {name: f'{tmp_path}/{name}/images' for name in 'ab'}
     assert dataset.metainfo['image_folders'] == image_folders(dataset) == expected
 

@@ -95,6 +95,39 @@ def test_a_mapping_changes_what_it_names_and_replaces_an_older_one_only_on_reque
     np.testing.assert_array_equal(train_ids(root), expected(Tunnel='building', Sand=None))
 
 
+ROBUSTNET = {13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10}
+ROBUSTNET |= {19: 11, 20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18}
+
+
+def by_the_rules_of_rein(name: str) -> int:
+    """Their converter matches parts of names, in this order."""
+    name = name.lower().replace(' ', '').replace('-', '')
+    classes = [c.replace(' ', '') for c in CLASSES]
+    rules = [
+        (('trafficsign', 'front', 'back'), 'traffic sign'),
+        (('onrail',), 'train'),
+        (('cyclist', 'rider'), 'rider'),
+        (('pole', 'streetlight'), 'pole'),
+        (('curb', 'pedestrianarea'), 'sidewalk'),
+        (('crosswalkplain', 'parking', 'bikelane', 'servicelane', 'lanemarking'), 'road'),
+    ]
+    if name in classes:
+        return classes.index(name)
+    return next((CLASSES.index(c) for parts, c in rules if any(part in name for part in parts)), 255)
+
+
+@pytest.mark.parametrize(
+    ('mapping', 'theirs'),
+    [
+        ('robustnet', [ROBUSTNET.get(k, 255) for k in range(66)]),
+        ('rein', [by_the_rules_of_rein(name) for name in CLASS_OF]),
+    ],
+)
+def test_mappings_of_papers_have_names(root, mapping, theirs):
+    assert run(root, '--mapping', mapping) == 0
+    assert train_ids(root).ravel().tolist() == theirs
+
+
 @pytest.mark.parametrize('gone', ['v1.2', 'v1.2/labels/*.png', 'images/*.jpg'])
 def test_labels_stay_where_what_they_were_made_from_is_gone(root, capsys, gone):
     assert run(root) == 0

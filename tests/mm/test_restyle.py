@@ -125,7 +125,10 @@ def test_isw_gets_a_hook_unless_it_has_one():
     def hooks(*line):
         return [hook for hook in load(*line, '--style', 'isw').custom_hooks if hook['type'] == 'ISWHook']
 
-    assert hooks(QUICK) == [{'type': 'ISWHook'}]
+    whole = [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]
+    assert hooks(QUICK) == [{'type': 'ISWHook', 'pipeline': whole}]
+    uda = QUICK.replace('1xb8', 'maxsquare_1xb4')
+    assert hooks(uda) == [{'type': 'ISWHook'}], 'the source in a pair of data sets has its own transforms'
     assert [hook['begin'] for hook in hooks(QUICK.replace('_1xb', '_isw_1xb'))] == [24]
 
 

@@ -100,10 +100,10 @@ def test_folders_of_the_domains_that_are_tested_on_are_looked_for_and_no_others(
     (tmp_path / 'here').mkdir()
     domains = {'fog': {'data_root': str(tmp_path / 'here')}, 'rain': {'data_root': str(tmp_path / 'acdc')}}
     for only in ('fog', ['fog']):
-        cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
+        cli.check_data({'dataset': {'type': 'MultiDomainDataset', 'domains': domains, 'only': only}}, 'c.py')
     for only in (None, ['fog', 'rain']):
         with pytest.raises(FileNotFoundError, match=r"'.*/acdc', which does not exist"):
-            cli.check_data({'dataset': {'type': 'DomainConcatDataset', 'domains': domains, 'only': only}}, 'c.py')
+            cli.check_data({'dataset': {'type': 'MultiDomainDataset', 'domains': domains, 'only': only}}, 'c.py')
 
 
 def test_the_sections_and_scripts_that_hints_name_exist():

@@ -77,7 +77,7 @@ def test_training_without_target_images_says_which_data_set_to_use():
 
 def test_a_preprocessor_that_drops_the_target_images_does_not_pass_for_adaptation():
     scoped = {**MODEL['data_preprocessor'], 'type': 'mmseg.SegDataPreProcessor'}
-    assert 'target.loss_square' in losses_of(build('maxsquare', data_preprocessor=scoped))[1]
+    assert 'target.loss_max_square' in losses_of(build('maxsquare', data_preprocessor=scoped))[1]
     model = build('maxsquare')
     model.data_preprocessor = SegDataPreProcessor(size=(24, 40))
     with pytest.raises(ValueError, match=r'MaxSquareUDA: no target images .*UDADataPreProcessor'):
@@ -113,6 +113,41 @@ def test_maxsquare_has_the_gradient_of_a_source_and_a_target_backward(weighted):
     for name, value in gradients(model, total).items():
         expected[name] += value
     assert_equal_gradients(actual, expected)
+
+
+def weights_by_image(labels, classes, ratio):
+    """1 / max(count^ratio * total^(1 - ratio), 1) of the class of each pixel, by loops."""
+    weights = torch.empty(labels.shape)
+    for n, image in enumerate(labels):
+        for c in range(classes):
+            count = int((image == c).sum())
+            weights[n][image == c] = 1 / max(count**ratio * image.numel() ** (1 - ratio), 1)
+    return weights
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_minent_is_the_entropy_of_the_target(weighted):
+    model = build('maxsquare', target_loss='entropy', image_weighted=weighted, level_weight=0)
+    data, losses = losses_of(model)
+    images = data['target']['inputs']
+    logits = F.interpolate(
+        model.decode_head(model.extract_feat(images)), images.shape[2:], mode='bilinear', align_corners=True
+    )
+    p = logits.softmax(1)
+    entropies = -(p * p.log()).sum(1)
+    if weighted:
+        weights = weights_by_image(p.argmax(1), 4, 0.2)
+        expected = (entropies * weights).sum() / (len(images) * 4)
+    else:
+        expected = entropies.mean() / 4
+    torch.testing.assert_close(losses['target.loss_entropy'], 0.1 * expected)
+    actual = gradients(model, losses['target.loss_entropy'])
+    assert_equal_gradients(actual, gradients(model, 0.1 * expected))
+
+
+def test_an_unknown_target_loss_is_refused():
+    with pytest.raises(ValueError, match=r"unknown target_loss 'entropi'; did you mean 'entropy'"):
+        build('maxsquare', target_loss='entropi')
 
 
 def test_guidance_is_the_class_of_the_mean_where_one_level_is_sure():
@@ -179,7 +214,8 @@ def test_padain_gives_source_features_the_styles_of_the_target_and_leaves_the_ta
     data, _ = losses_of(model, count=3)  # an odd batch
     _, f_s, f_t = seen
     source, target = data['inputs'], data['target']['inputs']
-    resized = F.interpolate(target, source.shape[2:], mode='bilinear', align_corners=True)
+    rows, columns = (torch.arange(n) * m // n for n, m in zip(source.shape[2:], target.shape[2:], strict=True))
+    resized = target[..., rows[:, None], columns]  # the nearest pixel
     torch.testing.assert_close(f_s, model.backbone(torch.cat([source, resized]))[-1][:3])
     plain = build('fada', style=None)
     plain.load_state_dict(model.state_dict())

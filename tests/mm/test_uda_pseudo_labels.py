@@ -17,12 +17,16 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
+from PIL import Image
 from test_uda_configs import write_pictures
 from tiny_uda import MODEL
 
-from mmseg_stylenorm.uda.pseudo_labels import read_soft, write_soft
-from timm_stylenorm.runner.configs import config_root
+from mmseg_stylenorm.datasets import StreetsDataset
+from mmseg_stylenorm.uda.pseudo_labels import read_soft, train_ids_of, write_hard, write_soft
+from timm_stylenorm.runner import distributed
+from timm_stylenorm.runner.configs import config_root, list_configs
 
+MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
 FADA = 'quickstart/deeplabv3plus_r18-small_fada_1xb4-240_toy-streets.py'
 
 
@@ -137,9 +141,13 @@ def teacher(tmp_path, monkeypatch):
     init_default_scope('mmseg')
     model = MODELS.build(Config.fromfile(config_root() / FADA).model)
     torch.save({'state_dict': model.state_dict()}, 'teacher.pth')
-    options = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'log_level=ERROR']
-    arguments = [FADA, 'teacher.pth', 'labels', '--work-dir', 'work']
-    return lambda *extra: make_pseudo_labels.main([*arguments, *extra, '--cfg-options', *options])
+    common = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'log_level=ERROR']
+    arguments = ['teacher.pth', 'labels', '--work-dir', 'work']
+
+    def write(*extra, config=FADA):
+        return make_pseudo_labels.main([config, *arguments, *extra, '--cfg-options', *common])
+
+    return write
 
 
 def test_the_tool_goes_on_where_it_was_and_repairs_what_is_damaged(teacher, capsys):
@@ -158,17 +166,81 @@ def test_the_tool_goes_on_where_it_was_and_repairs_what_is_damaged(teacher, caps
     assert not list(Path('labels').rglob('*.part'))
 
 
-def test_hard_labels_are_train_ids_and_ignored_where_unsure(teacher):
+def hard_labels():
+    return [np.asarray(Image.open(file)) for file in sorted(Path('labels').rglob('*_pseudo.png'))]
+
+
+def test_hard_labels_are_ignored_where_unsure(teacher):
     teacher()
-    every = [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in sorted(Path('labels').rglob('*_pseudo.png'))]
-    assert [label.shape for label in every] == [(32, 64)] * 3
-    assert all(label.max() < 19 for label in every)
+    assert all(label.max() < 19 for label in hard_labels())
     with pytest.raises(SystemExit, match=r'other settings \(threshold 0.0 and not 1.0\)'):
         teacher('--threshold', '1')
     assert len(teacher('--threshold', '1', '--force')) == 3
     assert json.loads(Path('labels/pseudo_labels.json').read_text())['threshold'] == 1
-    for file in Path('labels').rglob('*_pseudo.png'):
-        assert (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) == 255).all()
+    assert all((label == 255).all() for label in hard_labels())
+
+
+def test_the_label_that_the_third_stage_opens_is_the_argmax_at_the_size_of_the_image_in_the_colours_of_cityscapes(
+    teacher,
+):
+    """The network sees the images at half of their size."""
+    shrink = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 16)), dict(type='PackSegInputs')]
+    Path('small.py').write_text(f'_base_ = {str(config_root() / FADA)!r}\ntest_pipeline = {shrink}\n')
+    teacher(config='small.py')
+    model = MODELS.build(Config.fromfile(config_root() / FADA).model).eval()
+    model.load_state_dict(torch.load('teacher.pth')['state_dict'])
+    data = StreetsDataset(
+        'cityscapes',
+        split='train',
+        data_root='data/toy_streets/cityscapes',
+        data_prefix={'img_path': 'leftImg8bit/train', 'seg_map_path': str(Path('labels').resolve())},
+        seg_map_suffix='_pseudo.png',
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')],
+    )
+    for item in data:
+        with Image.open(item['data_samples'].seg_map_path) as png:
+            assert (png.mode, png.size) == ('P', (64, 32))
+            assert np.array(png.getpalette()[:57]).reshape(19, 3).tolist() == data.metainfo['palette']
+        small = cv2.resize(item['inputs'].permute(1, 2, 0).numpy(), (32, 16))
+        seen = (torch.from_numpy(small[..., ::-1].copy()).permute(2, 0, 1).float() - MEAN) / STD
+        logits = F.interpolate(model(seen[None]), (32, 64), mode='bilinear', align_corners=False)
+        assert (item['data_samples'].gt_sem_seg.data == logits.argmax(1)).float().mean() > 0.999
+
+
+def test_labels_of_fewer_classes_come_back_as_the_network_counts_them(tmp_path):
+    """Files hold train ids, whatever the classes of the network."""
+    write_pictures(tmp_path, count=1)
+    init_default_scope('mmseg')
+    classes = [name for name in StreetsDataset.METAINFO['classes'] if name not in ('terrain', 'truck', 'train')]
+    data = StreetsDataset(
+        'cityscapes',
+        split='train',
+        data_root=str(tmp_path / 'cityscapes'),
+        data_prefix={'img_path': 'leftImg8bit/train', 'seg_map_path': 'labels'},
+        seg_map_suffix='_pseudo.png',
+        metainfo={'classes': classes},
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadTrainIds'), dict(type='PackSegInputs')],
+        lazy_init=True,
+    )
+    (tmp_path / 'cityscapes/labels/t').mkdir(parents=True)
+    predicted = np.random.default_rng(0).integers(0, 16, (32, 64))
+    label = train_ids_of(data)[predicted]
+    assert sorted({*range(19)} - set(np.unique(label))) == [9, 14, 16]
+    write_hard(tmp_path / 'cityscapes/labels/t/0_pseudo.png', label, data.METAINFO['palette'])
+    data.full_init()
+    assert np.array_equal(data[0]['data_samples'].gt_sem_seg.data[0], predicted)
+
+
+@pytest.mark.parametrize('fault', [b'', b'\x89PNG', 'colour'])
+def test_a_damaged_hard_label_is_written_again(teacher, fault):
+    (file, *_) = teacher()
+    whole = file.read_bytes()
+    if fault == 'colour':
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(file)
+    else:
+        file.write_bytes(fault)
+    assert teacher() == [file]
+    assert file.read_bytes() == whole
 
 
 def test_a_checkpoint_that_is_refused_costs_no_label(teacher):
@@ -217,3 +289,96 @@ def test_another_network_or_test_pipeline_is_another_setting(teacher):
     teacher()
     with pytest.raises(SystemExit, match=r'other settings .*network'):
         teacher('--cfg-options', 'model.test_cfg.mode=slide')
+
+
+def test_a_soft_label_of_another_image_is_refused(tmp_path):
+    init_default_scope('mmseg')
+    step = TRANSFORMS.build(dict(type='LoadSoftLabels', num_classes=4))
+    for size, stride in (((17, 31), 4), ((16, 24), 1), ((5, 7), 3)):
+        write_soft(tmp_path / 'a.npz', torch.rand(4, *size).softmax(0))
+        height, width = (n * stride - stride + 1 for n in size)
+        image = np.zeros((height, width, 3), np.uint8)
+        files = {'img_path': 'a.png', 'seg_map_path': str(tmp_path / 'a.npz')}
+        results = {'img': image, 'ori_shape': (height, width), **files}
+        assert step(dict(results))['gt_soft'].shape[:2] == (height, width)
+        results['ori_shape'] = (width * 2, height)
+        with pytest.raises(
+            ValueError, match=r'soft label .*a\.npz is .*, and its image a\.png .*do not belong together'
+        ):
+            step(dict(results))
+
+
+def target_images(root=Path('data/toy_streets/cityscapes/leftImg8bit/train/t')):
+    return sorted(root.glob('*_leftImg8bit.png'))
+
+
+def test_one_image_that_cannot_be_read_costs_no_other_label(teacher):
+    first, second, _ = target_images()
+    first.write_bytes(first.read_bytes()[:50])
+    second.write_bytes(b'')
+    with pytest.raises(
+        SystemExit, match=rf'2 images have no label, .*{first.name} cannot be decoded.*{second.name} is an'
+    ):
+        teacher()
+    assert [file.name for file in Path('labels').rglob('*.png')] == ['2_pseudo.png']
+    write_pictures(Path('again'), count=3)
+    for file in (first, second):
+        file.write_bytes(Path('again/cityscapes/leftImg8bit/train/t', file.name).read_bytes())
+    assert len(teacher()) == 2
+
+
+def test_labels_of_images_in_two_folders_are_kept_apart(teacher):
+    folder = target_images()[0].parent
+    (folder.parent / 'u').mkdir()
+    for file in target_images():
+        (folder.parent / 'u' / file.name).write_bytes(file.read_bytes())
+        (folder / f'._{file.name}').write_bytes(b'x')
+    (folder / '0_leftImg8bit.png').rename(folder / '0_leftImg8bit.PNG')
+    teacher()
+    names = sorted(str(file) for file in Path('labels').rglob('*.png'))
+    assert names == [f'labels/{town}/{k}_pseudo.png' for town in 'tu' for k in range(3)]
+
+
+def test_labels_of_other_images_are_other_settings(teacher):
+    teacher()
+    Path('data').rename('elsewhere')
+    Path('data').symlink_to('elsewhere')
+    with pytest.raises(SystemExit, match=r'other settings \(images .*data/toy_streets/.* and not .*elsewhere'):
+        teacher()
+
+
+def test_labels_that_hold_no_class_are_told_of(teacher, capsys):
+    teacher('--threshold', '1')
+    assert 'warning: 3 labels hold no class, since the network is nowhere as sure as --threshold 1.0' in (
+        capsys.readouterr().err
+    )
+    assert teacher('--threshold', '1') == []
+
+
+def test_a_cut_label_is_written_again(teacher):
+    (first, *_) = teacher()
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    assert teacher() == [first]
+    assert first.read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:isw. no pairs of channels')
+@pytest.mark.parametrize('name', [name for name in list_configs() if name.startswith('quickstart/')])
+def test_labels_without_any_class_give_finite_losses(name):
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(config_root() / name)
+    distributed._sync_bn_to_bn(cfg.model)
+    model = MODELS.build(cfg.model).train()
+
+    def part():
+        label = PixelData(data=torch.full((1, 64, 128), 255))
+        soft = PixelData(data=torch.zeros(19, 64, 128, dtype=torch.uint8))
+        samples = [SegDataSample(gt_sem_seg=label, gt_soft=soft) for _ in range(2)]
+        return {'inputs': list(torch.randint(256, (2, 3, 64, 128)).byte()), 'data_samples': samples}
+
+    losses = model(**model.data_preprocessor({**part(), 'target': part()}, True), mode='loss')
+    assert losses
+    for key, value in losses.items():
+        assert torch.isfinite(value).all(), key

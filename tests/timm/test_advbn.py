@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from expected import LONELY
 from golden_data import assert_matches, load
 from nets import small
+from since import HALF_ON_CPU
 from torch import nn
 
 import timm_stylenorm
@@ -78,6 +79,7 @@ def test_follows_the_authors_trajectory(case):
     assert_matches(layer.perturb(data['x'], *noise), data['adv_feature'])
 
 
+@HALF_ON_CPU
 def test_small_gradients_survive_half_precision():
     torch.manual_seed(0)
     features, weight = torch.rand(4, 6, 8, 8), torch.randn(5, 6, 1, 1)

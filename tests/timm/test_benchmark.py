@@ -7,6 +7,7 @@ import benchmark
 import pytest
 from bench import measure
 from expected import LONELY
+from since import WHOLE_GRAPHS
 from tqdm import tqdm
 
 from timm_stylenorm.methods import METHODS
@@ -63,6 +64,7 @@ def test_tables_are_printed_and_written(tmp_path, capsys):
     assert json.loads(page.with_suffix('.json').read_text()) == result
 
 
+@WHOLE_GRAPHS
 def test_breaks_are_counted(tmp_path):
     result = run(tmp_path, '--sections', 'breaks', '--layers', 'padain', 'bin')
     assert result['tables'][0]['rows'] == {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from expected import LONELY
 from nets import small
+from since import HALF_ON_CPU
 
 import timm_stylenorm
 from timm_stylenorm.methods import ROWS as METHODS
@@ -101,6 +102,7 @@ def test_domains_reach_the_layers_that_mix_them():
     assert model(torch.randn(2, 3, 32, 32)).isfinite().all()
 
 
+@HALF_ON_CPU
 @pytest.mark.parametrize('method', ['irw', 'isw'])
 def test_losses_of_large_maps_are_finite_under_autocast(method):
     row = METHODS[method]

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from golden_data import authors_state
+from since import OTHER_CLASSES
 from torch import nn
 
 from timm_stylenorm.convert import SOURCES, read_checkpoint, read_state_dict, write_state_dict
@@ -79,6 +80,7 @@ def test_files_that_are_damaged_or_hold_code_are_refused_by_name(tmp_path, plain
     assert "did you mean '" in refusal('wholee.pth')
 
 
+@OTHER_CLASSES
 def test_scalars_and_log_buffers_beside_the_weights_do_no_harm(tmp_path, plain, monkeypatch):
     buffer = pytest.importorskip('mmengine.logging').HistoryBuffer([1.0], [1])
     torch.save({'state_dict': plain, 'best': np.float64(0.5), 'loss': buffer}, tmp_path / 'scalar.pth')

@@ -18,6 +18,7 @@ from doors import (
     local_dir,
     overlay,
 )
+from since import ARGUMENTS
 
 import timm_stylenorm
 from timm_stylenorm.methods import ROWS as METHODS
@@ -49,7 +50,8 @@ def _family_cells():
         for method in sorted(methods):
             for door in (overlay, local_dir, checkpoint_path, hub, initial_checkpoint):
                 by_default = method == 'snr' and door in (overlay, local_dir)
-                marks = () if by_default else pytest.mark.slow
+                marks = [] if by_default else [pytest.mark.slow]
+                marks += [ARGUMENTS] if FAMILIES[arch][0] and door in (local_dir, hub) else []
                 yield pytest.param(arch, method, door, id=f'{arch}-{method}-{door.__name__}', marks=marks)
 
 

@@ -19,6 +19,7 @@ from doors import (
     local_dir,
     overlay,
 )
+from since import ARGUMENTS
 from timm.models import _registry, load_checkpoint, save_for_hf
 
 import timm_stylenorm
@@ -93,6 +94,7 @@ def test_weights_of_another_architecture_or_with_other_arguments_are_refused(pub
         overlay(f'{ARCH}_snr', folder, style=dict(sites=('stage1', 'stage2')))
 
 
+@ARGUMENTS
 def test_a_published_model_comes_back_with_its_arguments(tmp_path):
     style = dict(reduction=8, sites=('stage1', 'stage2'), num_classes=4)
     model = drawn(timm.create_model(f'{ARCH}_snr', num_classes=4, in_chans=1, style=style))
@@ -107,6 +109,7 @@ def test_a_published_model_comes_back_with_its_arguments(tmp_path):
     assert 'state_dict' not in configs[0]['pretrained_cfg']
 
 
+@ARGUMENTS
 def test_arguments_of_the_caller_win_over_the_saved_ones(tmp_path):
     save_for_hf(timm.create_model(f'{ARCH}_mixstyle', style=dict(p=0.25)), tmp_path)
     for style, p in ((None, 0.25), (dict(p=0.75), 0.75)):
@@ -114,6 +117,7 @@ def test_arguments_of_the_caller_win_over_the_saved_ones(tmp_path):
         assert {layer.p for _, layer in timm_stylenorm.style_layers(net)} == {p}
 
 
+@ARGUMENTS
 def test_a_model_of_the_launcher_is_published_with_its_style(tmp_path):
     with launch.styled_timm(dict(type='snr', reduction=8)):
         model = drawn(timm.create_model(ARCH, num_classes=5))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from since import WHOLE_GRAPHS
 
 from timm_stylenorm.functional import (
     adain,
@@ -236,6 +237,7 @@ def test_backward_runs_twice_with_retained_graph():
     assert torch.equal(first, torch.autograd.grad(y.sum(), x)[0])
 
 
+@WHOLE_GRAPHS
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 def test_compiled_formula_equals_the_eager_kernel(memory_format):
     x = torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format)

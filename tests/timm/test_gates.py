@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden_data import assert_matches, load
 from nets import small
+from since import since
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
@@ -61,6 +62,7 @@ def test_optimizers_of_timm(opt):
     assert lrs[True] == pytest.approx(10 * lrs[False])
 
 
+@since('torch', '2.6', 'optimizers take no names')
 def test_names_of_parameters_go_with_them():
     model = bin_resnet()
     optimizer = separate_gates(torch.optim.SGD(model.named_parameters(), lr=0.1), model)

@@ -12,11 +12,12 @@ import timm
 import timm.optim
 import timm.task
 import torch
+from since import older
 from timm.models import DefaultCfg, _registry, generate_default_cfgs, get_arch_pretrained_cfgs, register_model
 from torch import nn
 
 import timm_stylenorm  # noqa: F401 (registers)
-from timm_stylenorm import host
+from timm_stylenorm import host, torch_host
 from timm_stylenorm.patches import patched
 
 TABLES = {
@@ -119,13 +120,13 @@ def test_scripts_find_timms_functions_under_the_names_of_the_table():
 
 def test_the_model_that_was_compiled_is_found():
     model = nn.Linear(1, 1)
-    assert host.within_compiled(torch.compile(model)) is model
-    assert host.within_compiled(model) is None
+    assert torch_host.within_compiled(torch.compile(model)) is model
+    assert torch_host.within_compiled(model) is None
 
 
 def test_the_last_child_may_have_an_earlier_name_too():
     shared = nn.ReLU()
-    assert host.last_child(nn.Sequential(shared, nn.Linear(1, 1), shared)) == ('2', shared)
+    assert torch_host.last_child(nn.Sequential(shared, nn.Linear(1, 1), shared)) == ('2', shared)
 
 
 def test_a_hook_is_removed_from_a_copy():
@@ -135,16 +136,18 @@ def test_a_hook_is_removed_from_a_copy():
     model = nn.Linear(1, 1)
     model.register_forward_hook(hook)
     twin = copy.deepcopy(model)
-    host.remove_forward_hook(twin, hook)
+    torch_host.remove_forward_hook(twin, hook)
     twin(torch.ones(1))
     with pytest.raises(NotImplementedError):
         model(torch.ones(1))
 
 
 def test_the_recompile_limit_is_only_raised():
-    before = torch._dynamo.config.recompile_limit
-    with torch._dynamo.config.patch(recompile_limit=before):
-        host.raise_recompile_limit(before - 1)
-        assert torch._dynamo.config.recompile_limit == before
-        host.raise_recompile_limit(before + 1)
-        assert torch._dynamo.config.recompile_limit == before + 1
+    config = torch._dynamo.config
+    name = 'cache_size_limit' if older('torch', '2.6') else 'recompile_limit'
+    before = getattr(config, name)
+    with config.patch({name: before}):
+        torch_host.raise_recompile_limit(before - 1)
+        assert getattr(config, name) == before
+        torch_host.raise_recompile_limit(before + 1)
+        assert getattr(config, name) == before + 1

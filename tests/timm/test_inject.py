@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from expected import LONELY, UNTAKEN
 from nets import small
+from since import HALF_ON_CPU, WHOLE_GRAPHS
 from torch import nn
 
 import timm_stylenorm
@@ -229,7 +230,7 @@ def test_files_with_and_without_class_heads_load_into_models_with_and_without():
     assert sum('.head.' in key for key in missing) == 6, 'a plain file has no SNR at all'
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [pytest.param(torch.float16, marks=HALF_ON_CPU), torch.bfloat16])
 @pytest.mark.parametrize('dense', [False, True])
 def test_snr_with_loss_in_half_precision(dtype, dense):
     layer, x = SNR(8, num_classes=3, dense=dense).to(dtype).train(), torch.randn(2, 8, 4, 4, dtype=dtype)
@@ -321,6 +322,7 @@ def test_losses_survive_checkpointing():
         torch.testing.assert_close(gradients[1][key], grad, rtol=1e-4, atol=1e-7)
 
 
+@WHOLE_GRAPHS
 @pytest.mark.parametrize('p', [0.0, 1.0])
 def test_padain_without_a_coin_compiles_whole(p):
     layer, x = PermutedAdaIN(p=p).train(), torch.randn(3, 4, 5, 5)
@@ -328,6 +330,7 @@ def test_padain_without_a_coin_compiles_whole(p):
     assert torch.equal(compiled(x), x) == (p == 0)
 
 
+@WHOLE_GRAPHS
 def test_padain_coin_costs_one_graph_break_and_branch_free_none():
     x = torch.randn(3, 4, 5, 5)
     torch._dynamo.reset()

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from timm_stylenorm import add_style
-from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, CrossNorm, DomainNorm2d, SelfNorm
+from timm_stylenorm.layers import IBN, BatchInstanceNorm2d, DomainNorm2d, SelfNorm
 from timm_stylenorm.surgery.sites import find_sites
 from timm_stylenorm.surgery.structure import out_channels
 
@@ -191,10 +191,3 @@ def test_a_frozen_model_has_the_sites_of_the_plain_one():
 @pytest.mark.parametrize('kind', [FrozenBatchNorm2d, timm.layers.FrozenBatchNormAct2d])
 def test_channels_are_known_after_a_frozen_norm(kind):
     assert out_channels(nn.Sequential(nn.Conv2d(3, 7, 1), kind(7))) == 7
-
-
-@pytest.mark.parametrize(('active', 'count', 'acting'), [(2, 8, 1.0), (0, 8, 4.0), (20, 8, 4.0)])
-def test_so_many_crossnorm_layers_act_on_average(active, count, acting):
-    layers = [CrossNorm(p=0.5, active=active) for _ in range(count)]
-    CrossNorm.configure_group(layers)
-    assert sum(layer.p for layer in layers) == pytest.approx(acting)

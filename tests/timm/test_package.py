@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import timm_stylenorm
+from timm_stylenorm import installed
 from timm_stylenorm.__main__ import environment, main, method_table
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,8 @@ README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
-    {'errors', 'files', 'functional', 'patches', 'workers'},
+    {'datafiles', 'errors', 'files', 'functional', 'installed', 'patches', 'trust', 'workers'},
+    {'torch_host'},
     {'host'},
     {'checkpoints', 'layers', 'saver'},
     {'methods'},
@@ -120,6 +122,18 @@ def test_a_private_name_of_a_host_is_asked_for_without_a_default():
             assert not re.match('_[a-zA-Z]', name) or name in MAY_BE_ABSENT, f'{file}:{call.lineno} {ast.unparse(call)}'
 
 
+def test_types_say_what_things_are():
+    files = [file for folder in ('timm_stylenorm', 'mmseg_stylenorm') for file in ROOT.glob(f'{folder}/**/*.py')]
+    anything = {
+        (file, node.lineno)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Name) and node.id == 'Any'
+    }
+    assert len(anything) <= 60, sorted(anything)
+    assert sum(file.read_text().count('# type: ignore') for file in files) <= 20
+
+
 def test_files_stay_short():
     for folder in ('timm_stylenorm', 'mmseg_stylenorm', 'tools', 'configs'):
         for file in ROOT.glob(f'{folder}/**/*.py'):
@@ -158,9 +172,16 @@ def pins(text):
 
 
 def test_the_lowest_versions_are_those_that_setup_names():
-    floors, lowest = pins((ROOT / 'setup.py').read_text()), pins((ROOT / 'tests/lowest.txt').read_text())
-    assert {name for name in floors if name.startswith(('torch', 'timm', 'onedl'))} == {*lowest}
-    assert [name for name, version in lowest.items() if not version.startswith(floors[name])] == []
+    floors, lowest = (pins((ROOT / file).read_text()) for file in ('setup.py', 'constraints/lowest.txt'))
+    assert {'torch', 'torchvision', 'timm'} <= {*floors} & {*lowest}
+    assert [name for name, version in floors.items() if lowest.get(name, version) != version] == []
+    assert {name: floors[name] for name in installed.LEAST} == installed.LEAST
+    assert set(installed.EXTRAS.values()) <= extras()
+
+
+def extras():
+    """The extras of setup.py."""
+    return {*re.findall(r"^        '([\w-]+)': [A-Z\[]", (ROOT / 'setup.py').read_text(), re.M)}
 
 
 def test_the_version_is_the_same_everywhere():
@@ -184,7 +205,7 @@ def test_the_guide_names_only_files_that_exist():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-CONVERTERS = ('prepare_cityscapes', 'prepare_gta5', 'prepare_mapillary', 'prepare_synthia', 'prepare_toy_streets')
+CONVERTERS = tuple(f'prepare_{name}' for name in ('cityscapes', 'gta5', 'mapillary', 'nthu', 'synthia', 'toy_streets'))
 
 
 @pytest.mark.parametrize('tool', CONVERTERS)

@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from nets import small
+from since import since
 from torch import nn
 
 import timm_stylenorm
@@ -69,7 +70,13 @@ def assert_same(before, after):
         ('pvt_v2_b0', 'crossnorm', None, {(-1, 0)}),
         ('efficientformer_l1', 'dsu', 'stage4', {(-1, 0)}),
         ('efficientformer_l1', 'dsu', 'stage3', {(1, 0)}),
-        ('cait_xxs24_224', 'mixstyle', 'blocks.1', {(-1, 0)}),
+        pytest.param(
+            'cait_xxs24_224',
+            'mixstyle',
+            'blocks.1',
+            {(-1, 0)},
+            marks=since('timm', '1.0.31', 'Cait does not say that it passes tokens'),
+        ),
         ('swin_tiny_patch4_window7_224', 'mixstyle', 'layers.0.blocks.0.mlp', {(-1, 0)}),
         ('vit_tiny_patch16_224', 'mixstyle', 'stage1', {(-1, 1)}),
     ],
@@ -85,7 +92,7 @@ def test_the_layout_is_that_of_what_arrives(arch, style, sites, expected):
     ('arch', 'style', 'sites', 'channels'),
     [
         ('ecaresnet26t', 'ibn_b', 'stage1.sum', 256),
-        ('dpn68', 'selfnorm', 'features.conv5_3', 832),
+        pytest.param('dpn68', 'selfnorm', 'features.conv5_3', 832, marks=since('timm', '1.0.31', 'DPN passes tuples')),
         ('pvt_v2_b0', 'selfnorm', 'stages.1.blocks.1', 64),
         ('rdnet_tiny', 'selfnorm', 'stage1', 256),  # a Sequential that joins its blocks' maps
     ],

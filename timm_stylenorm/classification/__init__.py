@@ -4,15 +4,20 @@ A config needs `custom_imports = dict(imports=['timm_stylenorm.classification'])
 mmengine's root registries.
 """
 
-from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
-from .data import JoinedDataset, StreamEpochHook, TimmImages, TimmStream, timm_dataset
-from .domains import DomainBalancedSampler, DomainFolders
-from .idx import IdxImages
-from .metrics import TopK
-from .model import StyleNormClassifier
-from .optim import TimmOptimWrapperConstructor
-from .preprocessor import ClsPreprocessor
-from .transforms import AugSplits
+from ..installed import check_owners, needing
+
+check_owners('mmengine')
+with needing(__name__):
+    from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
+    from .data import StreamEpochHook, TimmImages, TimmStream, timm_dataset
+    from .domains import DomainBalancedSampler, DomainFolders, MultiDomainDataset
+    from .idx import IdxImages
+    from .metrics import TopK
+    from .model import StyleNormClassifier
+    from .optim import TimmOptimWrapperConstructor
+    from .preprocessor import ClsPreprocessor
+    from .transforms import AugSplits
+
 
 __all__ = [
     'STYLE_SHIFTS',
@@ -21,7 +26,7 @@ __all__ = [
     'DomainBalancedSampler',
     'DomainFolders',
     'IdxImages',
-    'JoinedDataset',
+    'MultiDomainDataset',
     'StreamEpochHook',
     'StyleNormClassifier',
     'TimmImages',

@@ -24,8 +24,9 @@ from mmengine.registry import DATASETS, HOOKS
 from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ..datafiles import UNREADABLE, drop_hidden
 from ..errors import unknown
 from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
 from .transforms import build_transform
@@ -107,8 +108,31 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     try:
         with Image.open(source) as image:
             return image.convert('RGB')
-    except (OSError, SyntaxError, EOFError) as error:
+    except UNREADABLE as error:
         raise OSError(f"cannot read image '{name}': {error}. Restore the file, or take it out of the set") from error
+
+
+@DATASETS.register_module()
+class FolderImages(LabelledImages):
+    """Images without labels: samples have `inputs` alone.
+
+    Args:
+        files: Their paths.
+        **common: See `LabelledImages`.
+    """
+
+    def __init__(self, files: Sequence[str], **common: Unpack[ImageOptions]) -> None:
+        super().__init__(**common)
+        self.files = list(files)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        return read_image(self.files[index], self.files[index]), -1
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        return {key: value for key, value in super().__getitem__(index).items() if key != 'targets'}
 
 
 class TimmImages(LabelledImages):
@@ -207,6 +231,8 @@ def timm_dataset(
     elif prefix == 'torch' and not kwargs.get('download') and not (root and Path(root).is_dir()):
         raise FileNotFoundError(f"data set '{name}': no folder '{root}'; correct `root`, or set download=True")
     dataset = create_dataset(name, root=root, split=split, **kwargs)
+    if prefix == '' or hasattr(dataset, 'samples'):
+        drop_hidden(getattr(dataset, 'reader', dataset), str(root), renumber=not kwargs.get('class_map'))
     if isinstance(dataset, IterableDataset):
         if shift is not None:
             raise ValueError(f"data set '{name}' is read in order: `shift` needs one with random access")
@@ -241,12 +267,3 @@ def split_folder(root: str | None, split: str) -> str:
     if others:
         raise FileNotFoundError(f"'{root}' has no folder for split '{split}', only {', '.join(others)}")
     return root
-
-
-@DATASETS.register_module()
-class JoinedDataset(ConcatDataset):
-    """Several data sets one after the other, e.g. test sets with a `domain` each, of which `TopK` reports each one."""
-
-    def __init__(self, datasets: Sequence[dict | Dataset]) -> None:
-        super().__init__([DATASETS.build(part) if isinstance(part, dict) else part for part in datasets])
-        self.metainfo = getattr(self.datasets[0], 'metainfo', {})

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from timm.data import get_img_extensions
-from torch.utils.data import Sampler
+from torch.utils.data import ConcatDataset, Dataset, Sampler
 
+from ..datafiles import decode_text, is_hidden
 from ..errors import unknown
+from ..runner.domains import DomainPart, known_domains, parts_by_domain
 from .data import ImageOptions, LabelledImages, read_image
 
 if TYPE_CHECKING:
@@ -36,7 +40,9 @@ class DomainFolders(LabelledImages):
         leave_out: the domains not to use.
         split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
             `root`, in `splits` in it or beside it; None takes all images.
-        **common: `transform`, `shift`; see `LabelledImages`.
+        split_missing_ok: take all images where there is no such list, and say so in the log, instead of raising.
+        **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
+            of those of their folders, as for a shift of all of them.
 
     Raises:
         FileNotFoundError: no `root`, no image in a domain, no list of the split, or an image of a list is missing.
@@ -49,6 +55,7 @@ class DomainFolders(LabelledImages):
         domains: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
         split: str | None = None,
+        split_missing_ok: bool = False,
         **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
@@ -66,7 +73,7 @@ class DomainFolders(LabelledImages):
         for domain in self.domains:
             found = list(self._find(Path(root) / domain, domain))
             if split is not None:
-                found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt')
+                found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt', split_missing_ok)
             if not found:
                 raise FileNotFoundError(f"no images in '{root}/{domain}/<class>/'")
             self.samples += found
@@ -75,7 +82,8 @@ class DomainFolders(LabelledImages):
         extensions = get_img_extensions(as_set=True)
         for label, name in enumerate(self.classes or ()):
             paths = sorted((folder / name).glob('*')) if (folder / name).is_dir() else []
-            yield from ((path, label, domain) for path in paths if path.suffix.lower() in extensions)
+            shown = (path for path in paths if not is_hidden(path.name))
+            yield from ((path, label, domain) for path in shown if path.suffix.lower() in extensions)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """One image as RGB, and its label."""
@@ -83,21 +91,62 @@ class DomainFolders(LabelledImages):
         return read_image(path, str(path)), label
 
     def domain_of(self, index: int) -> str:
-        """Name of the folder the image is from."""
-        return self.samples[index][2]
+        """Name of the folder the image is from, or the one that was given to all."""
+        return self.samples[index][2] if self.domain is None else self.domain
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
-def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -> list[tuple[Path, int, str]]:
-    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'."""
+@DATASETS.register_module(name=['MultiDomainDataset', 'JoinedDataset'])  # the second is the former name
+class MultiDomainDataset(ConcatDataset):
+    """Image sets of several domains, one after the other. Known as `JoinedDataset` too.
+
+    The domain's name is in every sample as `domain`, where `TopK` and `AdaBNHook` find it.
+
+    Args:
+        domains: Data sets, or their configs, by the name of their domain.
+        only: Names of the domains to use; all by default. `--cfg-options test_dataloader.dataset.only=NAME` for one.
+        datasets: In place of `domains`, data sets that say of each image themselves of which domain it is, or nothing.
+
+    Raises:
+        ValueError: Neither `domains` nor `datasets`, or both; no domain, an unknown name in `only`, or data sets of
+            different classes.
+    """
+
+    def __init__(
+        self,
+        domains: Mapping[str, dict | Dataset] | None = None,
+        only: str | Sequence[str] | None = None,
+        datasets: Sequence[dict | Dataset] | None = None,
+    ) -> None:
+        if (domains is None) == (datasets is None) or (datasets is not None and only is not None):
+            raise ValueError('MultiDomainDataset: give domains=dict(NAME=...), and maybe only=, or datasets=[...]')
+        if domains is None:
+            super().__init__([DATASETS.build(part) if isinstance(part, dict) else part for part in datasets or ()])
+            self.metainfo = getattr(self.datasets[0], 'metainfo', {})
+            return
+        parts = parts_by_domain(domains, only, DATASETS.build)
+        super().__init__([DomainPart(name, part) for name, part in parts.items()])
+        first = getattr(next(iter(parts.values())), 'metainfo', {})
+        self.metainfo = {**first, 'domains': list(parts), 'known_domains': known_domains(domains)}
+
+
+def _of_split(
+    samples: list[tuple[Path, int, str]], root: Path, name: str, missing_ok: bool
+) -> list[tuple[Path, int, str]]:
+    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'; names may have spaces."""
     folders = (root, root / 'splits', root.parent / 'splits')
     file = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"no list '{name}' in {' or '.join(map(str, folders))}; split=None takes all images")
+        text = f"no list '{name}' in {' or '.join(map(str, folders))}"
+        if not missing_ok:
+            raise FileNotFoundError(f'{text}; split=None takes all images')
+        print_log(f'{text}: all {len(samples)} images of the domain are used', 'current', logging.WARNING)
+        return samples
     present = {path.relative_to(root).as_posix(): (path, label, domain) for path, label, domain in samples}
-    listed = [line.split()[0] for line in file.read_text('utf-8-sig').splitlines() if line.strip()]
+    lines = [line.strip() for line in decode_text(file.read_bytes(), file).splitlines()]
+    listed = [line if line in present else line.rsplit(maxsplit=1)[0] for line in lines if line]
     missing = [path for path in listed if path not in present and path not in NOT_RELEASED]
     if missing:
         raise FileNotFoundError(f"'{file}' has {len(missing)} images that '{root}' has not, such as '{missing[0]}'")
@@ -105,8 +154,9 @@ def _of_split(samples: Sequence[tuple[Path, int, str]], root: Path, name: str) -
 
 
 def _folders(root: Path) -> list[str]:
-    hidden_or_lists = ('.', 'splits')
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(hidden_or_lists))
+    return sorted(
+        path.name for path in root.iterdir() if path.is_dir() and path.name != 'splits' and not is_hidden(path.name)
+    )
 
 
 def _chained(runs: Iterable[Iterable[int]]) -> Iterator[int]:

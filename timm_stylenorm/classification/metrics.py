@@ -12,7 +12,7 @@ class TopK(BaseMetric):
     """Share of images, in percent, whose label is among the k classes with the highest scores.
 
     Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. Where
-    the images carry a domain (several test sets in one `JoinedDataset`, or `DomainFolders`), it also reports
+    the images carry a domain (several test sets in one `MultiDomainDataset`, or `DomainFolders`), it also reports
     `accuracy/<domain>/top1`, ... for each of them, and of several their mean, `accuracy/mean_top1`, in which domains
     count alike. A class with the same score as the label's counts as ranked before it when its index is smaller.
 

@@ -8,10 +8,13 @@
 """
 
 from ..checkpoints import SUFFIXES, Checkpoint, read_checkpoint, read_state_dict, write_state_dict
-from .conversion import Conversion, Report, convert, export
+from ..installed import needing
 from .prefixes import detect
 from .sources import SOURCES
-from .verify import verify
+
+with needing(__name__):
+    from .conversion import Conversion, Report, convert, export
+    from .verify import verify
 
 __all__ = [
     'SOURCES',

@@ -15,7 +15,8 @@ from . import describe
 from .owned import flat_names, owned_names
 from .prefixes import resolve, strip
 from .rules import Layout, Rule
-from .sources import Source, get_source, host, supplement
+from .sources import Source, get_source, host
+from .supplement import supplement
 
 TARGETS = ('timm', 'mmseg')
 _STYLED = {'.aux_bn.': 'an auxiliary batch norm', '.style.': 'a style layer'}
@@ -85,7 +86,7 @@ class Conversion:
 
     state_dict: dict[str, Tensor]
     report: Report
-    style: dict[str, object] | None = None
+    style: dict[str, object] | list[dict[str, object]] | None = None
     model: str | None = None
 
 
@@ -246,7 +247,7 @@ def _described(state: dict[str, Tensor], report: Report, row: Source, method: st
     style = describe.style(state, method)
     name = describe.architecture(state)
     if name is not None and style is not None:
-        name = f'{name}_{style["type"]}'
+        name = f'{name}_{(style[0] if isinstance(style, list) else style)["type"]}'
     parts = Counter(describe.instance_parts(state).values())
     report.notes += [f'instance norm on {part} of {c} channels in {n} layers' for (part, c), n in parts.items()]
     classes = describe.num_classes(state)

@@ -51,10 +51,10 @@ def num_classes(state: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] | None:
-    """The style dict for `add_style` whose layers the tensors fit: method and arguments that are not the default.
+def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] | list[dict[str, object]] | None:
+    """The style for `add_style` whose layers the tensors fit: method and arguments that are not the default.
 
-    None also for several methods at once.
+    A list for SelfNorm beside IBN-b; None for other methods at once.
     """
     if method == 'own':
         found = own_styles(state)
@@ -65,6 +65,9 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] 
         return _ibn_b(state) or _ibn_a(state)
     if method == 'advbn':
         return _advbn(state)
+    if method == 'selfnorm':
+        ibn = _ibn_b(state)
+        return [ibn, _selfnorm(state)] if ibn else _selfnorm(state)
     return None if method is None else {'type': method}
 
 
@@ -74,7 +77,9 @@ def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, object]]:
     found: list[Any] = [{'type': name} for end, name in kinds.items() if any(key.endswith(end) for key in state)]
     found += [_ibn_a(state)] if instance_parts(state) else []
     for name in dict.fromkeys(m[1] for key in state if (m := re.search(r'\.style\.(\w+)\.', key))):
-        found.append({'snr': _snr, 'ibn_b': _ibn_b}.get(name, lambda _, name=name: {'type': name})(state))
+        found.append(
+            {'snr': _snr, 'ibn_b': _ibn_b, 'selfnorm': _selfnorm}.get(name, lambda _, name=name: {'type': name})(state)
+        )
     return found
 
 
@@ -111,6 +116,22 @@ def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, object] | None:
     if not sums:
         return None
     return {'type': 'ibn_b'} | ({} if sites == ['stem.norm', 'stage1.sum', 'stage2.sum'] else {'sites': sites})
+
+
+def _selfnorm(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """At the sums or at the ends of the main branches of all blocks, or of those that it names."""
+    found: dict[str, object] = {'type': 'selfnorm'}
+    if any('.style.selfnorm.f_fc.' in key for key in state):
+        found['two'] = True
+    pattern = r'(layer\d\.\d+)\.(act2|act3|relu|bn2|bn3)\.style\.selfnorm\.g_fc\.weight'
+    places = [match for key in state if (match := re.fullmatch(pattern, key))]
+    parts = {'residual' if match[2].startswith('bn') else 'sum' for match in places}
+    if len(parts) != 1:
+        return found
+    (part,) = parts
+    count = sum(_blocks(state, _BLOCK.format(s)) for s in range(1, 5))
+    sites = f'blocks.{part}' if len(places) == count else [f'{match[1]}.{part}' for match in places]
+    return {**found, 'sites': sites}
 
 
 def _snr(state: Mapping[str, Tensor]) -> dict[str, object]:

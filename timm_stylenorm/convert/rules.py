@@ -21,6 +21,9 @@ FIELDS = {
     'x': '.+',  # any module
     'last': r'\d+',  # the last block of stage s
     'act': 'act2|act3|relu',  # the activation after a block's residual sum
+    'end': 'bn2|bn3',  # the last norm of its main branch
+    'gate': 'act2|act3|relu|bn2|bn3',  # what SelfNorm follows: the one or the other
+    'g': 'g|f',  # SelfNorm's gates
     'home': r'feature_x\.[4-6]\.|head\.layer[2-4]_',  # where AdvBN's authors have the blocks of stage s
     'dense': r'(?:feature_x|head)\.denseblock[1-4]\.denselayer',  # those of a DenseNet
     'way': r'(?:feature_x|head)\.transition[1-3]\.',  # and the transition after them
@@ -36,11 +39,16 @@ class Layout:
         act: Name of the activation after the residual sum.
         homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' after it;
             'feature_x.denseblock1.denselayer' and, numbered from 1 again, 'head.denseblock1.denselayer'.
+        end: Name of the last norm before it.
+        gate: Which of them has SelfNorm. The authors' files do not say it; of their networks with instance norm, those
+            have it after the norms that have it in all blocks, also those with an instance norm after the sum.
     """
 
     blocks: Mapping[str, str]
     act: str
     homes: Mapping[str, str]
+    end: str
+    gate: str
 
     @classmethod
     def of(cls, keys: Iterable[str], target: str = 'timm') -> Layout:
@@ -53,7 +61,8 @@ class Layout:
                 blocks[found[1]] = max(blocks.get(found[1], 0), int(found[2]))
                 bottleneck |= found[3] == 'conv3.weight'
         act = 'relu' if target == 'mmseg' else 'act3' if bottleneck else 'act2'
-        return cls({s: str(b) for s, b in blocks.items()}, act, _homes(keys))
+        end = 'bn3' if bottleneck else 'bn2'
+        return cls({s: str(b) for s, b in blocks.items()}, act, _homes(keys), end, end if _gates_at_end(keys) else act)
 
     def fields(self, found: Mapping[str, str]) -> dict[str, str]:
         """Values of the fields that depend on the network, from those of one key."""
@@ -61,7 +70,7 @@ class Layout:
         places = {'home': self.homes, 'dense': self.homes, 'way': ways}
         start = next((name for name in places if name in found), 'home')
         stage = found.get('s') or {place: s for s, place in places[start].items()}.get(found.get(start, ''), '')
-        values = {'act': self.act, 's': stage, 'last': self.blocks.get(stage)}
+        values = {'act': self.act, 'end': self.end, 'gate': self.gate, 's': stage, 'last': self.blocks.get(stage)}
         values |= {name: table.get(stage) for name, table in places.items()}
         return {name: value for name, value in values.items() if value}
 
@@ -126,6 +135,16 @@ def prefixed(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
     """The same rules, where the authors' keys have a prefix."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)
+
+
+def _gates_at_end(keys: Iterable[str]) -> bool:
+    """Whether SelfNorm is in blocks that have an instance norm after the sum, or after norms by name."""
+    sums, gates, named = set(), set(), False
+    for key in keys:
+        sums |= {m[1] for m in [re.match(r'(layer\d\.\d+)\.IN\.', key)] if m}
+        gates |= {m[1] for m in [re.match(r'(layer\d\.\d+)\.cnsn\.', key)] if m}
+        named |= re.match(r'layer\d\.\d+\.bn[23]\.style\.selfnorm\.', key) is not None
+    return named or bool(sums & gates)
 
 
 def _homes(keys: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..errors import unknown
@@ -162,9 +161,18 @@ ADVBN = [
     Rule('head.adv_norm5.{n}', 'features.norm5.aux_bn.{n}'),
     Rule('head.classifier.{p}', 'classifier.{p}', head=True),
 ]
+_GATE = 'layer{s}.{b}.cnsn.selfnorm.{g}'
+
+
+def _selfnorm(place: str) -> list[Rule]:
+    ours = f'layer{{s}}.{{b}}.{place}.style.selfnorm.{{g}}'
+    return [Rule(f'{_GATE}_fc.weight', f'{ours}_fc.weight'), Rule(f'{_GATE}_bn.{{n}}', f'{ours}_bn.{{n}}')]
+
+
 AUXILIARY = same('bn1.aux_bn.{n}', 'layer{s}.{b}.bn{k}.aux_bn.{n}', 'layer{s}.{b}.downsample.1.aux_bn.{n}')
 _DEEPLAB = "a head, which a backbone has not; mmseg_stylenorm's DeepLabV2Head has the same keys after its own name"
 _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
+_GATE_MARK = r'layer\d\.\d+\.cnsn\.selfnorm\.g_fc\.weight'
 _STEM = r'conv1\.weight|features\.conv0\.weight'
 
 # The most particular comes first: the first that knows every key, and has its marks, is taken.
@@ -174,6 +182,20 @@ SOURCES: dict[str, Source] = {
         (*RESNET, *CLASSIFIER, *DENSENET, *SE, *IBN),
         (_STEM, r'.*\.IN\.weight'),
         method='ibn',
+    ),
+    'selfnorm': Source(
+        'SelfNorm and CNSN (resnet, with or without ibn_b); of CrossNorm nothing is saved',
+        (*RESNET, *CLASSIFIER, *_selfnorm('{gate}'), *IBN),
+        (r'conv1\.weight', _GATE_MARK),
+        method='selfnorm',
+        hint='the file does not say where in the blocks SelfNorm is: taken to be after the sum, as in the released '
+        'networks but for those with ibn_b. For one with it before the sum, name the source selfnorm-residual',
+    ),
+    'selfnorm-residual': Source(
+        'SelfNorm before the residual sums (resnet)',
+        (*RESNET, *CLASSIFIER, *_selfnorm('{end}'), *IBN),
+        (r'conv1\.weight', _GATE_MARK),
+        method='selfnorm',
     ),
     'snr': Source(
         'SNR, classification (resnet18, with or without the heads of its dual causality loss)',
@@ -236,7 +258,13 @@ SOURCES: dict[str, Source] = {
         wrapped=('net.', 'backbone.timm_model.'),
     ),
 }
-ALIASES = {'padain': 'torchvision', 'ibn': 'ibn-net', 'ibnnet': 'ibn-net'}
+ALIASES = {
+    'padain': 'torchvision',
+    'crossnorm': 'torchvision',
+    'cnsn': 'selfnorm',
+    'ibn': 'ibn-net',
+    'ibnnet': 'ibn-net',
+}
 
 
 def get_source(name: str) -> tuple[str, Source]:
@@ -249,34 +277,3 @@ def get_source(name: str) -> tuple[str, Source]:
     if name not in SOURCES:
         raise ValueError(unknown('source of checkpoints', name, [*SOURCES, *ALIASES]))
     return name, SOURCES[name]
-
-
-def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
-    """What our layers have and files lack: key -> value and why, for keys of ours."""
-    found = _norms_after_a_cut(state)
-    for key, value in state.items():
-        path, _, last = key.rpartition('.')
-        counter = f'{path}.num_batches_tracked'
-        if last == 'running_mean' and counter not in state:
-            found[counter] = torch.tensor(0), 'the file is from before torch 0.4.1, which began to count: 0'
-        if re.search(r'\.se\.fc[12]\.weight$', key) and f'{path}.bias' not in state:
-            found[f'{path}.bias'] = value.new_zeros(value.shape[0]), "the authors' layer has no bias: zeros"
-    return found
-
-
-def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
-    """AdvBN's DenseNets have no norm in the first layer after the cut: one that leaves its input as it is."""
-    found = {}
-    for key, value in state.items():
-        path, first, _ = key.partition('.denselayer1.conv1.weight')
-        layer = f'{path}.denselayer1'
-        if not first or f'{layer}.norm1.weight' in state or f'{layer}.norm2.aux_bn.weight' not in state:
-            continue
-        c = value.shape[1]
-        why = 'the authors have no norm there: one that changes nothing, while it has these statistics'
-        ones, zeros = value.new_ones(c), value.new_zeros(c)
-        parts = {'weight': ones, 'bias': zeros, 'running_mean': zeros, 'running_var': ones - 1e-5}
-        for name, part in {**parts, 'num_batches_tracked': torch.tensor(0)}.items():
-            for norm in ('norm1', 'norm1.aux_bn'):
-                found[f'{layer}.{norm}.{name}'] = part.clone(), why
-    return found

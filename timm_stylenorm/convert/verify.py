@@ -70,9 +70,9 @@ def _build(conversion: Conversion, name: str | None, num_classes: int | None) ->
     if num_classes is None:
         num_classes = describe.num_classes(conversion.state_dict)
     options: dict = {} if num_classes is None else {'num_classes': num_classes}
-    style = dict(conversion.style or {})
-    method = style.pop('type', None)
-    if style and name.endswith(f'_{method}'):
+    style = conversion.style
+    first = style[0] if isinstance(style, list) else style
+    if first and len(style or ()) > 1 and name.endswith(f'_{first["type"]}'):
         options['style'] = style
     return timm.create_model(name, **options)
 

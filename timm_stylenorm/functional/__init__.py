@@ -4,11 +4,17 @@ Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased
 positions; u = v * n / (n - 1) the unbiased variance.
 """
 
-from .adaptation import image_weighted_max_square_loss, max_square_loss
+from .adaptation import (
+    entropy_loss,
+    image_weighted_entropy_loss,
+    image_weighted_max_square_loss,
+    max_square_loss,
+)
 from .affine import instance_moments, restyle, style_affine
+from .crossnorm import crop_box, crossnorm
 from .domain_norm import NORM_FLOOR, domain_norm
 from .efdmix import efdmix
-from .losses import covariance, dual_causality_loss, entropy, whitening_loss
+from .losses import consistency_loss, covariance, dual_causality_loss, entropy, whitening_loss
 from .styles import (
     adain,
     exchange_styles,
@@ -21,12 +27,17 @@ from .styles import (
 __all__ = [
     'NORM_FLOOR',
     'adain',
+    'consistency_loss',
     'covariance',
+    'crop_box',
+    'crossnorm',
     'domain_norm',
     'dual_causality_loss',
     'efdmix',
     'entropy',
+    'entropy_loss',
     'exchange_styles',
+    'image_weighted_entropy_loss',
     'image_weighted_max_square_loss',
     'instance_moments',
     'instance_norm_rule',

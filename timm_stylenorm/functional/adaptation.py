@@ -9,7 +9,15 @@ from torch import Tensor
 
 from .backend import widen
 
-__all__ = ['domain_loss', 'image_weighted_max_square_loss', 'max_square_loss', 'soft_cross_entropy', 'soft_labels']
+__all__ = [
+    'domain_loss',
+    'entropy_loss',
+    'image_weighted_entropy_loss',
+    'image_weighted_max_square_loss',
+    'max_square_loss',
+    'soft_cross_entropy',
+    'soft_labels',
+]
 
 
 def max_square_loss(logits: Tensor) -> Tensor:
@@ -41,13 +49,50 @@ def image_weighted_max_square_loss(logits: Tensor, ratio: float = 0.2) -> Tensor
     Raises:
         ValueError: `ratio` outside [0, 1].
     """
+    p = widen(logits).softmax(1)
+    return -_image_weighted(p.square(), p, ratio)
+
+
+def entropy_loss(logits: Tensor) -> Tensor:
+    """MinEnt, certainty without labels: -mean(p log p) over images, classes and positions.
+
+    The mean over the classes, which divides the entropy of a pixel by K, is that of the code of Chen, Xue & Cai, ICCV
+    2019, arXiv:1909.13589, where it is the baseline of `max_square_loss`. p carries gradient in both places, as there.
+
+    Returns:
+        A scalar in [0, log(K)/K].
+    """
+    return -_p_log_p(logits)[1].mean()
+
+
+def image_weighted_entropy_loss(logits: Tensor, ratio: float = 0.2) -> Tensor:
+    """The same, where a pixel of a class that its image holds rarely counts more.
+
+        L = -1/(N K) sum over n, k, pixels i of p_nki log p_nki w_n[argmax_k p_nki]
+
+    w and the arguments are those of `image_weighted_max_square_loss`, and so are what it says of the authors' code.
+
+    Raises:
+        ValueError: `ratio` outside [0, 1].
+    """
+    p, product = _p_log_p(logits)
+    return -_image_weighted(product, p, ratio)
+
+
+def _p_log_p(logits: Tensor) -> tuple[Tensor, Tensor]:
+    log_p = widen(logits).log_softmax(1)
+    p = log_p.exp()
+    return p, p * log_p
+
+
+def _image_weighted(values: Tensor, p: Tensor, ratio: float) -> Tensor:
+    """1/(N K) sum of values (N, K, *spatial), each pixel by the weight of its most probable class in its image."""
     if not 0 <= ratio <= 1:
-        raise ValueError(f'image_weighted_max_square_loss: expected 0 <= ratio <= 1, got {ratio}')
-    p = widen(logits).softmax(1).flatten(2)
-    labels = p.detach().argmax(1)
-    counts = p.new_zeros(p.shape[:2]).scatter_add_(1, labels, p.new_ones(labels.shape))
-    weights = 1 / (counts**ratio * p.shape[2] ** (1 - ratio)).clamp(min=1)
-    return -(p.square().sum(1) * weights.gather(1, labels)).sum() / counts.numel()
+        raise ValueError(f'image-wise weights: expected 0 <= ratio <= 1, got {ratio}')
+    labels, values = p.detach().argmax(1).flatten(1), values.flatten(2)
+    counts = values.new_zeros(values.shape[:2]).scatter_add_(1, labels, values.new_ones(labels.shape))
+    weights = 1 / (counts**ratio * values.shape[2] ** (1 - ratio)).clamp(min=1)
+    return (values.sum(1) * weights.gather(1, labels)).sum() / counts.numel()
 
 
 def soft_labels(logits: Tensor, cap: float = 1.0) -> Tensor:

@@ -28,7 +28,6 @@ from . import backend
 from .backend import widen
 
 Rule = Callable[..., tuple[Tensor, ...]]
-_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)  # new in torch 2.7
 
 
 def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
@@ -83,7 +82,7 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def use_plain(x: Tensor) -> bool:
     """While a graph is captured or transformed, and on empty maps."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.numel() == 0:
+    if backend.is_compiling() or torch.jit.is_tracing() or x.numel() == 0:
         return True
     return torch._C._are_functorch_transforms_active()  # noqa: SLF001 (there is no public way to ask)
 
@@ -108,7 +107,7 @@ def _plain_restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _plain(x: Tensor, rule: Rule, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The kernel as a formula; float32 throughout where the graph goes to another runtime, which may know no other."""
     mean, var = _plain_moments(x)
-    if _is_exporting() or torch.jit.is_tracing():
+    if backend.is_exporting() or torch.jit.is_tracing():
         scale, shift, *extras = _call(rule, mean, var, tensors, mean.dtype)
         return _plain_restyle(x, scale, shift), *extras
     scale, shift, *extras = _call(rule, backend.precise(mean), backend.precise(var), tensors, mean.dtype)

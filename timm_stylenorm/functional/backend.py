@@ -22,6 +22,11 @@ _GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so 
 _PART = 2**21  # bytes of a map that group norm sees at once: what it writes besides the moments stays in the cache
 _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 
+# What torch had under other names before: 2.2, 2.7 and 2.4 brought these. Captured graphs need them as they are here.
+is_compiling = (torch.compiler if hasattr(torch.compiler, 'is_compiling') else torch._utils).is_compiling  # noqa: SLF001
+is_exporting = torch.compiler.is_exporting if hasattr(torch.compiler, 'is_exporting') else is_compiling
+_HAS_AUTOCAST_OF_DEVICES = hasattr(torch.amp, 'is_autocast_available')
+
 
 def widen(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32; anything else as it is."""
@@ -31,7 +36,10 @@ def widen(x: Tensor) -> Tensor:
 def outside_autocast(x: Tensor) -> AbstractContextManager[object]:
     """A context in which arithmetic on the device of `x` keeps its dtype."""
     kind = x.device.type
-    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if _HAS_AUTOCAST_OF_DEVICES:
+        enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    else:
+        enabled = torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()
     return (
         torch.autocast(kind, enabled=False) if enabled else nullcontext()
     )  # which tracing takes for a block of its own

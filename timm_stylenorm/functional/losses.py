@@ -41,6 +41,27 @@ def dual_causality_loss(normalised: Tensor, restituted: Tensor, contaminated: Te
     return F.softplus(h_useful - h_in) + F.softplus(h_in - h_useless)
 
 
+def consistency_loss(*logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the predictions of several passes over the same images.
+
+        J = mean over passes of KL(p_i || m),    m = clamp(mean of all p_i, 1e-7, 1),    p_i = softmax(logits_i)
+
+    The mean over images (and positions); all passes and m carry gradient. Hendrycks et al., ICLR 2020,
+    arXiv:1912.02781 (AugMix); of passes with CrossNorm, Tang et al., ICCV 2021, arXiv:2102.02811.
+
+    Args:
+        *logits: Of each pass, (N, K) or (N, K, *spatial).
+
+    Returns:
+        A scalar, unweighted.
+    """
+    with outside_autocast(logits[0]):
+        predictions = [widen(z).softmax(1) for z in logits]
+        mixture = (sum(predictions[1:], predictions[0]) / len(predictions)).clamp(1e-7, 1).log()
+        terms = [F.kl_div(mixture, p, reduction='none').sum(1).mean() for p in predictions]
+        return torch.stack(terms).mean()
+
+
 def covariance(z: Tensor) -> Tensor:
     """Covariances of the channels of every image, z z^T / (n - 1) + 1e-5 I, for a normalised map.
 

@@ -6,8 +6,8 @@ from .bin import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .cnsn import CrossNorm, SelfNorm
 from .domainnorm import DomainNorm2d
 from .dsu import DSU
-from .dualbn import DualBatchNorm2d
-from .ibn import IBN
+from .dualbn import DualBatchNorm1d, DualBatchNorm2d, DualBatchNorm3d
+from .ibn import IBN, IBN1d, IBN3d
 from .mixing import EFDMix, MixStyle
 from .norms import InstanceNorm, NormLayer
 from .padain import PermutedAdaIN
@@ -24,8 +24,12 @@ __all__ = [
     'BatchInstanceNorm3d',
     'CrossNorm',
     'DomainNorm2d',
+    'DualBatchNorm1d',
     'DualBatchNorm2d',
+    'DualBatchNorm3d',
     'EFDMix',
+    'IBN1d',
+    'IBN3d',
     'InstanceNorm',
     'InstanceWhitening',
     'MixStyle',

@@ -78,7 +78,7 @@ class AdvBN(StyleLayer):
             raise ValueError(f'advbn perturbs the features at one cut, got {len(layers)} sites')
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.recorded is not None:
+        if self.recorded is not None and isinstance(x, Tensor):
             self.recorded.append(x)
         return super().forward(x)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from math import inf, isfinite
 from numbers import Integral, Real
-
-import numpy as np
 
 
 def _is_number(value: object) -> bool:
@@ -39,6 +38,8 @@ def check_count(layer: object, least: int, **values: object) -> None:
 
 def check_flag(layer: object, **values: object) -> None:
     """Raise a ValueError for what is neither true nor false."""
+    numpy = sys.modules.get('numpy')  # whose numbers there are only where somebody has imported it
+    flags = (bool, numpy.bool_) if numpy else bool
     for name, value in values.items():
-        if not isinstance(value, bool | np.bool_):
+        if not isinstance(value, flags):
             _refuse(layer, name, '{} to be true or false', value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..errors import StyleNormWarning
 from ..functional import backend
@@ -100,6 +100,8 @@ class StyleLayer(nn.Module):
         self.aux = self.logits = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            return as_node(self, x)
         aux, logits = self.aux, self.logits
         self.drop_losses()
         y = self._restyled(x)
@@ -112,7 +114,7 @@ class StyleLayer(nn.Module):
         if self.sums:
             self.aux = aux if self.aux is None or aux is None else aux + self.aux
             self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
-        elif self.attachment and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        elif self.attachment and self.training and torch.is_grad_enabled() and not backend.is_compiling():
             warnings.warn(
                 f'{self.attachment}: nobody took the loss of the last forward, which this one '
                 'drops. Call timm_stylenorm.style_losses(model, target) after each forward, or run several within '
@@ -122,7 +124,15 @@ class StyleLayer(nn.Module):
             )
 
     def _restyled(self, x: Tensor) -> Tensor:
-        if self.waits_for and not torch.compiler.is_compiling():
+        if self.training and torch.jit.is_tracing():
+            name = self.attachment.asked if self.attachment else type(self).__name__
+            warnings.warn(
+                f'{name}: traced in training, its draws, losses and batch statistics become constants; call '
+                'model.eval() before',
+                StyleNormWarning,
+                stacklevel=2,
+            )
+        if self.waits_for and not backend.is_compiling():
             self.warn_if_waiting()
         if not isinstance(x, Tensor):
             raise TypeError(f'{self.attachment or type(self).__name__}: expected one map, got {type(x).__name__}')
@@ -136,9 +146,29 @@ class StyleLayer(nn.Module):
         y = self.restyle(x.movedim(self.channel_dim, 1)).movedim(1, self.channel_dim)
         return torch.cat([prefix, y], 1) if self.prefix_tokens else y
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """torch asks for this before it compiles a module to TorchScript.
+
+        Raises:
+            NotImplementedError: Always; it says what to do instead.
+        """
+        raise NotImplementedError(
+            f'{self.attachment or type(self).__name__}: torch.jit.script does not support style layers, whose hooks it '
+            'cannot compile; take torch.jit.trace in evaluation mode, torch.export or torch.compile'
+        )
+
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles leave the losses behind: they belong to a graph, which cannot be copied."""
         return {**self.__dict__, 'aux': None, 'logits': None}
+
+
+def as_node(layer: nn.Module, x: fx.Proxy) -> fx.Proxy:
+    """One node of a graph that `torch.fx` traces: the layer decides by values, modes and draws when the graph runs.
+
+    `leaf_modules` of tracers and timm's `register_notrace_module` do the same for others; ours need neither.
+    """
+    tracer: Any = x.tracer
+    return tracer.create_proxy('call_module', tracer.path_of_module(layer), (x,), {})
 
 
 def is_plain(module: nn.Module, *kinds: type[M]) -> TypeGuard[M]:

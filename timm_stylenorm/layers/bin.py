@@ -82,6 +82,9 @@ class BatchInstanceNorm3d(BatchInstanceNorm2d):
     dim = 5
 
 
+BatchInstanceNorm2d.forms = {3: BatchInstanceNorm1d, 5: BatchInstanceNorm3d}
+
+
 def _instance_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:

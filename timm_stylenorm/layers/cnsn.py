@@ -6,7 +6,6 @@ arXiv:2102.02811.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -17,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..functional import adain, exchange_styles, instance_moments, restyle, style_affine
+from ..functional import crop_box, crossnorm, instance_moments, restyle, style_affine
+from ..functional.crossnorm import Box
 from ..functional.styles import unbiased_std
-from .arguments import check, check_count, check_flag
+from .arguments import check, check_count, check_flag, check_range
 from .base import RandomStyleLayer, StyleLayer, called, is_plain
+from .choice import Choice
 from .owned import affine, statistics, update_running
 
 if TYPE_CHECKING:
@@ -28,30 +29,38 @@ if TYPE_CHECKING:
 
 
 class CrossNorm(RandomStyleLayer):
-    """Images exchange channel statistics: `functional.adain` of the batch and a permutation of it.
+    """Images exchange channel statistics: `functional.crossnorm`, whose draws it makes.
 
-    x, y: (N, C, *spatial). Differentiated through content and style. The identity in evaluation.
+    x, y: (N, C, *spatial). Differentiated through content and style. The identity in evaluation, and on maps of one
+    position.
 
-    Differs from the authors' code, which draws a fixed number of layers once for each forward pass: here the layers
-    draw independently, and the number that acts varies.
+    Where `add_style` puts several into a model, exactly `active` of them act in a forward with probability `p`, and
+    none otherwise, as in the authors' code; see `Choice`.
+
+    Differs from the authors' code: a box that is not found in 100 tries is the whole map, where theirs goes on for ever
+    on maps of one row or column.
 
     Args:
         num_features: Not used; any layer can stand where a norm layer is built.
-        p: Probability that a call acts, if the layer stands alone.
-        active: Each of the layers that `add_style` puts into a model draws for itself, with the probability
-            p * active / number of layers (at most p), so that active * p of them act on average in a forward pass;
-            0: each with the probability `p`.
+        p: Probability that layers act in a forward; of a call, if the layer stands alone.
+        active: How many of the layers of one style in a model act then; 0: each draws for itself, with probability `p`.
         crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
             restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the map's
             proportions and a random centre, and is cut at the border; it is drawn again until it covers more than a
-            tenth of the map, at most 100 times.
-        channels: Exchange within an image, between its channels (the paper's 1-instance mode), not between images.
+            tenth of the map. One for all images.
+        images: Exchange between the images of a batch.
+        channels: Exchange between channels, by one permutation for all images; with `images=False` within each image,
+            the paper's 1-instance mode.
+        lam: Share of the map that stays as it is.
         eps: Added to the unbiased variances.
 
     Raises:
-        ValueError: `p` outside [0, 1], an unknown `crop`, or `active` below 0; in forward, a crop of a map that has
-            not two spatial axes.
+        ValueError: `p` or `lam` outside [0, 1], an unknown `crop`, `active` below 0, or neither `images` nor
+            `channels`; in forward, a crop of a map that has not two spatial axes.
     """
+
+    choice: Choice | None = None
+    index = 0
 
     def __init__(
         self,
@@ -59,57 +68,61 @@ class CrossNorm(RandomStyleLayer):
         p: float = 0.5,
         active: int = 2,
         crop: str = 'neither',
+        images: bool = True,
         channels: bool = False,
+        lam: float = 0.0,
         eps: float = 1e-5,
     ) -> None:
         super().__init__(p)
         if crop not in ('neither', 'style', 'content', 'both'):
             raise ValueError(f"CrossNorm: crop must be 'neither', 'style', 'content' or 'both', got {crop!r}")
         check(self, eps=eps)
+        check_range(self, 0, 1, lam=lam)
         check_count(self, 0, active=active)
-        check_flag(self, channels=channels)
-        self.active, self.crop, self.channels, self.eps = active, crop, channels, eps
+        check_flag(self, images=images, channels=channels)
+        if not (images or channels):
+            raise ValueError('CrossNorm: images exchange statistics, or channels, or both; got False for both')
+        self.active, self.crop, self.images, self.channels = active, crop, images, channels
+        self.lam, self.eps = lam, eps
 
     @classmethod
     def configure_group(cls, layers: Sequence[Self]) -> None:
-        for layer in layers:
-            layer.p *= min(layer.active / len(layers), 1) if layer.active else 1
+        if layers and layers[0].active:
+            choice = Choice(len(layers), layers[0].active)
+            for index, layer in enumerate(layers):
+                layer.choice, layer.index = choice, index
+
+    def should_apply(self, x: Tensor) -> bool:
+        if self.choice is None or not self.training or self.p == 0:
+            return super().should_apply(x)
+        if self.p == 1 and self.choice.active == self.choice.count:
+            return x.shape[2:].numel() > 1
+        return self.choice.acts(self.index, self.p) and x.shape[2:].numel() > 1
 
     def restyle(self, x: Tensor) -> Tensor:
         if not self.should_apply(x):
             return x
         if self.crop != 'neither' and x.dim() != 4:
             raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
-        axis = 1 if self.channels else 0
-        perm = torch.randperm(x.shape[axis], device=x.device)
-        if self.crop == 'neither':
-            return exchange_styles(x, perm, axis, self.eps)
-        style = x
-        if self.crop in ('style', 'both'):
-            rows, columns = _box(*x.shape[2:])
-            style = x[..., rows, columns]
-        style = style.index_select(axis, perm)
-        if self.crop == 'style':
-            return adain(x, style, self.eps)
-        rows, columns = _box(*x.shape[2:])
-        y = x.clone()
-        y[..., rows, columns] = adain(x[..., rows, columns], style, self.eps)
-        return y
+        perm = torch.randperm(x.shape[0], device=x.device) if self.images else None
+        style_box = _box(*x.shape[2:]) if self.crop in ('style', 'both') else None
+        channel_perm = torch.randperm(x.shape[1], device=x.device) if self.channels else None
+        content_box = _box(*x.shape[2:]) if self.crop in ('content', 'both') else None
+        return crossnorm(x, perm, channel_perm, style_box, content_box, self.lam, self.eps)
 
     def extra_repr(self) -> str:
-        return f'p={self.p}, crop={self.crop!r}, channels={self.channels}'
+        words = [f'p={self.p}', f'active={self.active}', f'crop={self.crop!r}']
+        words += [f'{name}={getattr(self, name)}' for name in ('images', 'channels', 'lam')]
+        return ', '.join(words)
 
 
-def _box(height: int, width: int, least: float = 0.1, tries: int = 100) -> tuple[slice, slice]:
-    """A random box that covers more than `least` of the map; the whole map if none is found."""
+def _box(height: int, width: int, tries: int = 100) -> Box:
+    """A random box that covers more than a tenth of the map; the whole map if none is found."""
     for _ in range(tries):
-        side = math.sqrt(1 - float(torch.rand(())))
-        y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
-        half_h, half_w = int(height * side) // 2, int(width * side) // 2
-        rows = slice(max(y - half_h, 0), min(y + half_h, height))
-        columns = slice(max(x - half_w, 0), min(x + half_w, width))
-        if (rows.stop - rows.start) * (columns.stop - columns.start) > least * height * width:
-            return rows, columns
+        share = 1 - float(torch.rand(()))
+        box, large = crop_box(height, width, share, [int(torch.randint(size, ())) for size in (height, width)])
+        if large:
+            return box
     return slice(None), slice(None)
 
 

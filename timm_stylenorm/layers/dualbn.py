@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .norms import BATCH_NORMS
 from .owned import OwnsBatchNorm
 
 ROUTES = ('clean', 'adversarial')
@@ -66,8 +67,9 @@ class Halves:
 class DualBatchNorm2d(OwnsBatchNorm):
     """Batch norm with main and auxiliary weights and statistics, routed by an explicit tag; see `dual_bn.routed`.
 
-    x, y: (N, C, H, W). Keys: `bn.*` and `aux_bn.*`; in the authors' file aux_bn.py the main ones have no prefix. The
-    state of a plain batch norm fills both. Each is called, and may be any kind of batch norm.
+    x, y: (N, C, H, W); the 1d and 3d classes differ in the shape they expect alone. Keys: `bn.*` and `aux_bn.*`; in the
+    authors' file aux_bn.py the main ones have no prefix. The state of a plain batch norm fills both. Each is called,
+    and may be any kind of batch norm.
 
     Args:
         num_features: C.
@@ -86,7 +88,7 @@ class DualBatchNorm2d(OwnsBatchNorm):
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
-        self.aux_bn: nn.Module = nn.BatchNorm2d(num_features, eps, momentum)
+        self.aux_bn: nn.Module = BATCH_NORMS[self.dim](num_features, eps, momentum)
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         main = super().from_plain(state)
@@ -94,8 +96,8 @@ class DualBatchNorm2d(OwnsBatchNorm):
         return {**main, **{key: value.clone() for key, value in aux.items()}}
 
     def restyle(self, x: Tensor) -> Tensor:
-        if x.dim() != 4:
-            raise ValueError(f'{type(self).__name__}: expected a map (N, C, H, W), got shape {tuple(x.shape)}')
+        if x.dim() != self.dim:
+            raise ValueError(f'{type(self).__name__}: expected {self.dim} dimensions, got shape {tuple(x.shape)}')
         if self.route == 'clean' or not self.enabled:
             return self.bn(x)
         if isinstance(self.route, Halves):
@@ -104,3 +106,18 @@ class DualBatchNorm2d(OwnsBatchNorm):
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), 'route': 'clean'}
+
+
+class DualBatchNorm1d(DualBatchNorm2d):
+    """`DualBatchNorm2d` for (N, C, L)."""
+
+    dim = 3
+
+
+class DualBatchNorm3d(DualBatchNorm2d):
+    """`DualBatchNorm2d` for (N, C, D, H, W)."""
+
+    dim = 5
+
+
+DualBatchNorm2d.forms = {3: DualBatchNorm1d, 5: DualBatchNorm3d}

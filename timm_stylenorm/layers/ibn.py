@@ -13,24 +13,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..functional import instance_norm_rule, style_affine
 from ..functional.affine import Rule
 from .arguments import check, check_flag, check_range
 from .base import is_plain
-from .norms import NormLayer, batch_moments
+from .norms import BATCH_NORMS, NormLayer, batch_moments
 from .owned import affine, is_read, statistics, update_running
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_INSTANCE_NORMS: dict[int, type[_InstanceNorm]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+
 
 class IBN(NormLayer):
     """IBN-a: instance norm with affine parameters on the first channels, batch norm on the rest, or the other way.
 
-    x, y: (N, C, *spatial). Keys are the authors': `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code in
-    taking any ratio and odd C: the first int(C * ratio) channels are instance-normalised. With `instance_first=False`,
-    as in the authors' densenets, the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
+    x, y: (N, C, H, W); the 1d and 3d classes differ in the kinds of `IN` and `BN` alone. Keys are the authors':
+    `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code in taking any ratio and odd C: the first
+    int(C * ratio) channels are instance-normalised. With `instance_first=False`, as in the authors' densenets, the
+    first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
     `IN` and `BN` decide for themselves: by their modes, and by what hosts turn them into. torch's own are computed in
     one pass, any others are called. In the place of a SyncBatchNorm, `BN` is one too, in the same process group. A
@@ -67,14 +71,15 @@ class IBN(NormLayer):
             )
         self.num_features, self.ratio, self.eps, self.instance_first = num_features, ratio, eps, instance_first
         self.instance_channels = half
-        self.IN = nn.InstanceNorm2d(half, eps=eps, affine=True)
-        self.BN: _BatchNorm = nn.BatchNorm2d(num_features - half, eps=eps, momentum=momentum)
+        self.IN = _INSTANCE_NORMS[self.dim](half, eps=eps, affine=True)
+        self.BN: _BatchNorm = BATCH_NORMS[self.dim](num_features - half, eps=eps, momentum=momentum)
 
     @classmethod
     def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
         layer = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
-            layer.BN = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
+            synced = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
+            layer.BN = synced.train(layer.BN.training)  # which torch 2.1 leaves in training
         return layer
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
@@ -91,7 +96,7 @@ class IBN(NormLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         bn = self.BN
-        plain = is_plain(self.IN, nn.InstanceNorm2d)
+        plain = is_plain(self.IN, *_INSTANCE_NORMS.values())
         if not (plain and is_read(bn)):
             instance, batch = self._parts(x, 1)
             if plain:
@@ -114,6 +119,21 @@ class IBN(NormLayer):
 
     def extra_repr(self) -> str:
         return f'ratio={self.ratio}' + ('' if self.instance_first else ', instance_first=False')
+
+
+class IBN1d(IBN):
+    """`IBN` for (N, C, L)."""
+
+    dim = 3
+
+
+class IBN3d(IBN):
+    """`IBN` for (N, C, D, H, W)."""
+
+    dim = 5
+
+
+IBN.forms = {3: IBN1d, 5: IBN3d}
 
 
 def _split(x: Tensor, half: int, instance_first: bool, dim: int) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
@@ -19,6 +22,8 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     Returns:
         Boolean, in the shape of `variance`.
     """
+    import numpy as np
+
     values, counts = torch.unique(variance.detach().double().cpu(), return_counts=True)
     zero = values.new_zeros(1)
     centred = values - (values * counts).sum() / counts.sum()
@@ -42,6 +47,8 @@ def _one_more_cluster(
     best: np.ndarray, lowest: np.ndarray, spread: Callable[[np.ndarray, np.ndarray | int], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
+    import numpy as np
+
     n = len(best)
     new_best, new_lowest = best.copy(), lowest.copy()
     stack = [(1, n - 1, 1, n - 1)]  # prefixes of length j + 1; the last cluster starts at i, 1 <= i <= j

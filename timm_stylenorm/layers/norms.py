@@ -8,10 +8,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import instance_norm_rule, style_affine
@@ -20,6 +20,8 @@ from .base import StyleLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+BATCH_NORMS: dict[int, type[_BatchNorm]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 class NormLayer(StyleLayer):
@@ -30,6 +32,8 @@ class NormLayer(StyleLayer):
     instance norm of IBN-b after a residual sum, does not run then.
 
     Attributes:
+        dim: Dimensions of the maps that it takes where it has forms for others.
+        forms: Dimensions -> the class for such maps; empty where the layer takes all.
         num_features: C.
         to_norm: Of layers that can be taken off: makes the batch norm.
         drop: timm's fused dropout of the replaced layer, or None.
@@ -37,6 +41,8 @@ class NormLayer(StyleLayer):
     """
 
     is_norm = True
+    dim = 4
+    forms: Mapping[int, type[NormLayer]] = {}
     num_features: int
     to_norm: Callable[[], nn.Module]
     drop: nn.Module | None
@@ -49,7 +55,7 @@ class NormLayer(StyleLayer):
 
     @classmethod
     def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
-        """The layer that replaces a batch norm layer.
+        """The layer that replaces a batch norm layer, of the form for its maps.
 
         Args:
             norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm` or timm's BatchNormAct2d; stays as it is. Its weights and which
@@ -63,9 +69,11 @@ class NormLayer(StyleLayer):
         _refuse(cls, norm)
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
-        layer = cls(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
-        layer.load_state_dict(norm.state_dict(), strict=False)
+        kind = cast('type[Self]', cls.forms.get(dim_of(norm), cls))
+        with torch.device('cpu'):  # whatever device models are built on
+            layer = kind(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.to(norm.weight.device, norm.weight.dtype)
+        layer.load_state_dict(norm.state_dict(), strict=False)
         trained = {k: p.requires_grad for k, p in norm.named_parameters(recurse=False)}
         added = {*layer.added_parameters()}
         for name, parameter in layer.named_parameters():
@@ -86,6 +94,8 @@ class NormLayer(StyleLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
+        if isinstance(y, fx.Proxy):  # a graph's node, which does the following
+            return y
         for module in (self.drop, self.act):
             if module is not None and not isinstance(module, nn.Identity):
                 y = module(y)
@@ -105,6 +115,11 @@ class NormLayer(StyleLayer):
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def dim_of(norm: object, otherwise: int = 0) -> int:
+    """Dimensions of the maps that a batch norm takes, 3 to 5; of one that takes any, as SyncBatchNorm: `otherwise`."""
+    return next((dim for dim, kind in BATCH_NORMS.items() if isinstance(norm, kind)), otherwise)
 
 
 def is_frozen(norm: object) -> bool:

@@ -9,18 +9,16 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, cast
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..host import BatchNormAct2d, FrozenBatchNormAct2d, convert_sync_batchnorm
 from .arguments import check, check_range
 from .base import is_plain
-from .norms import NormLayer, is_frozen
+from .norms import BATCH_NORMS, NormLayer, is_frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-KINDS: dict[int, type[_BatchNorm]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 class OwnsBatchNorm(NormLayer):
@@ -35,7 +33,6 @@ class OwnsBatchNorm(NormLayer):
         momentum: Of the running statistics; None for a plain average.
     """
 
-    dim = 4
     bn: _BatchNorm
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -43,7 +40,7 @@ class OwnsBatchNorm(NormLayer):
         check(self, num_features=num_features, eps=eps)
         check_range(self, 0, 1, **({} if momentum is None else {'momentum': momentum}))
         self.num_features = num_features
-        self.bn = KINDS[self.dim](num_features, eps, momentum)
+        self.bn = BATCH_NORMS[self.dim](num_features, eps, momentum)
 
     @classmethod
     def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
@@ -52,7 +49,8 @@ class OwnsBatchNorm(NormLayer):
             for name in ('bn', 'aux_bn'):
                 if hasattr(layer, name):
                     plain = layer.get_submodule(name)
-                    setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group))
+                    synced = nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group)
+                    setattr(layer, name, synced.train(plain.training))  # which torch 2.1 leaves in training
         return layer
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,11 +61,9 @@ class OwnsBatchNorm(NormLayer):
         bn = self.bn
         if self.act is None:
             return bn
-        norm: FrozenBatchNormAct2d | BatchNormAct2d  # what was replaced was timm's fused layer
-        if is_frozen(bn):
-            norm = FrozenBatchNormAct2d(self.num_features, self.eps)
-        else:
-            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)  # type: ignore[arg-type]
+        norm = FrozenBatchNormAct2d(self.num_features, self.eps)  # it replaced timm's fused layer
+        if not is_frozen(bn):
+            norm = BatchNormAct2d(self.num_features, self.eps, self.momentum)
             norm.track_running_stats = bn.track_running_stats
         norm._parameters.update(bn._parameters)
         norm._buffers.update(bn._buffers)
@@ -153,7 +149,7 @@ def innermost(bn: nn.Module) -> _BatchNorm:
 def is_read(bn: nn.Module) -> bool:
     """Whether a batch norm can be computed from its tensors: torch's own or a frozen one, which nobody has changed."""
     frozen = is_frozen(bn) and type(bn) is not FrozenBatchNormAct2d
-    return is_plain(bn, *KINDS.values(), *([type(bn)] if frozen else []))
+    return is_plain(bn, *BATCH_NORMS.values(), *([type(bn)] if frozen else []))
 
 
 def affine(bn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ class SelectiveWhitening(InstanceWhitening):
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.chosen = int(self.mask.sum())
+        self.chosen = 0 if self.mask.is_meta else int(self.mask.sum())
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, loss_weight={self.loss_weight}, clusters={self.clusters}, eps={self.eps}'

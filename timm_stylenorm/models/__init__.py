@@ -5,19 +5,23 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 
-from timm.models import DefaultCfg, is_model, model_entrypoint, register_model
 from torch import nn
 
 from ..errors import unknown
-from ..host import architectures, copy_pretrained_cfgs
+from ..host import HAS_TIMM, architectures, copy_pretrained_cfgs
+from ..installed import require
 from ..layers import StyleLayer
 from ..methods import ROWS, Method, Placement, add_method, get_method
 from ..surgery.add import Style, as_specs
-from .pretrained import build
+
+if HAS_TIMM:
+    from timm.models import is_model, model_entrypoint, register_model
+
+    from .pretrained import build
 
 __all__: list[str] = []  # every registered name
 
-default_cfgs: dict[str, DefaultCfg] = {}
+default_cfgs: dict[str, object] = {}
 
 # The convolutional families in which every stage is a module of its own, by what their structure offers beside stages:
 # blocks, batch norms, and an activation after the residual sum. More names by `register_variants`.
@@ -51,7 +55,9 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
 
     Raises:
         ValueError: No architecture matches, or an unknown method.
+        ModuleNotFoundError: timm is not installed.
     """
+    require('timm', 'register_variants')
     chosen = list(ROWS) if methods is None else list(methods)
     for method in chosen:
         get_method(method)
@@ -91,7 +97,7 @@ def register_method(
         paper: Authors, venue and arXiv number.
 
     Returns:
-        The new names of timm: '<arch>_<name>' for the architectures that have the default sites.
+        The new names of timm, where it is installed: '<arch>_<name>' for architectures that have the default sites.
 
     Raises:
         ValueError: A name that is taken or no identifier; layer, sites, placement or companions that do not fit.
@@ -135,8 +141,8 @@ def _fits(method: Method, offers: tuple[str, ...]) -> bool:
 
 def _register_families(methods: Iterable[str]) -> list[str]:
     """Names for the families that have the default sites; an architecture that this timm does not have is left out."""
-    names = []
-    for offers, patterns in _FAMILIES.items():
+    names: list[str] = []
+    for offers, patterns in _FAMILIES.items() if HAS_TIMM else ():
         fitting = [name for name in methods if _fits(ROWS[name], offers)]
         for pattern in patterns:
             if fitting and ('*' in pattern or '?' in pattern or is_model(pattern)):

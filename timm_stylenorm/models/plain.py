@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from torch import Tensor, nn
 
 from ..checkpoints import Fit
-from ..host import has_load_pre_hook
 from ..layers import StyleLayer
 from ..surgery.attachment import replaces_norm
+from ..torch_host import add_load_pre_hook, has_load_pre_hook
 
 _logger = logging.getLogger(__name__)
 _BATCH_NORM = frozenset(nn.BatchNorm2d(1).state_dict())
@@ -73,7 +73,7 @@ def admit_plain(model: nn.Module) -> nn.Module:
     Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
     """
     if not has_load_pre_hook(model, _keep_style):
-        model.register_load_state_dict_pre_hook(_keep_style)
+        add_load_pre_hook(model, _keep_style)
     return model
 
 

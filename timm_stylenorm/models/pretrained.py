@@ -215,8 +215,9 @@ class _Reference:
         """Put the style's tensors into a model, of which feature extractors have other names for the same modules."""
         state = {_flat(key): value for key, value in self.model.state_dict().items() if owner(self.paths, key)}
         paths = layers_of(model)
-        own = [key for key in model.state_dict() if owner(paths, key) is not None]
-        model.load_state_dict({key: state[_flat(key)] for key in own}, strict=False)
+        whole = model.state_dict()  # torch 2.1 sets counters of batches to zero that are not there
+        whole.update({key: state[_flat(key)] for key in whole if owner(paths, key) is not None})
+        model.load_state_dict(whole, strict=False)
 
 
 def _flat(key: str) -> str:

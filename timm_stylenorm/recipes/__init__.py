@@ -7,6 +7,7 @@ from functools import partial
 
 from .advbn import AdvBNRecipe
 from .base import LossTerm, Recipe, build
+from .consistency import ConsistencyRecipe
 from .debiased import DebiasedRecipe
 from .stylisers import STYLISERS, build_styliser
 
@@ -14,6 +15,7 @@ __all__ = [
     'RECIPES',
     'STYLISERS',
     'AdvBNRecipe',
+    'ConsistencyRecipe',
     'DebiasedRecipe',
     'LossTerm',
     'Recipe',
@@ -23,6 +25,7 @@ __all__ = [
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     'advbn': AdvBNRecipe,
+    'crossnorm_consistency': ConsistencyRecipe,
     'debiased': DebiasedRecipe,
     'shape_biased': partial(DebiasedRecipe, gamma=1.0),
     'texture_biased': partial(DebiasedRecipe, gamma=0.0),

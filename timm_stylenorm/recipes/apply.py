@@ -22,12 +22,17 @@ def recipe_of(model: nn.Module) -> str | None:
 
 
 def part_losses(model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], criterion: Criterion) -> dict[str, Tensor]:
-    """Of one forward: 'loss_cls' of each part, and what style layers left, over all images."""
+    """Of one forward: 'loss_cls' of each part, 'loss' of one with a criterion of its own, and what style layers left,
+    over all images."""
     losses: dict[str, Tensor] = {}
     for part in parts:
-        name, term = part.label('loss_cls'), part.weight * criterion(logits[part.rows], part.target)
-        losses[name] = losses[name] + term if name in losses else term
-    style = style_losses(model, _one_target(parts, logits))
+        own, rows = part.criterion, logits[part.rows]
+        value = criterion(rows, part.target) if own is None else own(rows)
+        if value is not None:
+            name, term = part.label('loss_cls' if own is None else 'loss'), part.weight * value
+            losses[name] = losses[name] + term if name in losses else term
+    labelled = [part for part in parts if part.criterion is None]
+    style = style_losses(model, _one_target(labelled, logits) if labelled else None)
     return {**losses, **{parts[0].label(f'style.{name}'): term for name, term in style.items()}}
 
 

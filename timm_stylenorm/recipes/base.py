@@ -27,12 +27,15 @@ class LossTerm:
         rows: Which images of the batch.
         weight: Of this part's loss.
         name: Goes before the names of its losses; '' for none.
+        criterion: The loss of the logits of these images, in the place of the host's, which needs the target; None from
+            it for none. Classifiers take it.
     """
 
     target: Any  # `Target`, of which `criterion` knows more
     rows: slice = field(default_factory=lambda: slice(None))
     weight: float = 1.0
     name: str = ''
+    criterion: Callable[[Tensor], Tensor | None] | None = None
 
     def label(self, loss: str) -> str:
         """'loss_cls' -> 'adv.loss_cls'."""

@@ -110,8 +110,10 @@ class DebiasedRecipe(Recipe):
         """See `Recipe.losses`.
 
         Raises:
-            ValueError: Labels of maps, and `gamma` below 1, Mixup or CutMix.
+            ValueError: Labels of maps, and `gamma` below 1, Mixup or CutMix; signals or clips in place of images.
         """
+        if images.dim() != 4:
+            raise ValueError(f'recipe debiased: stylisers take images (N, C, H, W), got {tuple(images.shape)}')
         if not model.training:
             return forward_loss(images, [LossTerm(target)])
         refuse_checkpointing(model)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..checkpoints import read_state_dict
 
 TAPS = (3, 10, 17, 30)  # relu1_1, relu2_1, relu3_1, relu4_1 of the encoder
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in RGB
 _DOWN = (64, 64, 'pool', 128, 128, 'pool', 256, 256, 256, 256, 'pool', 512)
 _UP = (256, 'up', 256, 256, 256, 128, 'up', 128, 64, 'up', 64, 3)
 _HINT = (
@@ -67,8 +67,8 @@ def from_vgg19(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if any('running_mean' in key for key in state):
         raise ValueError('an encoder is made from the plain vgg19, and these weights have batch norms (vgg19_bn?)')
-    std = torch.tensor(IMAGENET_DEFAULT_STD)
-    made = {'0.weight': torch.diag(1 / std)[:, :, None, None], '0.bias': -torch.tensor(IMAGENET_DEFAULT_MEAN) / std}
+    std = torch.tensor(_STD)
+    made = {'0.weight': torch.diag(1 / std)[:, :, None, None], '0.bias': -torch.tensor(_MEAN) / std}
     theirs = sorted({int(k.split('.')[1]) for k in state if re.fullmatch(r'features\.\d+\.weight', k)})
     ours = [i for i, layer in enumerate(encoder()) if isinstance(layer, nn.Conv2d)][1:]
     for i, j in zip(ours, theirs, strict=False):

@@ -3,9 +3,13 @@
 Importing this registers hooks, optimizer wrappers and `StyleNorm`, and patches mmengine (`host.PATCHES`).
 """
 
+from ..installed import check_owners, needing
 from ..patches import install_patches
-from . import adabn, checkpoint, isw, optim, resume, styled
-from .host import PATCHES
+
+check_owners('mmengine')
+with needing(__name__):
+    from . import adabn, checkpoint, isw, optim, resume, styled
+    from .host import PATCHES
 
 install_patches(PATCHES)
 

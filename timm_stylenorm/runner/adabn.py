@@ -72,7 +72,7 @@ class AdaBNHook(Hook):
 
         custom_hooks = [dict(type='AdaBNHook')]
 
-    Where the batches say of which `domain` they are, as those of several test sets in one `JoinedDataset` do, each
+    Where the batches say of which `domain` they are, as those of several test sets in one `MultiDomainDataset` do, each
     domain is tested with the statistics of its own images.
 
     Args:

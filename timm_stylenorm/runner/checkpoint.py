@@ -6,9 +6,11 @@ which restore what was saved as plain data; `CheckpointGuardHook` compares names
 into the model.
 """
 
+import os
 import pickle
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
+from os import PathLike
 from typing import BinaryIO
 
 import torch
@@ -18,8 +20,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.serialization import MAP_LOCATION
 
+from .. import trust
 from ..checkpoints import compare, existing, reading, safe_globals
 from ..layers.owned import own_names, rename_main
+from ..patches import StandIn
 from ..surgery.companions import training_only_keys
 from .host import start_of, trains
 from .model import bare_model
@@ -33,9 +37,9 @@ def _statistic(owner: object, name: str) -> object:
     return getattr(owner, name)
 
 
-def refusing(source: str) -> AbstractContextManager[None]:
+def refusing(source: str, file: str | PathLike = '/') -> AbstractContextManager[None]:
     """`checkpoints.reading` for files that the Runner saved with its log buffers."""
-    return reading(source, safe_globals(HistoryBuffer, _statistic))
+    return reading(source, safe_globals(HistoryBuffer, _statistic), file)
 
 
 def load_local(filename: str, map_location: MAP_LOCATION = None) -> Mapping:
@@ -46,7 +50,7 @@ def load_local(filename: str, map_location: MAP_LOCATION = None) -> Mapping:
         ValueError: the file holds code, is damaged, or holds something else than weights by their names.
     """
     path = existing(filename)
-    with refusing(str(path)):
+    with refusing(str(path), path):
         held = from_plain(torch.load(path, map_location=map_location, weights_only=True))
     weights = held.get('state_dict', held) if isinstance(held, Mapping) else None
     if (
@@ -68,14 +72,17 @@ def load_url(
     url: str, model_dir: str | None = None, map_location: MAP_LOCATION = None, progress: bool = True
 ) -> object:
     """Downloads a checkpoint into torch's hub cache and reads it with `weights_only=True`."""
-    with refusing(url):
-        return from_plain(torch.hub.load_state_dict_from_url(url, model_dir, map_location, progress, weights_only=True))
+    with refusing(url, model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')):
+        return from_plain(trust.load_url(url, model_dir, map_location, progress, weights_only=True))
 
 
 def load_any(file: str | BinaryIO, map_location: MAP_LOCATION = None, weights_only: bool | None = None) -> object:
     """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
-    with refusing(file if isinstance(file, str) else 'the checkpoint'):
+    with refusing(*((file, file) if isinstance(file, str) else ('the checkpoint',))):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
+
+
+safe_torch = StandIn(torch, load=load_any)
 
 
 def check_fit(model: torch.nn.Module, checkpoint: Mapping, source: str, complete: bool) -> None:

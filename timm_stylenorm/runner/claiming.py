@@ -1,12 +1,13 @@
 """A training has its work dir to itself: a second one in the same folder is refused before it changes anything there.
 
 Two would remove each other's checkpoints, and resume from them. The first process claims the folders, and tells the
-others; the claim ends with that process, so that a run that was killed can be resumed at once.
+others; the claim ends with that process, so that a run that was killed can be resumed at once. A Runner writes its
+config when it is built, before it is told to train or to test: into a folder that is taken, none is written.
 """
 
 import functools
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
@@ -16,6 +17,18 @@ from .latest import folders_of
 from .saving import is_local
 
 CURE = 'choose another work_dir (--work-dir of the tools)'
+
+
+def leaving_configs_of_others(dump_config: Callable) -> Callable:
+    """`Runner.dump_config`, which writes nothing into a folder in which another process trains."""
+
+    @functools.wraps(dump_config)
+    def run(self: Runner) -> None:
+        if is_main_process():
+            with suppress(InUse), claimed(self.work_dir, 'training', patience=0):
+                dump_config(self)
+
+    return run
 
 
 def claiming(train: Callable) -> Callable:

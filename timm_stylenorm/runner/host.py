@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..patches import Patch
+from ..torch_host import BEFORE_2_6
 
 
 def _is_installed(distribution: str) -> bool:
@@ -39,21 +40,21 @@ PATCHES = (
         what=('mmengine.config.utils.MODULE2PACKAGE[mmseg_stylenorm]',),
         why="`_base_ = 'mmseg_stylenorm::...'` and `mmengine.hub` know packages by a table",
         by='timm_stylenorm.runner.host.CONFIG_PACKAGES[mmseg_stylenorm]',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
         what=('mmengine.runner.checkpoint.CheckpointLoader._schemes[]',),
         why='files are read with `weights_only=False` where nothing else reads them',
         by='timm_stylenorm.runner.checkpoint.load_local',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
         what=('mmengine.runner.checkpoint.load_url',),
         why="downloads, in which the schemes http, torchvision, open-mmlab and mmcls end, are read by torch's default",
         by='timm_stylenorm.runner.checkpoint.load_url',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -66,18 +67,26 @@ PATCHES = (
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
+        what=('mmengine.runner.checkpoint.torch',),
+        why="OpenMMLab's readers of these take torch's default, which runs any code before torch 2.6",
+        by='timm_stylenorm.runner.checkpoint.safe_torch',
+        needed=BEFORE_2_6 and not _is_installed('onedl-mmengine'),
+        since='mmengine 0.10.3',
+        until='mmengine 0.10.7',
+    ),
+    Patch(
         what=tuple(f'mmengine.runner{module}.save_checkpoint' for module in ('', '.checkpoint', '.runner')),
         why='checkpoints hold objects, and are written in place',
         by='timm_stylenorm.runner.saving.saving_whole',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
         what=('mmengine.hooks.checkpoint_hook.open', 'mmengine.config.config.open'),
         why='`CheckpointHook` writes `last_checkpoint` in place, and a Runner its config, by which one tests',
         by='timm_stylenorm.runner.saving.open_whole',
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -85,7 +94,7 @@ PATCHES = (
         why='pictures and other files are written in place',
         by='timm_stylenorm.runner.saving.putting_whole',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -93,7 +102,7 @@ PATCHES = (
         why='where the disk is full, the error of a log ends a training without the name of a file',
         by='timm_stylenorm.runner.saving.naming_lines',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -105,6 +114,14 @@ PATCHES = (
         why='workers may outlive a run that is killed',
         by='timm_stylenorm.workers.ending_with_parent',
         wraps=True,
+        since='mmengine 0.10.3',
+        until='onedl-mmengine 0.10.12',
+    ),
+    Patch(
+        what=('mmengine.runner.Runner.dump_config',),
+        why='a second run, also a test, replaces the config of a training that is at work',
+        by='timm_stylenorm.runner.claiming.leaving_configs_of_others',
+        wraps=True,
         since='mmengine 0.10.7',
         until='onedl-mmengine 0.10.12',
     ),
@@ -113,7 +130,7 @@ PATCHES = (
         why='two trainings in one work dir remove and resume from the checkpoints of each other',
         by='timm_stylenorm.runner.claiming.claiming',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -123,7 +140,7 @@ PATCHES = (
         why='old checkpoints are removed before the new one is complete',
         by='timm_stylenorm.runner.saving.removing_late',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -131,7 +148,7 @@ PATCHES = (
         why='what a killed run had still to remove would stay',
         by='timm_stylenorm.runner.saving.removing_what_a_kill_left',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
     Patch(
@@ -139,7 +156,7 @@ PATCHES = (
         why='`resume=True` takes `load_from` for the checkpoint to resume from, and trusts `last_checkpoint` blindly',
         by='timm_stylenorm.runner.latest.choosing',
         wraps=True,
-        since='mmengine 0.10.7',
+        since='mmengine 0.10.3',
         until='onedl-mmengine 0.10.12',
     ),
 )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..surgery.companions import provide
 from ..whitening import photometric_view, select_pairs, selective_layers
+from ..workers import end_with_parent
 from .host import image_format
 from .loaders import Batch, forward_in, with_pipeline
 from .model import bare_model
@@ -60,7 +61,7 @@ class _Trial:
         stream = isinstance(dataset, IterableDataset)
         # mmengine seeds workers alike each time, so that trials would draw the same views: its worker_init_fn stays out
         common = {name: getattr(loader, name) for name in ('collate_fn', 'num_workers', 'pin_memory')}
-        common['batch_size'] = None
+        common |= {'batch_size': None, 'worker_init_fn': end_with_parent}
         if stream:
             self.pairs = DataLoader(_StreamOfViews(dataset, view), **common)
         else:
@@ -112,6 +113,9 @@ class ISWHook(Hook):
         """The layers are without a choice until `begin` on purpose."""
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
+        self._batches(
+            runner.train_dataloader, bare_model(runner.model)
+        )  # what is wrong with it shows before the training
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
         """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
@@ -122,6 +126,8 @@ class ISWHook(Hook):
         layers = selective_layers(model)
         if layers and all(layer.chosen for _, layer in layers):
             return
+        looks = f'{self.trials} trials of {self.images} images'
+        print_log(f'instance selective whitening: choosing pairs of channels in {looks}', 'current')
         states = get_rng_state()
         try:
             torch.manual_seed(torch.initial_seed() + self.begin)
@@ -130,11 +136,7 @@ class ISWHook(Hook):
         finally:
             set_rng_state(states)
         told = ', '.join(f'{name} {count}' for name, count in chosen.items())
-        print_log(
-            'instance selective whitening: pairs of channels chosen that react in '
-            f'{self.trials} trials of {self.images} images: {told}',
-            'current',
-        )
+        print_log(f'instance selective whitening: pairs of channels that react in {looks}: {told}', 'current')
 
     def _batches(self, loader: DataLoader, model: BaseModel) -> _Trial:
         dataset = loader.dataset if self.pipeline is None else with_pipeline(loader.dataset, self.pipeline)

@@ -22,6 +22,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..trust import trust_folder
 from .checkpoint import check_resumable, load_local, refusing
 from .host import has_loaded, set_start, start_of, trains
 
@@ -35,7 +36,7 @@ def peek(path: str) -> Mapping:
         ValueError: the file is cut off, is no checkpoint, or holds code.
     """
     try:
-        with refusing(path):
+        with refusing(path, path):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except ValueError:  # also of an older format, or on a file system without mapping
         return load_local(path, map_location='cpu')
@@ -138,6 +139,8 @@ def choosing(load_or_resume: Callable) -> Callable:
 
     @functools.wraps(load_or_resume)
     def run(self: Runner) -> None:
+        for folder in (self.work_dir, *folders_of(self)):
+            trust_folder(folder)
         if trains(self) and not has_loaded(self):
             _choose(self)
         load_or_resume(self)

@@ -9,12 +9,33 @@ import torch
 from mmengine.dataset import Compose
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
 
 Batch = Mapping[str, Tensor | Sequence]  # as a loader gives it: in each entry something for each image
+
+
+@DATASETS.register_module()
+class UnlabelledImages(Dataset):
+    """Images without labels, through the transforms of a config.
+
+    Args:
+        files: Their paths.
+        pipeline: Of a data set with labels; its steps of the type `LoadAnnotations` are left out.
+    """
+
+    def __init__(self, files: Sequence[str], pipeline: Sequence[Mapping[str, object]]) -> None:
+        self.files = list(files)
+        self.pipeline = Compose([step for step in pipeline if step['type'] != 'LoadAnnotations'])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.pipeline({'img_path': self.files[index]})
 
 
 def domains(dataset: Any) -> list[str | None]:

@@ -77,7 +77,9 @@ def _separate_gates(cfg: Config, method: Method) -> None:
 def _select_pairs(cfg: Config, method: Method) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
     if 'ISWHook' not in {hook['type'] for hook in hooks}:
-        cfg.custom_hooks = [*hooks, ConfigDict(type='ISWHook')]
+        replaceable = 'pipeline' in cfg.get('train_dataloader', {}).get('dataset', {})
+        whole = {'pipeline': cfg.whole_pipeline} if replaceable and 'whole_pipeline' in cfg else {}
+        cfg.custom_hooks = [*hooks, ConfigDict(type='ISWHook', **whole)]
 
 
 def _run_recipe(cfg: Config, method: Method) -> None:

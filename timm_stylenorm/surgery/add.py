@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import NormLayer, StyleLayer
+from ..layers.norms import dim_of
 from ..methods import Method, Placement, get_method
 from .attachment import Attachment, Attachments, attachments_of_model, replaces_norm
 from .context import override_attr
-from .hooks import attach, detach_all, owner_of, replace
+from .hooks import attach, detach_all, owner_of, replace, slots_open
 from .layouts import Unchecked, settle
+from .meta import dim_of_images
 from .probe import Arrivals, probe
-from .sites import Site, find_sites, sites_within
+from .site import Site
+from .sites import find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
 Style = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
@@ -61,17 +64,17 @@ def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Mod
 
 
 def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
-    seen = probe(model, [site for request in requests for site in request.sites])
-    plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
-    taken: dict[object, str] = {
-        (owner, method): method for owner, style in attachments_of_model(model) for method in style
-    }
-    for plan in plans:
-        _check(plan, taken)
-    for plan in plans:
-        if plan.site.where != 'replace':
-            attach(plan.site, plan.method, plan.layer)
-    replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
+    sites = [site for request in requests for site in request.sites]
+    with slots_open(model, sites):
+        seen = probe(model, sites)
+        plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
+        taken: dict[Any, str] = {(owner, name): name for owner, style in attachments_of_model(model) for name in style}
+        for plan in plans:
+            _check(plan, taken)
+        for plan in plans:
+            if plan.site.where != 'replace':
+                attach(plan.site, plan.method, plan.layer)
+        replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
     return model
 
 
@@ -137,18 +140,22 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
 
 def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
     """All layers of one method, built but not put into the model."""
-    name, method = request.method, request.row
+    name, method, dim = request.method, request.row, dim_of_images(model)
     plans = []
     for site in request.sites:
         replaces = site.where == 'replace'
-        (_check_replacement if replaces else _check_addition)(name, method, site)
+        _check_placement(name, method, site, dim)
         unchecked, arrivals = None, seen.get((site.name, site.where))
         if arrivals is not None:
             site = settle(site, arrivals, 'channel_dim' in request.layout, 'prefix_tokens' in request.layout)
         elif not replaces:
             layout = site.channels, site.channel_dim, site.prefix_tokens
-            unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout))
-        layer = _replacement(method, site, request.kwargs) if replaces else _addition(model, name, request, site)
+            unchecked = Unchecked(site.label, site.name, *layout, told=bool(request.layout), dim=dim)
+        if replaces:
+            kind: Any = method.layer
+            layer = kind.forms.get(dim_of(site.module, dim), kind).from_norm(site.module, **request.kwargs)
+        else:
+            layer = _addition(model, name, request, site)
         if request.frozen:
             _follow(layer, site.module)
         elif not replaces:
@@ -168,40 +175,33 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
     return plans
 
 
-def _check_replacement(name: str, method: Method, site: Site) -> None:
+def _check_placement(name: str, method: Method, site: Site, dim: int) -> None:
+    if site.where != 'replace':
+        if method.placement is Placement.REPLACE:
+            raise ValueError(
+                f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
+                "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
+            )
+        return
     if method.placement is Placement.INSERT:
-        raise ValueError(
-            f'style method {name!r} attaches to a module, and {site.name!r} is a norm layer, which SyncBatchNorm '
-            "converters replace together with what is attached; use 'convs', stages, or names of blocks"
-        )
+        use = "'blocks.residual', 'convs', stages, or names of blocks"
+        raise ValueError(f'style method {name!r} replaces no norms, and {site.name!r} is a norm layer; use {use}')
     if isinstance(site.module, NormLayer):
         other = str(site.module.attachment or type(site.module).__name__).partition('.')[0]
         if other == name:
             raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
         raise ValueError(_both_replace(other, name, site))
-    if not is_batch_norm(site.module):
+    if not is_batch_norm(site.module, dim):
         raise ValueError(
             f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
-        )
-
-
-def _replacement(method: Method, site: Site, kwargs: Mapping[str, object]) -> StyleLayer:
-    layer: Any = method.layer
-    return layer.from_norm(site.module, **kwargs)
-
-
-def _check_addition(name: str, method: Method, site: Site) -> None:
-    if method.placement is Placement.REPLACE:
-        raise ValueError(
-            f'style method {name!r} replaces norm layers, and {site.name!r} is {type(site.module).__name__}; use '
-            "'batch_norms', 'norms', 'stage1.norm1', or names of norm layers"
         )
 
 
 def _addition(model: nn.Module, name: str, request: _Request, site: Site) -> StyleLayer:
     if site.channels is None and request.row.needs_channels:
         raise ValueError(f'style method {name!r}: the number of channels at {site.name!r} cannot be told')
-    layer = request.row.layer(site.channels, **request.kwargs)
+    with torch.device('cpu'):  # whatever device models are built on
+        layer = request.row.layer(site.channels, **request.kwargs)
     like = next(site.module.parameters(), next(model.parameters(), None))
     if like is not None:
         layer.to(like.device, like.dtype)
@@ -288,13 +288,12 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
     if domains is not None and not isinstance(domains, Tensor):
         known = list(dict.fromkeys(domains))
         domains = torch.tensor([known.index(label) for label in domains])
-    for _, layer in [*style_layers(model)]:
-        if hasattr(layer, 'domains'):
-            layer.domains = domains  # type: ignore[assignment]
+    layers: list[Any] = [layer for _, layer in style_layers(model) if hasattr(layer, 'domains')]
+    for layer in layers:
+        layer.domains = domains
 
 
 def style_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names, as in `model.named_parameters()`, and parameters of all style layers."""
-    for name, module in model.named_modules():
-        if isinstance(module, StyleLayer):
-            yield from module.named_parameters(prefix=name)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, StyleLayer)]
+    yield from dict(pair for name, layer in layers for pair in layer.named_parameters(prefix=name)).items()

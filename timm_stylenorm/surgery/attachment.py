@@ -6,8 +6,7 @@ from collections.abc import ValuesView
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
-from torch import nn
-from torch.utils.hooks import RemovableHandle
+from torch import fx, nn
 
 from ..layers import NormLayer, StyleLayer
 
@@ -43,6 +42,11 @@ class Attachment:
         """'snr.stage1', the layer's label."""
         return f'{self.method}.{self.site}'
 
+    def refuse_tracing(self, x: object, why: str) -> None:
+        """Raise a NotImplementedError where `x` is what `torch.fx` traces with."""
+        if isinstance(x, fx.Proxy):
+            raise NotImplementedError(f'{self}: torch.fx cannot trace the model with the style at {self.name!r}: {why}')
+
     @property
     def asked(self) -> str:
         """What a user asked for: the recipe, or the method."""
@@ -54,13 +58,11 @@ class Attachments(nn.ModuleDict):
 
     Attributes:
         muted: The layers do not run while this is true.
-        handles: Of the hooks that run them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.muted = False
-        self.handles: list[RemovableHandle] = []
 
     if TYPE_CHECKING:
 

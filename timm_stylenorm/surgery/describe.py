@@ -44,5 +44,5 @@ def _places(layers: list[tuple[str, StyleLayer]]) -> str:
 
 
 def _added(layer: StyleLayer) -> int:
-    own = sum(p.numel() for name, p in layer.named_parameters() if not name.startswith('act.'))
+    own = sum(p.numel() for name, p in layer.named_parameters() if not name.startswith(('act.', 'style.')))
     return own - (2 * layer.num_features if replaces_norm(layer) else 0)  # only norms with weights are replaced

@@ -1,22 +1,28 @@
 """How a layer hangs on a module, or stands in the place of one.
 
 Hooks are plain functions that look the child `style` up, so that a copied model and a replica run their own layers.
+
+What puts another module in the place of a norm layer (SyncBatchNorm converters, freezing) leaves its hooks behind, and
+some its children. `_hang_again` is told by torch when a module gets a child, and puts them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
-from ..host import HOOKS_OF_FORWARD
 from ..layers import StyleLayer
-from .attachment import Attachments
+from ..torch_host import HOOKS_OF_FORWARD
+from .attachment import Attachment, Attachments
 from .context import override_attr
-from .sites import Site
+from .site import Site
+from .structure import NORMS
+from .sums import Slot
 
 
 class _Counted(nn.Module):
@@ -57,6 +63,7 @@ def _run(module: nn.Module, x: Tensor, position: str, of_container: bool = False
         if record.position == position and record.of_container == of_container:
             unchecked = record.unchecked
             if unchecked is not None:
+                record.refuse_tracing(x, 'nobody has seen what arrives there: run it once before')
                 unchecked.check(x)
                 record.unchecked = None
             if layer.enabled:
@@ -76,9 +83,21 @@ def _run_style_of_container(module: nn.Module, args: object, output: Tensor) -> 
     return _run(module, output, 'after', of_container=True)
 
 
-def _run_style_before(module: nn.Module, args: tuple[Tensor]) -> Tensor:
+def _run_style_before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The forward pre-hook."""
-    return _run(module, args[0], 'before')
+    return _first_restyled(module, args, of_container=False)
+
+
+def _run_style_before_container(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The forward pre-hook of a container."""
+    return _first_restyled(module, args, of_container=True)
+
+
+def _first_restyled(module: nn.Module, args: tuple[Tensor, ...], of_container: bool) -> tuple[Tensor, ...]:
+    if args:
+        return (_run(module, args[0], 'before', of_container), *args[1:])
+    labels = ', '.join(str(layer.attachment) for layer in _held_by(owner_of(module)).values())
+    raise TypeError(f'{labels}: {type(module).__name__} must get its first argument by position, not by name')
 
 
 def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor:
@@ -87,8 +106,10 @@ def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor
     return _run(module, args[0], 'before') if module.style_calls == module.style_wanted else args[0]
 
 
-def _begin_calls(block: _Block, args: object) -> None:
+def _begin_calls(block: _Block, args: tuple[object, ...]) -> None:
     """The forward pre-hook of that block."""
+    for layer in block.relu.style.values():
+        layer.attachment.refuse_tracing(args[0] if args else None, 'its last call gets lost')
     block.relu.style_calls = 0
 
 
@@ -101,7 +122,9 @@ def _check_calls(block: _Block, args: object, output: object) -> None:
         )
 
 
-_HOOKS = (_run_style, _run_style_of_container, _run_style_before, _run_style_at_the_last_call)
+_HOOKS = (
+    _run_style, _run_style_of_container, _run_style_before, _run_style_before_container, _run_style_at_the_last_call
+)  # fmt: skip
 
 
 def attach(site: Site, method: str, layer: StyleLayer) -> None:
@@ -119,29 +142,50 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
         vars(owner)['plain_style'] = vars(owner).pop('style')
     if not hasattr(owner, 'style'):
         owner.style = Attachments().train(owner.training)
-    style = _held_by(owner)
-    style[method] = layer
-    if site.where == 'after':
-        of_container = owner is not module  # the owner may be a place of its own
-        layer.attachment.of_container = of_container
-        hook: Callable[..., object] = _run_style_of_container if of_container else _run_style
-        _hook_once(style, module._forward_hooks, module.register_forward_hook, hook)
-    elif site.block is None:
-        _hook_once(style, module._forward_pre_hooks, module.register_forward_pre_hook, _run_style_before)
+    _held_by(owner)[method] = layer
+    layer.attachment.of_container = owner is not module  # the owner may be a place of its own
+    if site.block is None:
+        _hang(module, layer.attachment)
     else:
         vars(module).update(style_calls=0, style_wanted=site.calls)
         before, block = module._forward_pre_hooks, site.block
-        _hook_once(style, before, module.register_forward_pre_hook, _run_style_at_the_last_call)
-        _hook_once(style, block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
-        _hook_once(style, block._forward_hooks, block.register_forward_hook, _check_calls)
+        _hook_once(before, module.register_forward_pre_hook, _run_style_at_the_last_call)
+        _hook_once(block._forward_pre_hooks, block.register_forward_pre_hook, _begin_calls)
+        _hook_once(block._forward_hooks, block.register_forward_hook, _check_calls)
 
 
-def _hook_once(
-    style: Attachments, present: Mapping[int, object], register: Callable[..., RemovableHandle], hook: object
-) -> None:
+def _hang(module: nn.Module, record: Attachment) -> None:
+    if record.position == 'after':
+        hook: Callable[..., object] = _run_style_of_container if record.of_container else _run_style
+        _hook_once(module._forward_hooks, module.register_forward_hook, hook)
+    else:
+        hook = _run_style_before_container if record.of_container else _run_style_before
+        _hook_once(module._forward_pre_hooks, module.register_forward_pre_hook, hook)
+
+
+def _hook_once(present: Mapping[int, object], register: Callable[..., RemovableHandle], hook: object) -> None:
     """Register a hook before those of others, to whom what the module returns is styled."""
     if hook not in present.values():
-        style.handles.append(register(hook, prepend=True))
+        register(hook, prepend=True)
+
+
+def _hang_again(module: nn.Module, name: str, child: nn.Module | None) -> None:
+    """A module that has taken the layers of another one over runs them; one that stands in the place of a norm layer
+    takes them over."""
+    if name == 'style' and isinstance(child, Attachments):
+        for layer in child.values() if 'style_wanted' not in vars(module) else ():
+            if not layer.attachment.of_container:
+                _hang(module, layer.attachment)
+        return
+    old = module._modules.get(name)
+    if child is None or not isinstance(old, NORMS) or old in child.modules():  # which would wrap it
+        return
+    style = old._modules.get('style')
+    if isinstance(style, Attachments) and 'style' not in child._modules:
+        child.style = style
+
+
+register_module_module_registration_hook(_hang_again)
 
 
 def replace(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
@@ -149,6 +193,8 @@ def replace(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
     for old, new in layers.items():
         for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
             getattr(new, hooks).update(getattr(old, hooks))
+        if attachments_of(old) is not None:
+            new.style = old.style
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in layers:
@@ -215,13 +261,36 @@ def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
 
 def detach_all(model: nn.Module) -> None:
     """Take off what `attach` has put on."""
+    ours = (*_HOOKS, _begin_calls, _check_calls)
     for module in list(model.modules()):
         for name in ('style_calls', 'style_wanted'):
             vars(module).pop(name, None)
-        style = module._modules.get('style')
-        if isinstance(style, Attachments):
-            for handle in style.handles:
-                handle.remove()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if hook in ours]:
+                del hooks[key]
+        if isinstance(module._modules.get('style'), Attachments):
             del module._modules['style']
             if 'plain_style' in vars(module):
                 module.style = vars(module).pop('plain_style')
+    _close_slots(model)
+
+
+@contextmanager
+def slots_open(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
+    """Within, the modules of sites stand in the empty places of blocks; afterwards those with a layer do."""
+    try:
+        for site in sites:
+            if site.slot_of is not None:
+                setattr(site.slot_of, site.name.rpartition('.')[2], site.module.train(site.slot_of.training))
+        yield
+    finally:
+        _close_slots(model)
+
+
+def _close_slots(model: nn.Module) -> None:
+    """Leave the places empty again where no layer is."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Slot) and attachments_of(child) is None:
+                delattr(module, name)
+                setattr(module, name, None)

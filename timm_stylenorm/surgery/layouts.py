@@ -2,9 +2,10 @@
 
 A layout is (channel_dim, prefix_tokens). It fits where every call of both forwards
 
-    is one tensor of rank 3 or 4 whose first axis is the images of the batch,
+    is one tensor of rank 3 to 5 whose first axis is the images of the batch,
     has the same number of channels,
-    is otherwise a map: (h, w) with the ratio of the images, or as many tokens after the prefix as such a map has.
+    is otherwise a map: (h, w) with the ratio of the images, or as many tokens after the prefix as such a map has. Of
+    signals (l), and of clips and volumes (d, h, w), the last axis must grow as theirs does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from .probe import Arrivals, Call, Shape
-from .sites import Site
+from .meta import Shape
+from .probe import Arrivals, Call
+from .site import Site
 
 Layout = tuple[int, int]
 _SLACK = 4  # positions that a stem without padding takes from a map
@@ -40,7 +42,8 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
     if site.where == 'replace':
         if all(_is_batch(call.shape, n) for n, calls in _batches(seen) for call in calls):
             return site
-        raise ValueError(_misfit(site, seen, 'a norm layer of maps takes (N, C, H, W) of whole images'))
+        maps = {3: '(N, C, L) of whole signals', 4: '(N, C, H, W) of whole images', 5: '(N, C, D, H, W)'}
+        raise ValueError(_misfit(site, seen, f'a norm layer of maps takes {maps[len(seen.images[0])]}'))
     dims = [site.channel_dim] if told else list(dict.fromkeys((site.channel_dim, 1, -1)))
     prefixes = [site.prefix_tokens] if prefix_told else list(dict.fromkeys((site.prefix_tokens, 0)))
     fits = []
@@ -51,9 +54,7 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
     if not fits or (told and prefix_told and fits[0][0][1] != site.prefix_tokens):
         expected = f'(channel_dim={site.channel_dim}, prefix_tokens={site.prefix_tokens}) ' if told else ''
         raise ValueError(
-            _misfit(
-                site, seen, f'expected one map (N, C, h, w), (N, h, w, C) or tokens (N, L, C) {expected}of the images'
-            )
+            _misfit(site, seen, f'expected one map {_maps(seen)} or tokens (N, L, C) {expected}of the images')
         )
     exact = [fit for fit in fits if fit[2]] or fits
     layout, channels, _ = exact[0]
@@ -62,6 +63,11 @@ def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = F
     if site.promised not in (None, channels):
         raise ValueError(_misfit(site, seen, f'feature_info says {site.promised} channels'))
     return replace(site, channels=channels, channel_dim=layout[0], prefix_tokens=layout[1])
+
+
+def _maps(seen: Arrivals) -> str:
+    axes = {3: 'l', 4: 'h, w', 5: 'd, h, w'}[len(seen.images[0])]
+    return f'(N, C, {axes}), (N, {axes}, C)'
 
 
 def _batches(seen: Arrivals) -> list[tuple[int, Sequence[Call]]]:
@@ -73,7 +79,7 @@ def _rank(seen: Arrivals) -> int:
 
 
 def _is_batch(shape: Shape | None, n: int) -> TypeGuard[Shape]:
-    return shape is not None and len(shape) in (3, 4) and shape[0] == n
+    return shape is not None and len(shape) in (3, 4, 5) and shape[0] == n
 
 
 def _check_calls(site: Site, seen: Arrivals) -> None:
@@ -117,10 +123,19 @@ def _is_map(shapes: tuple[Shape, Shape], images: tuple[Shape, Shape], layout: La
     one, two = shapes
     if len(one) != len(two) or one[dim] != two[dim]:
         return None
-    ratio, factor = images[0][3] / images[0][2], images[1][3] // images[0][3]
+    factor = images[1][-1] // images[0][-1]
     spatial = [list(shape) for shape in shapes]
     for axes in spatial:
         del axes[dim], axes[0]
+    if len(images[0]) != 4:
+        before, before2 = ([n - prefix for n in axes[:1]] + axes[1:] for axes in spatial)
+        if before[0] < 1 or (prefix and len(before) > 1) or before[:-1] != before2[:-1]:
+            return None
+        off = abs(before2[-1] - factor * before[-1])
+        return off <= factor - 1 if off <= _SLACK * factor else None
+    ratio = images[0][3] / images[0][2]
+    if len(one) == 5:
+        return None
     if len(one) == 4:
         (h, w), (h2, w2) = spatial
         slack = _SLACK * max(1, ratio, 1 / ratio)
@@ -154,7 +169,8 @@ class Unchecked:
         label, name: Of the site.
         channels: None where they are not known.
         channel_dim, prefix_tokens: The layout.
-        told: Whether the user has said the layout; otherwise tokens must be a square map.
+        told: Whether the user has said the layout; otherwise tokens must be a square map, where ...
+        dim: ... the images have not 3 dimensions themselves.
     """
 
     label: str
@@ -163,6 +179,7 @@ class Unchecked:
     channel_dim: int
     prefix_tokens: int
     told: bool = False
+    dim: int = 4
 
     def check(self, x: object) -> None:
         """Raise a ValueError if it is not what is expected."""
@@ -173,7 +190,7 @@ class Unchecked:
             rank = 'tokens (N, L, C)' if prefix else 'a map or tokens of rank 3, 4 or 5'
         elif self.channels is not None and shape[dim] != self.channels:
             rank = f'{self.channels} channels at axis {dim}'
-        elif x.dim() == 3 and not self.told and _grid(shape[3 - dim % 3] - prefix, 1) is None:
+        elif x.dim() == 3 and self.dim == 4 and not self.told and _grid(shape[3 - dim % 3] - prefix, 1) is None:
             rank = (
                 f'a square map of tokens after {prefix} prefix tokens, or channel_dim= and prefix_tokens= in the style'
             )

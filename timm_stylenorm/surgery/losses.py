@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import StyleNormWarning
-from ..functional.backend import widen
+from ..functional.backend import is_compiling, widen
 from ..layers import AdvBN, StyleLayer
+from ..torch_host import is_sharded
 from .add import style_layers
 from .context import override_attr
 from .frozen import warn_if_at_rest
@@ -41,7 +42,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
     """
     layers = list(style_layers(model))
     refuse_wrapped(model)
-    if model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if model.training and torch.is_grad_enabled() and not is_compiling():
         warn_if_at_rest(layers)
         _warn_if_lost(layers)
     losses: dict[str, Tensor] = {}
@@ -105,14 +106,10 @@ def _gather_shards(model: nn.Module) -> None:
 
     It gathers them again for a backward pass that begins at what modules return, and these losses are no such output.
     """
-    if not torch.distributed.is_available() or 'torch.distributed.fsdp' not in sys.modules:
-        return
-    from torch.distributed.fsdp import FSDPModule
-
     for module in model.modules():
         inside = (m for m in module.modules() if isinstance(m, StyleLayer))
-        if isinstance(module, FSDPModule) and any(layer.has_loss() for layer in inside):
-            module.unshard()
+        if is_sharded(module) and any(layer.has_loss() for layer in inside):
+            methodcaller('unshard')(module)
 
 
 def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:

@@ -1,35 +1,23 @@
 """What arrives at places in a model: two forwards on the meta device, which compute shapes and touch nothing.
 
-The images of the second forward are more and wider, where the model takes that. All that a module holds is put back
-afterwards: parameters, buffers, other tensors, modes, hooks, caches that a forward fills, and the states of the random
-generators. Hooks of others do not run. A probe must not run beside another forward of the same model.
+The images of the second forward are more and wider, where the model takes that.
 """
 
 from __future__ import annotations
 
-import random
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from timm.layers import BatchNormAct2d, LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from ..host import HOOKS_OF_FORWARD, compiled_call_off, unwrapped, within_compiled
+from .meta import Shape, forward, image_channels, image_sizes, on_meta, root_of
 
 if TYPE_CHECKING:
-    from .sites import Site
+    from .site import Site
 
-Shape = tuple[int, ...]
 BATCHES = (5, 7)
-# Modules that keep the shape: torch takes most of a forward on the meta device to compute what they return
-_KEEPS_SHAPE = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
-_KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
-SIZES = (224, 256, 64, 299, 512)
 
 
 @dataclass(frozen=True)
@@ -77,12 +65,12 @@ def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, st
     None: no forward could be run. The model takes something else than images, looks at values, or raised an error of
     its own for every size that was tried.
     """
-    model = _root(model)
+    model = root_of(model)
     with ExitStack() as stack:
         try:
-            stack.enter_context(_on_meta(model))
-            for channels in _channels(model):
-                for size in _sizes(model):
+            stack.enter_context(on_meta(model))
+            for channels in image_channels(model):
+                for size in image_sizes(model):
                     found = _run_twice(model, sites, channels, size)
                     if found is not None:
                         return found
@@ -91,44 +79,15 @@ def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, st
     return None
 
 
-def _root(model: nn.Module) -> nn.Module:
-    """The model within compilers and within wrappers that communicate."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = model.module if isinstance(model, wrappers) else within_compiled(model)
-        if inner is None:
-            return model
-        model = inner
-
-
-def _channels(model: nn.Module) -> list[int]:
-    """Numbers of image channels to try: those of the first convolution, and 3."""
-    convs = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return list(dict.fromkeys([next(convs, 3), 3]))
-
-
-def _sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """Image sizes to try: the model's own first."""
-    inner = unwrapped(model)
-    sizes: list[object] = [getattr(m, 'img_size', None) for m in (inner, getattr(inner, 'patch_embed', None))]
-    for name in ('pretrained_cfg', 'default_cfg'):
-        cfg = getattr(inner, name, None)
-        sizes.append((cfg.get('input_size') or (None,))[-2:] if isinstance(cfg, dict) else None)
-    pairs = [(size, size) if isinstance(size, int) else size for size in [*sizes, *SIZES]]
-    known = [tuple(pair) for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2]
-    return list(dict.fromkeys(pair for pair in known if all(isinstance(n, int) for n in pair)))
-
-
 def _run_twice(
-    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: tuple[int, int]
+    model: nn.Module, sites: Sequence[Site | Place], channels: int, size: Shape
 ) -> dict[tuple[str, str], Arrivals] | None:
-    height, width = size
-    first = BATCHES[0], channels, height, width
+    first = BATCHES[0], channels, *size
     one = _run(model, sites, first)
     if one is None:
         return None
     for factor in (2, 1):
-        second = BATCHES[1], channels, height, factor * width
+        second = BATCHES[1], channels, *size[:-1], factor * size[-1]
         two = _run(model, sites, second)
         if two is not None:
             return {
@@ -145,15 +104,10 @@ _Seen = dict[tuple[str, str], tuple[tuple[Call, ...], tuple[int, ...]]]
 def _run(model: nn.Module, sites: Sequence[Site | Place], shape: Shape) -> _Seen | None:
     """One forward; None where it raises an error."""
     recorders = {(site.name, site.where): _Recorder(site) for site in sites}
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    try:
-        model(torch.empty(shape, dtype=dtype, device='meta'))
-    except Exception:  # whatever a model raises for images that it does not take
-        return None
-    finally:
-        for recorder in recorders.values():
-            recorder.remove()
-    return {key: recorder.seen() for key, recorder in recorders.items()}
+    whole = forward(model, shape)
+    for recorder in recorders.values():
+        recorder.remove()
+    return {key: recorder.seen() for key, recorder in recorders.items()} if whole else None
 
 
 class _Recorder:
@@ -201,84 +155,3 @@ def _call(value: object) -> Call:
     items = list(value.values()) if isinstance(value, dict) else value
     inside = ', '.join(_call(item).text for item in items) if isinstance(items, list | tuple) else ''
     return Call(None, f'a {type(value).__name__}' + (f' of {inside}' if inside else ''))
-
-
-@contextmanager
-def _on_meta(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation on the meta device, without hooks; afterwards everything is as it was."""
-    modules = list(model.modules())
-    kept = [(vars(module), dict(vars(module)), _contents(vars(module))) for module in modules]
-    states = torch.get_rng_state(), random.getstate()
-    twins: dict[int, Tensor] = {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.device('meta'))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter('ignore')
-        if any(hasattr(module, '_orig_mod') for module in modules):
-            stack.enter_context(torch.compiler.set_stance('force_eager'))
-        try:
-            for attributes, _, _ in kept:
-                _swap(attributes, lambda tensor: _twin(tensor, twins))
-            for module in modules:
-                _shorten(module)
-            yield
-        finally:
-            for attributes, before, contents in kept:
-                attributes.clear()
-                attributes.update(before)
-                for container, inside in contents:
-                    container.clear()
-                    (container.extend if isinstance(container, list) else container.update)(inside)
-            torch.set_rng_state(states[0])
-            random.setstate(states[1])
-
-
-def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """The containers that a module holds, with copies of what is in them."""
-    kinds = (dict, OrderedDict, list, set)
-    return [(value, type(value)(value)) for value in attributes.values() if type(value) in kinds]
-
-
-def _swap(attributes: dict[str, Any], twin: Callable[[Tensor], Tensor]) -> None:
-    """Put the twins of tensors into a module and into the containers that it holds; empty its hooks; evaluate."""
-    for name, value in list(attributes.items()):
-        if name in HOOKS_OF_FORWARD:
-            value.clear()
-        elif isinstance(value, Tensor):
-            attributes[name] = twin(value)
-        elif type(value) is tuple and any(isinstance(item, Tensor) for item in value):
-            attributes[name] = tuple(twin(item) if isinstance(item, Tensor) else item for item in value)
-        elif type(value) in (dict, OrderedDict, list) and value:
-            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                if isinstance(item, Tensor):
-                    value[key] = twin(item)
-    attributes['training'] = False
-    if attributes.get('grad_checkpointing'):
-        attributes['grad_checkpointing'] = False
-    compiled_call_off(attributes)
-
-
-def _twin(tensor: Tensor, twins: dict[int, Tensor]) -> Tensor:
-    """A tensor of the same shape, strides and dtype on the meta device, the same one for the same tensor."""
-    if id(tensor) not in twins:
-        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
-        parameter = isinstance(tensor, nn.Parameter)
-        twins[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if parameter else empty
-    return twins[id(tensor)]
-
-
-def _shorten(module: nn.Module) -> None:
-    """Let a module that keeps the shape do nothing, within `_on_meta`."""
-    kind = type(module)
-    if kind in _KEEPS_SHAPE:
-        vars(module)['forward'] = _same
-    elif kind in _KEEPS_SHAPE_COPIES:
-        vars(module)['forward'] = torch.Tensor.contiguous
-    elif type(module) is BatchNormAct2d:
-        drop, act = module.drop, module.act
-        vars(module)['forward'] = lambda x: act(drop(x))
-
-
-def _same(x: Tensor) -> Tensor:
-    return x

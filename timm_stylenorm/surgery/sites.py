@@ -8,11 +8,19 @@
     stem.norm         that norm layer
     stem.pool         the max pooling after it; nothing in a model without one
     blocks            every block of every stage
+    blocks.residual   in every block with a residual sum: what its main branch adds, after the last norm layer, ...
+    blocks.identity   ... what its shortcut adds, ...
+    blocks.pre        ... the block's input on the main branch alone, ...
+    blocks.sum        ... and the sum, before the activation that follows; see `residual`
     stage1 ... stageN the feature levels after the stem: a layer goes after the last block of the stage
     stage1.blocks     every block of the stage
+    stage1.residual   as blocks.residual, in every block of the stage; so are stage1.identity, stage1.pre, and
+    stage1.blocks.sum as blocks.sum
     stage1.norm1      the first norm layer of every block of the stage
     stage1.sum        the residual sum at the end of the stage, before its activation
-    anything else     a module's name, or a glob over the names ('layer[12].*.conv2')
+    input             what the model is given: its images
+    anything else     a module's name, or a glob over the names ('layer[12].*.conv2'); of a block with one of the parts
+                      of a residual sum, too ('layer1.0.residual', 'layer[12].*.sum')
 
 Stages come from timm's `feature_info`; from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg); else they
 are where a probe sees that maps become smaller (mmseg's MobileNet, UNet, FastSCNN and others).
@@ -23,13 +31,15 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import no_site
-from ..host import FeatureGraphNet, last_child
+from ..host import FeatureGraphNet
+from ..torch_host import last_child
+from .residual import residual_sites
+from .site import Site
 from .structure import (
     NORMS,
     SEVERAL_MAPS,
@@ -44,35 +54,7 @@ from .structure import (
     out_channels,
     stem_of,
 )
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place for a style layer.
-
-    Attributes:
-        label: 'stage1', or the module's name for sites that name many modules.
-        name: Name of `module` in the model.
-        module: The module whose output is restyled; of `where='before'` its input; of `where='replace'` a norm layer.
-        channels: Channels there; None where they cannot be told.
-        where: 'after', 'before' or 'replace'.
-        block: Of a module that its block calls several times, for `where='before'`: that block, ...
-        calls: ... and how often; the last call is meant.
-        channel_dim: Where the channels are, 1 or -1.
-        prefix_tokens: Class and register tokens at the front, which belong to no map.
-        promised: Channels of the stage in `feature_info`; no others may arrive.
-    """
-
-    label: str
-    name: str
-    module: nn.Module
-    channels: int | None
-    where: str = 'after'
-    block: nn.Module | None = None
-    calls: int = 1
-    channel_dim: int = 1
-    prefix_tokens: int = 0
-    promised: int | None = None
+from .sums import PARTS as RESIDUAL
 
 
 def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = False) -> list[Site]:
@@ -91,10 +73,10 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
         raise ValueError(
             'a traced graph has no modules to attach to: feature_cls="fx" does not work with style methods'
         )
-    found: dict[str, Site] = {}
+    found: dict[tuple[str, str], Site] = {}
     for name in [names] if isinstance(names, str) else names:
         for site in _find(model, name, tokens):
-            found.setdefault(site.name, site)
+            found.setdefault((site.name, site.where), site)
     if not found:
         asked = [names] if isinstance(names, str) else list(names)
         if not asked:
@@ -115,7 +97,8 @@ def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 def site_names(model: nn.Module) -> list[str]:
     """The sites that a model has, without the names of its modules."""
-    names = [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in _PARTS)]
+    parts = [*_PARTS, 'blocks.sum']
+    names = [*_KINDS, *levels_of(model), *(f'{stage}.{part}' for stage in blocks_of(model) for part in parts)]
     return [name for name in names if _has(model, name)]
 
 
@@ -136,10 +119,12 @@ def _find(model: nn.Module, name: str, tokens: bool = False) -> list[Site]:
         if not blocks:
             raise ValueError(f'site {name!r}: {stage} of {type(model).__name__} does not consist of blocks')
         return _PARTS[part](model, name, blocks)
+    if name not in dict(model.named_modules()) and name.rpartition('.')[2] in RESIDUAL:
+        return _residual_parts(model, name)
     if name in levels:
         path, channels = levels[name]
         blocks = blocks_of(model).get(name)
-        if blocks and isinstance(model.get_submodule(path), NORMS):  # DenseNet ends with a norm
+        if blocks and isinstance(_last_of(path, model.get_submodule(path))[1], NORMS):  # DenseNet ends with a norm
             path = blocks[-1][0].rpartition('.')[0]
         return [_place(model, name, path, channels, tokens)]
     modules = dict(model.named_modules())
@@ -214,11 +199,37 @@ def _residual_sum(model: nn.Module, name: str, blocks: list[Named]) -> list[Site
     if act in children and len(convs) > 1:  # timm: an activation of its own
         return [Site(name, f'{path}.{act}', children[act], channels, 'before')]
     if 'relu' in children and len(convs) > 1:  # torchvision, mmseg: one module after each convolution and the sum
-        return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(convs))]
+        kind = type(children['relu'])
+        bare = [
+            k for k in convs if not isinstance(_last_of(k, children[k])[1], kind)
+        ]  # of video: (conv, norm, act), (conv, norm)
+        return [Site(name, f'{path}.relu', children['relu'], channels, 'before', block, len(bare))]
     raise ValueError(
         f'site {name!r}: {path!r} ({type(block).__name__}) has no activation after a residual sum; '
         f'{name.partition(".")[0]!r} means after the block'
     )
+
+
+def _residual_parts(model: nn.Module, name: str, blocks: list[Named] | None = None) -> list[Site]:
+    """A part of the residual sums of blocks, of which the name tells without `blocks`."""
+    of, _, part = name.rpartition('.')
+    every = {path: stage for stage, found in blocks_of(model).items() for path, _ in found}
+    if blocks is not None:
+        chosen = [path for path, _ in blocks]
+    elif of == 'blocks':
+        chosen = list(every)
+    else:
+        chosen = [path for path, stage in every.items() if of == f'{stage}.blocks'] or fnmatch.filter(every, of)
+    if not every:
+        raise ValueError(f'site {name!r}: the stages of {type(model).__name__} do not consist of blocks')
+    if not chosen:
+        raise ValueError(no_site(type(model).__name__, name, site_names(model)))
+    return residual_sites(model, name, part, chosen)
+
+
+def _input(model: nn.Module, name: str) -> list[Site]:
+    conv = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    return [Site(name, '', model, conv.in_channels if conv else None, 'before')]
 
 
 _KINDS = {
@@ -229,8 +240,23 @@ _KINDS = {
     'stem.norm': _stem,
     'stem.pool': _stem,
     'blocks': _all_blocks,
+    **{f'blocks.{part}': _residual_parts for part in RESIDUAL},
+    'input': _input,
 }
-_PARTS = {'blocks': _after_blocks, 'norm1': _first_norms, 'sum': _residual_sum}
+_PARTS = {
+    'blocks': _after_blocks,
+    'norm1': _first_norms,
+    'sum': _residual_sum,
+    **{part: _residual_parts for part in RESIDUAL if part != 'sum'},
+}
+
+
+def _last_of(path: str, module: nn.Module) -> Named:
+    """The module of sequences within each other that runs last."""
+    while is_sequence(module) and len(list(module.children())):
+        last, module = last_child(module)
+        path = f'{path}.{last}'
+    return path, module
 
 
 def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens: bool = False) -> Site:
@@ -242,9 +268,8 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {type(model).__name__} has no module {path!r} (a feature extractor ends before it, and '
             "stages of HRNet are no modules); name others, as in sites=('stage1', 'stage2'), or modules"
         ) from None
-    while is_sequence(module) and len(list(module.children())):
-        last, module = last_child(module)
-        path = f'{path}.{last}'
+    whole = module
+    path, module = _last_of(path, module)
     if type(module).__name__ in SEVERAL_MAPS and is_sequence(getattr(module, 'blocks', None)):
         return _place(model, label, f'{path}.blocks', channels, tokens)
     if isinstance(module, NORMS):
@@ -261,5 +286,5 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
             f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
             'pass tokens there; if it does, say where their channels are: channel_dim=-1'
         )
-    found = channels or out_channels(module)
+    found = channels or out_channels(module) or out_channels(whole)  # activations, pooling, dropout do not tell
     return Site(label, path, module, found, channel_dim=layout[0], prefix_tokens=layout[1], promised=channels)

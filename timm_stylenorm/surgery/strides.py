@@ -1,23 +1,25 @@
-"""The stages of a model that names none: where its maps become smaller, as a probe sees them."""
+"""The stages of a model that names none, where its maps become smaller, and norms of vectors: what a probe tells."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import log2, sqrt
+from collections.abc import Iterator, Mapping
+from math import log2, prod
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from .probe import Arrivals, Place, probe
 
+_HEADS = {'classifier', 'head', 'heads', 'fc'}
+_vectors: WeakKeyDictionary[nn.Module, tuple[list[str], set[str]]] = WeakKeyDictionary()
 _known: WeakKeyDictionary[nn.Module, tuple[list[str], dict[str, int]]] = WeakKeyDictionary()
 
 
 def strides(model: nn.Module) -> dict[str, int]:
     """Name -> height of the images over that of the map which the module returns, to the next power of 2.
 
-    Of the children of the model, and of those of its sequences, in the order of registration, as far as each returns
-    one map or tokens of the images. Empty where no probe runs.
+    Of the children of the model but its head, and of those of its sequences before these, in the order of
+    registration, as far as each returns one map or tokens of the images. Empty where no probe runs.
     """
     parts = dict(_parts(model))
     if model not in _known or _known[model][0] != list(parts):
@@ -37,11 +39,23 @@ def stages_by_stride(model: nn.Module) -> list[str]:
     return found if len(found) > 1 else []
 
 
+def norms_of_vectors(model: nn.Module, norms: Mapping[str, nn.Module]) -> set[str]:
+    """The names of those norms at which vectors (N, C) arrive, and no maps."""
+    names = list(norms)
+    if names and (model not in _vectors or not {*names} <= {*_vectors[model][0]}):
+        seen = probe(model, [Place(name, norm) for name, norm in norms.items()]) or {}
+        short = {name for (name, _), found in seen.items() if any(len(c.shape or ()) == 2 for c in found.calls[0])}
+        _vectors[model] = names, short
+    return _vectors[model][1] if names else set()
+
+
 def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, child in model.named_children():
-        yield name, child
-        if isinstance(child, nn.Sequential | nn.ModuleList):
+        if name in _HEADS:
+            continue
+        if isinstance(child, nn.Sequential | nn.ModuleList) and name != 'stem':
             yield from ((f'{name}.{k}', m) for k, m in child.named_children())
+        yield name, child
 
 
 def _stride(seen: Arrivals) -> int:
@@ -50,8 +64,9 @@ def _stride(seen: Arrivals) -> int:
         return 0
     one, two = (calls[0].shape or () for calls in seen.calls)
     axes = [axis for axis in range(1, len(one)) if len(one) == len(two) and one[axis] != two[axis]]
-    _, _, height, width = seen.images[0]
-    if len(axes) != 1 or len(one) not in (3, 4) or one[0] != seen.images[0][0]:
+    _, _, *sizes = seen.images[0]
+    if len(axes) != 1 or len(one) not in (3, 4, 5) or one[0] != seen.images[0][0]:
         return 0
-    stride = width / one[axes[0]] if len(one) == 4 else sqrt(height * width / one[axes[0]])
+    tokens = len(one) == 3 and len(sizes) > 1
+    stride = (prod(sizes) / one[axes[0]]) ** (1 / len(sizes)) if tokens else sizes[-1] / one[axes[0]]
     return 2 ** round(log2(max(stride, 1)))

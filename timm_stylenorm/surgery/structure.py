@@ -6,27 +6,28 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import timm.layers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torchvision.ops import FrozenBatchNorm2d
+from torch.nn.modules.pooling import _MaxPoolNd
 
-from ..host import RegStage, last_child, name_within, unwrapped
+from ..host import FrozenBatchNorm2d, FrozenBatchNormAct2d, RegStage, RmsNorm, name_within, unwrapped
 from ..layers import NormLayer
 from ..layers.norms import is_frozen
+from ..torch_host import last_child
 from .attachment import replaces_norm
-from .strides import stages_by_stride, strides
+from .meta import dim_of_images
+from .strides import norms_of_vectors, stages_by_stride, strides
 
 NORMS = (
     _BatchNorm,
     _InstanceNorm,
     nn.GroupNorm,
     nn.LayerNorm,
-    timm.layers.FrozenBatchNormAct2d,
+    FrozenBatchNormAct2d,
     FrozenBatchNorm2d,
-    timm.layers.RmsNorm,
+    RmsNorm,
     NormLayer,
 )
 SEQUENCES = (nn.Sequential, nn.ModuleList, RegStage)  # run their children one after the other
@@ -85,7 +86,7 @@ def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     for name in ('stages', 'layers'):
         if not paths and isinstance(children.get(name), nn.ModuleList | nn.Sequential):
-            found = [f'{name}.{i}' for i in range(len(list(children[name].children())))]
+            found = [f'{name}.{k}' for k, child in children[name].named_children() if list(child.children())]
             paths = [path for path in found if strides(model).get(path, 4) > 2]  # without the stem
     backbones = [k for k, m in children.items() if hasattr(m, 'feature_info')]
     if len(backbones) == 1 and not paths:  # mmseg's and mmpretrain's TIMMBackbone
@@ -130,8 +131,11 @@ def _adapted(module: nn.Module) -> nn.Module:
 def batch_norms(model: nn.Module) -> Iterator[Named]:
     """Norm layers of maps that keep batch statistics, and what has replaced them."""
     inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
+    dim = dim_of_images(model)
+    found = {k: m for k, m in model.named_modules() if is_batch_norm(m, dim) and m not in inside}
+    vectors = norms_of_vectors(model, found) if dim == 3 else set()
     for name, module in model.named_modules():
-        if replaces_norm(module) or (is_batch_norm(module) and module not in inside):
+        if replaces_norm(module) or (name in found and name not in vectors):
             yield name, module
 
 
@@ -148,11 +152,16 @@ def is_sequence(module: object) -> bool:
     return isinstance(module, SEQUENCES) and type(module).forward in forwards
 
 
-def is_batch_norm(module: object) -> bool:
-    """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen."""
-    return is_frozen(module) or (
-        isinstance(module, _BatchNorm) and not isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d)
-    )
+def is_batch_norm(module: object, dim: int = 4) -> bool:
+    """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen.
+
+    Args:
+        module: Anything.
+        dim: Dimensions of the images: `BatchNorm1d` has maps in networks of signals (3) alone, else vectors and tokens.
+    """
+    if isinstance(module, nn.BatchNorm1d):
+        return dim == 3
+    return is_frozen(module) or isinstance(module, _BatchNorm)
 
 
 def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
@@ -164,11 +173,18 @@ def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
         for k, (path, _) in levels.items()
     }
     found: dict[str, list[Named]] = {}
-    for name, block in _blocks(model, ''):
+    for name, block in _all_blocks(model):
         stage = next((k for k, end in ends.items() if order[name] <= end), 'stem')
         if stage != 'stem':
             found.setdefault(stage, []).append((name, block))
     return found
+
+
+def _all_blocks(model: nn.Module) -> Iterator[Named]:
+    """The blocks of a model, or of that within one of timm's feature extractors."""
+    within = name_within(model)
+    for name, block in _blocks(unwrapped(model), ''):
+        yield f'{within}.{name}' if within else name, block
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[Named]:
@@ -200,7 +216,7 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
     modules = list(model.named_modules())
     order = {name: i for i, (name, _) in enumerate(modules)}
     levels = {level: path for level, (path, _) in levels_of(model).items() if path in order}
-    starts = [name for name, _ in _blocks(model, '') if name in order]
+    starts = [name for name, _ in _all_blocks(model) if name in order]
     starts += [path for level, path in levels.items() if level != 'stem' or not starts]
     start = min((order[name] for name in starts), default=0)
     convs = [(k, m) for k, m in modules[:start] if isinstance(m, _ConvNd)]
@@ -211,7 +227,7 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
     conv = convs[-1]
     norm = norms.get(conv[0])
     last = order[(norm or conv)[0]]
-    pools = [(k, m) for k, m in modules[last:start] if isinstance(m, nn.MaxPool2d)]
+    pools = [(k, m) for k, m in modules[last:start] if isinstance(m, _MaxPoolNd)]
     return conv, norm, pools[0] if pools else None
 
 

@@ -27,7 +27,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: it is damaged, or holds something else than names and values; names it.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding='utf-8-sig'))  # editors on Windows put a mark in front
     except ValueError as error:
         raise ValueError(f'{file} is no JSON file: {error}') from error
     if not isinstance(content, dict):

@@ -7,6 +7,7 @@ from disk import save_figure
 from PIL import Image
 
 ROWS = 2  # of each domain
+IMAGES = {'seen': 'gta5/images', 'unseen': 'cityscapes/leftImg8bit/val'}  # as predictions are filed
 
 
 def _pairs(data: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -49,7 +50,7 @@ def draw(out: Path, data: Path, methods: list[str], seed: int) -> Path:
             panels = [np.asarray(Image.open(image).convert('RGB')), colour(truth, palette)]
             for method in methods:
                 folder = out / f'{method}-seed{seed}' / 'predictions' / domain
-                file = next(folder.rglob(f'{image.stem}.png'))
+                file = folder / image.relative_to(data / IMAGES[domain]).with_suffix('.png')
                 panels.append(colour(np.asarray(Image.open(file)), palette))
             for ax, panel in zip(axes[block * ROWS + k], panels, strict=True):
                 ax.imshow(panel)

@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree works without being installed
 
 from timm_stylenorm.convert import read_state_dict
+from timm_stylenorm.datafiles import UNREADABLE, visible_files
 from timm_stylenorm.errors import unknown
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
@@ -34,7 +35,7 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         near = sorted(str(p) for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         raise FileNotFoundError(unknown('folder', str(folder), near))
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = [file for file in visible_files(folder) if file.suffix.lower() in SUFFIXES]
     if not files:
         raise FileNotFoundError(f'no image below {folder}; their names end in {", ".join(SUFFIXES)}')
     return files
@@ -51,7 +52,7 @@ def load_images(files: Sequence[Path], size: int) -> Tensor:
         try:
             with Image.open(file) as image:
                 fitted = ImageOps.fit(image.convert('RGB'), (size, size), Image.Resampling.BICUBIC)
-        except OSError as error:
+        except UNREADABLE as error:
             raise ValueError(f'cannot read the image {file}: {error}') from error
         images.append(pil_to_tensor(fitted) / 255)
     return torch.stack(images)

@@ -14,9 +14,11 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from timm_stylenorm.checkpoints import reading, save_atomic
+from timm_stylenorm.datafiles import drop_hidden
 from timm_stylenorm.files import atomic_write, claimed
 from timm_stylenorm.functional import adain
 from timm_stylenorm.recipes import build_styliser, vgg
+from timm_stylenorm.trust import trust_folder
 from timm_stylenorm.workers import end_with_parent
 
 DECAY = 5e-5  # of the learning rate: lr / (1 + DECAY * iteration)
@@ -51,6 +53,8 @@ def open_images(args: Any) -> ImageDataset:
     steps = [transforms.Resize(2 * args.size), transforms.RandomCrop(args.size), transforms.ToTensor()]
     try:
         images = ImageDataset(str(args.images), transform=transforms.Compose(steps))
+        if hasattr(images.reader, 'class_to_idx'):  # not of other kinds of sets
+            drop_hidden(images.reader, str(args.images))
     except RuntimeError as error:  # of timm, where there is no image
         raise FileNotFoundError(f'no image below {str(args.images)!r}: {error}') from error
     if len(images) < 2:
@@ -103,7 +107,8 @@ def resume(args: Any, settings: dict[str, Any], decoder: nn.Module, optimizer: A
     file = args.out / 'training.pth'
     if not file.exists():
         return 0
-    with reading(str(file)):
+    trust_folder(args.out)
+    with reading(str(file), file=file):
         state = torch.load(file, map_location='cpu', weights_only=True)
     if not isinstance(state, dict) or {'settings', 'decoder', 'optimizer', 'step'} - state.keys():
         raise ValueError(f'{file} holds no training of this tool; choose another --out')

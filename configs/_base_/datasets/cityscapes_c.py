@@ -14,7 +14,7 @@ test_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='DomainConcatDataset',
+        type='MultiDomainDataset',
         pipeline=test_pipeline,  # for all, the corruptions stay; mmseg's tools read it here
         domains=dict(
             clean=dict(**street, pipeline=test_pipeline),

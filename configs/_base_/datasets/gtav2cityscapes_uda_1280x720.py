@@ -1,10 +1,6 @@
 # The same with the images of Cityscapes' training set, at 1024x512, as the target in every batch.
 _base_ = './gtav2cityscapes_1280x720.py'
-target_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1024, 512)),
-    dict(type='PackSegInputs'),
-]
+target_pipeline = [*_base_.test_pipeline[:2], dict(type='PackSegInputs')]
 train_dataloader = dict(
     batch_size=1,
     dataset=dict(

@@ -68,7 +68,7 @@ test_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='DomainConcatDataset',
+        type='MultiDomainDataset',
         pipeline=test_pipeline,  # mmseg's tools read it here, and replace it
         keep=['mapillary'],
         only=['cityscapes', 'bdd100k', 'mapillary'],

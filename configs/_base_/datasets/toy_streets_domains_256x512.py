@@ -3,7 +3,7 @@ _base_ = './toy_streets_256x512.py'
 test_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type='DomainConcatDataset',
+        type='MultiDomainDataset',
         pipeline=_base_.test_pipeline,  # mmseg's tools read it here, and replace it
         domains=dict(seen=_base_.seen_dataset, unseen=_base_.test_dataloader.dataset),
     )

@@ -1,7 +1,5 @@
 # DeepLabV2 with a dilated ResNet-101 of output stride 8, as FADA has it: stride on the 3x3 convolution, dilations 1
-# and 2 in the first blocks of stages 3 and 4, torchvision's weights. The networks of MaxSquare and SNR have the stride
-# on the first 1x1 convolution (style='caffe'), dilations 2 and 4 from the first blocks on (contract_dilation=False) and
-# pool in ceil mode; set these for checkpoints of their code.
+# and 2 in the first blocks of stages 3 and 4, torchvision's weights; the loss is the mean over labelled pixels.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -30,7 +28,7 @@ model = dict(
         in_index=3,
         num_classes=19,
         align_corners=True,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),

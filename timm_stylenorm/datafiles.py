@@ -1,0 +1,109 @@
+"""Files of data sets as they lie on disks: which of them count, how lists of them are read, how images are shown."""
+
+import codecs
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import Any
+
+from PIL import Image
+
+JUNK = ('__MACOSX', '@eaDir')  # folders of archives made on macOS, and of Synology's stations
+ORIENTATION, SWAPS_SIDES = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for quarter turns
+# What Pillow raises for files that are damaged, empty, too large, or no images.
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def is_hidden(path: str | PurePath) -> bool:
+    """Whether a file below a data folder is not part of the data: `._NAME.png`, `.ipynb_checkpoints/NAME.png`, ...
+
+    Args:
+        path: Relative to the data folder.
+    """
+    return any(part.startswith('.') or part in JUNK for part in PurePath(path).parts)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files in a folder and below that are not hidden, sorted by path; links to folders are followed."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(place, name) for name in files if not is_hidden(name)]
+    return sorted(found)
+
+
+def without_suffix(name: str, suffix: str) -> str | None:
+    """'a' of 'a.PNG' and '.png': capitals do not matter; None where the name does not end so."""
+    return name[: len(name) - len(suffix)] if name.lower().endswith(suffix.lower()) else None
+
+
+def by_name(files: Iterable[str], suffix: str) -> dict[str, list[str]]:
+    """Files with a suffix by what stands before it; a name has two where `a.png` lies beside `a.PNG`."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(files):
+        name = without_suffix(file, suffix)
+        if name is not None:
+            found.setdefault(name, []).append(file)
+    return found
+
+
+def decode_text(data: bytes, source: object) -> str:
+    """Text as editors on any system leave it: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        ValueError: It is neither; names the source.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode('utf-16' if wide else 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{source} is no text in UTF-8: {error}') from error
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image that is turned as its EXIF data say: so OpenCV loads it, and viewers show it."""
+    width, height = image.size
+    try:
+        turned = image.getexif().get(ORIENTATION) in SWAPS_SIDES
+    except UNREADABLE:  # damaged EXIF data, which OpenCV passes over
+        turned = False
+    return (height, width) if turned else (width, height)
+
+
+def drop_hidden(images: Any, root: str, renumber: bool = True) -> None:
+    """Takes hidden files, and classes that are hidden folders, out of an image set of timm or torchvision.
+
+    Args:
+        images: A reader of timm for folders or tar files, or a folder data set of torchvision.
+        root: Its folder or file.
+        renumber: The classes are those of the folders, and not of a map that was given.
+
+    Raises:
+        FileNotFoundError: No image is left.
+    """
+    in_tar = hasattr(images, 'class_name_to_idx')
+    known: dict[str, int] = images.class_name_to_idx if in_tar else images.class_to_idx
+    paths = [sample[0].path if in_tar else os.path.relpath(sample[0], root) for sample in images.samples]
+    keep = [k for k, path in enumerate(paths) if not is_hidden(path)]
+    names = [name for name in sorted(known, key=lambda name: known[name]) if not (renumber and is_hidden(name))]
+    if len(keep) == len(paths) and len(names) == len(known):
+        return
+    if not keep:
+        raise FileNotFoundError(f"all images in '{root}' are hidden files, as file managers leave them")
+    old = [int(images.targets[k]) if in_tar else images.samples[k][1] for k in keep]
+    number = {known[name]: k if renumber else known[name] for k, name in enumerate(names)}
+    targets = [number[target] for target in old]
+    if in_tar:
+        images.samples, images.targets = images.samples[keep], targets
+        images.class_name_to_idx = {name: number[known[name]] for name in names}
+        images.class_idx_to_name = {k: name for name, k in images.class_name_to_idx.items()}
+        return
+    images.samples = [(images.samples[k][0], target) for k, target in zip(keep, targets, strict=True)]
+    images.class_to_idx = {name: number[known[name]] for name in names}
+    if hasattr(images, 'classes'):  # torchvision's
+        images.classes, images.targets, images.imgs = names, targets, images.samples

@@ -1,0 +1,38 @@
+"""A place for a style layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a style layer.
+
+    Attributes:
+        label: 'stage1', or the module's name for sites that name many modules.
+        name: Name of `module` in the model.
+        module: The module whose output is restyled; of `where='before'` its input; of `where='replace'` a norm layer.
+        channels: Channels there; None where they cannot be told.
+        where: 'after', 'before' or 'replace'.
+        block: Of a module that its block calls several times, for `where='before'`: that block, ...
+        calls: ... and how often; the last call is meant.
+        slot_of: A block that has an empty place of this name, for which the module is meant.
+        channel_dim: Where the channels are, 1 or -1.
+        prefix_tokens: Class and register tokens at the front, which belong to no map.
+        promised: Channels of the stage in `feature_info`; no others may arrive.
+    """
+
+    label: str
+    name: str
+    module: nn.Module
+    channels: int | None
+    where: str = 'after'
+    block: nn.Module | None = None
+    calls: int = 1
+    channel_dim: int = 1
+    prefix_tokens: int = 0
+    promised: int | None = None
+    slot_of: nn.Module | None = None
