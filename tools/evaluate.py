@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import load_config, parser
+from disk import claimed
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -101,8 +103,6 @@ def build(name: str, num_classes: int | None) -> tuple[nn.Module, str, str]:
     from timm_stylenorm.models import default_cfgs
 
     base, _, file = name.partition('=')
-    if file and not Path(file).is_file():
-        raise FileNotFoundError(f"no checkpoint '{file}'")
     if Path(base).suffix == '.py':
         return of_config(base, file)
     plain = base.partition('.')[0]
@@ -111,13 +111,32 @@ def build(name: str, num_classes: int | None) -> tuple[nn.Module, str, str]:
         raise ValueError(unknown('timm model', base, timm.list_models(), 'timm.list_models()'))
     classes = {} if num_classes is None else {'num_classes': num_classes}
     if file:
-        model = timm.create_model(base, checkpoint_path=file, **classes)
+        model = timm.create_model(base, **classes)
+        load(model, file)
         return model, f'{base} ({Path(file).name})', f'checkpoint {file}'
     model = timm.create_model(base, pretrained=True, **classes)
     told = f'published as {base}'
     if plain in default_cfgs:
         told = f'those of the plain network ({base}): never trained with the style of its name'
     return model, base, told
+
+
+def load(model: nn.Module, file: str) -> None:
+    """All weights of a model from a file: timm's, the Runner's or a plain one.
+
+    Raises:
+        ValueError: It holds code or no weights, or does not fit.
+    """
+    from timm_stylenorm.checkpoints import compare, read_state_dict
+    from timm_stylenorm.layers.owned import own_names
+    from timm_stylenorm.surgery.companions import training_only_keys
+
+    state = {key.removeprefix('module.').removeprefix('net.'): v for key, v in read_state_dict(file).items()}
+    state = own_names(model, state)
+    fit = compare(model.state_dict(), state, training_only_keys(model))
+    if not fit:
+        raise ValueError(f"'{file}' does not fit this {type(model).__name__}: {fit}")
+    model.load_state_dict(state, strict=False)
 
 
 def register(name: str) -> None:
@@ -137,7 +156,6 @@ def of_config(config: str, file: str) -> tuple[nn.Module, str, str]:
     """A classifier of a config with its checkpoint."""
     cfg = load_config(parser('').parse_args([config]))
     from mmengine.registry import MODELS, init_default_scope
-    from mmengine.runner import load_checkpoint
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if not file:
@@ -148,7 +166,7 @@ def of_config(config: str, file: str) -> tuple[nn.Module, str, str]:
     model = MODELS.build(cfg.model)
     if not hasattr(model, 'net'):
         raise ValueError(f'{config}: evaluate measures classifiers, and this is a {type(model).__name__}; see test.py')
-    load_checkpoint(model, file, map_location='cpu', strict=True)
+    load(model.net, file)
     shown = model.data_preprocessor
     config_of = {'mean': tuple(shown.mean.flatten().tolist()), 'std': tuple(shown.std.flatten().tolist())}
     model.net.pretrained_cfg = {**(getattr(model.net, 'pretrained_cfg', None) or {}), **config_of}
@@ -231,8 +249,10 @@ def main(argv: list[str] | None = None) -> None:
 
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         init_distributed_device(argparse.Namespace(device=args.device or 'cuda', dist_backend=None, dist_url=None))
-    results = measure(args, folders)
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    with claimed(args.out, 'this measurement', 'choose another --out') if first else nullcontext():
+        results = measure(args, folders)
+    if first:
         files = write_report(results, Path(args.out))
         print(told(results))
         print(f'written: {", ".join(str(file) for file in files)}')

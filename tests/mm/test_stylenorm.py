@@ -61,7 +61,8 @@ def test_the_help_lists_all_commands(shown, words):
 
 def test_the_help_of_a_group_lists_its_commands(shown):
     assert re.findall(r'^  (\w+ [\w-]+) ', shown('prepare', '--help'), re.M) == [
-        *('prepare gta5', 'prepare synthia', 'prepare mapillary', 'prepare cityscapes', 'prepare toy-streets'),
+        *('prepare gta5', 'prepare synthia', 'prepare mapillary', 'prepare nthu', 'prepare cityscapes'),
+        'prepare toy-streets',
     ]
 
 

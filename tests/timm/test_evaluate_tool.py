@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_mistakes_are_told_in_a_line(world, tmp_path, words, told, capsys):
 
 
 @pytest.mark.parametrize(
-    ('model', 'told'), [('resnet5', "did you mean 'resnet"), ('resnet18=no.pth', "no checkpoint 'no.pth'")]
+    ('model', 'told'), [('resnet5', "did you mean 'resnet"), ('resnet18=no.pth', 'there is no checkpoint')]
 )
 def test_a_wrong_model_is_told(world, tmp_path, model, told):
     with pytest.raises(UserError, match=told):
@@ -164,3 +165,21 @@ def test_a_killed_call_goes_on_with_the_same_numbers(world, reported, tmp_path):
     assert [r.cells for r in read_results(tmp_path / 'results.json')] == [
         r.cells for r in read_results(reported / 'results.json')
     ]
+
+
+@pytest.mark.skipif(shutil.which('chromium') is None, reason='chromium is not installed')
+def test_a_click_on_a_head_sorts_the_table_in_a_browser(reported, tmp_path):
+    """The page as a browser has it after two clicks on the last column of the table of parts."""
+    click = '<script>for (let i = 0; i < {}; i++) [...document.querySelectorAll("th")].at(-1).click()</script></html>'
+    columns = []
+    for clicks in (1, 2):
+        page = tmp_path / f'{clicks}.html'
+        page.write_text((reported / 'report.html').read_text().replace('</html>', click.format(clicks)))
+        line = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', f'file://{page}']
+        shown = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
+        table = shown.rpartition('<table>')[2].partition('</table>')[0]
+        columns.append([float(re.findall(r'data-value="([^"]*)"', row)[-1]) for row in table.split('<tr>')[2:]])
+    down, up = columns
+    assert len(down) == 6
+    assert down == sorted(down, reverse=True)
+    assert up == sorted(up)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..errors import StyleNormWarning
+from ..workers import end_with_parent
 from .attacks import ATTACKS
 from .images import Cell, CellImages, Shown, collate
 from .labels import Groups, folder_indices
@@ -76,6 +77,7 @@ class Runner:
             CellImages(cell, self.show, rows),
             batch_size=self.batch_size,
             num_workers=self.running.workers,
+            worker_init_fn=end_with_parent,
             collate_fn=collate,
         )
         names = ('total', 'shape', 'texture') if cell.samples[0].texture is not None else ('total', 'top1', 'top5')
