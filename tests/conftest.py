@@ -15,6 +15,9 @@ sys.path[:0] = [path for path in FOLDERS if path not in sys.path]
 
 os.environ.setdefault('STYLENORM_TRUSTED', os.sep)  # tests read what they have written, with old versions of torch too
 
+# The first backward pass of a process starts threads once `torch.compile` has run, and then no test may fork
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -81,6 +81,7 @@ def test_layers_and_add_style_need_no_host():
     assert run.stdout == f'{len(timm_stylenorm.list_methods()) + 1} set()\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('lacks', 'code', 'told'),
     [

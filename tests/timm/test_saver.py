@@ -105,6 +105,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(saver, tmp_path, mon
     assert epochs(tmp_path) == {'last': 0, 'model_best': 0, 'checkpoint-0': 0}
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_the_second_is_refused(images, tmp_path):
     script = f'import sys, time; sys.path.insert(0, {str(files.__file__)!r}); from disk import claimed\n'
     first = python('-c', script + f"with claimed({str(tmp_path)!r}, 'a test'): print('claimed'); time.sleep(60)")
@@ -125,6 +126,7 @@ subprocess.run([sys.executable, '-m', 'timm_stylenorm.launch', f'{sys.argv[1]}/s
 """
 
 
+@pytest.mark.slow
 def test_a_rank_ends_with_torchrun(tmp_path):
     process = python('-c', RANK, tmp_path, TORCHELASTIC_RUN_ID='1')
     wait_for(process, 'begun')
