@@ -8,10 +8,12 @@ STYLENORM_TRUSTED, or the work dir of the own run. Files in torch's tar format a
 from __future__ import annotations
 
 import functools
+import lzma
 import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -22,6 +24,8 @@ from torch.torch_version import TorchVersion
 
 VARIABLE = 'STYLENORM_TRUSTED'
 SAFE_SINCE = '2.6'
+# What zipfile and tarfile raise on half of an archive, or one with wrong entries
+_CUT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
 _own: set[Path] = set()  # folders of the runs of this process
 
 
@@ -43,12 +47,15 @@ def check_trusted(source: str, file: str | os.PathLike) -> None:
         file: The file that torch is to read, or the folder into which it is downloaded; '/' where there is none.
 
     Raises:
-        ValueError: naming the cures.
+        ValueError: naming the cures; or that the file is damaged, so that its kind cannot be told.
     """
     if weights_only_is_safe():
         return
     path = Path(file).expanduser().resolve()
-    kind = _runs_code(path)
+    try:
+        kind = _runs_code(path)
+    except _CUT as error:
+        raise ValueError(f'cannot read {source}: damaged, cut short, or no checkpoint ({error})') from error
     if kind:
         raise ValueError(
             f'refused to load {source}: it is {kind}, which torch {torch.__version__} cannot read without running code '

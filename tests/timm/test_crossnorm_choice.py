@@ -9,6 +9,7 @@ import pytest
 import torch
 from expected import LONELY
 from nets import small
+from since import WHOLE_GRAPHS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -163,6 +164,7 @@ def test_images_and_blocks_have_choices_of_their_own():
     assert outcomes == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
+@WHOLE_GRAPHS
 def test_all_layers_in_every_step_are_one_graph():
     model = timm_stylenorm.add_style(Net().train(), 'crossnorm', sites='convs.*', p=1.0, active=COUNT)
     y = torch.compile(model, fullgraph=True, backend='eager')(torch.randn(2, 3, 4, 4))
