@@ -20,3 +20,5 @@ HALF_ON_CPU = since('torch', '2.3', 'no float16 convolutions and autocast on CPU
 OTHER_CLASSES = since('torch', '2.6', 'weights_only=True cannot be told of other classes')
 WHOLE_GRAPHS = since('torch', '2.6', 'torch.compile breaks graphs at style layers')
 ARGUMENTS = since('timm', '1.0.31', 'published models do not keep their arguments')
+TRAIN_SCRIPT = since('timm', '1.0.31', 'another train.py than the one that is stood in for')
+CONTAINERS = since('torch', '2.6', 'torch.compile leaves hooks of nn.Sequential out, and layers after it')

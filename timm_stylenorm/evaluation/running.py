@@ -65,7 +65,7 @@ class Runner:
         while True:
             try:
                 return self._count(cell, groups, root)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 if not self.automatic or self.batch_size == 1:
                     raise
                 self.batch_size //= 2
