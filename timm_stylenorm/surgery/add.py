@@ -36,7 +36,7 @@ def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
     """Attach the layers of one or several style methods to a model, in place, or replace its norm layers by them.
 
     Args:
-        model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
+        model: A module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
             a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
             tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do. With `frozen=True` what is added does
@@ -283,7 +283,7 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
     """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
 
     Args:
-        model: Any module that contains style layers.
+        model: A module that contains style layers.
         domains: A label of any type for each image of the next batch; None: its halves count as two domains.
     """
     if domains is not None and not isinstance(domains, Tensor):

@@ -62,7 +62,7 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
     """The places that the given site names mean in a model, in order, each module once.
 
     Args:
-        model: Any module.
+        model: A module.
         names: See above.
         tokens: Whether the caller knows where the channels are, for models that do not say it.
 
