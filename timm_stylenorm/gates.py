@@ -31,7 +31,7 @@ def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10
     `optimizer = separate_gates(create_optimizer_v2(model, opt='momentum', lr=0.1), model)`.
 
     Args:
-        optimizer: Any optimizer that holds the parameters of `model`; changed in place. Momentum is left alone when a
+        optimizer: One that holds the parameters of `model`; changed in place. Momentum is left alone when a
             gate is clamped, as in the authors' code.
         model: Nothing happens if it has no gate.
         lr_factor: The learning rate of a gate is that of its old group times this; its weight decay is 0.

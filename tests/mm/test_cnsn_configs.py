@@ -85,6 +85,7 @@ def test_a_line_of_a_header_trains_a_step(name, options):
     assert methods == {word for word in options if word in ('crossnorm', 'selfnorm', 'ibn_b')}
 
 
+@pytest.mark.slow
 def test_imagenets_crossnorm_acts_on_the_images_alone_in_half_of_the_batches():
     model, cfg = classifier(IMAGENET, lines_of(IMAGENET)[2])
     acted, data = acting(model.net), batch(cfg, 32)
@@ -121,6 +122,7 @@ def test_imagenets_consistency_is_of_two_different_crops():
     assert not torch.equal(*seen)
 
 
+@pytest.mark.slow
 def test_cifars_two_layers_act_in_a_quarter_of_the_steps():
     model, cfg = classifier(CIFAR, lines_of(CIFAR)[2])
     acted, counts = acting(model.net), []

@@ -161,7 +161,10 @@ def _other_ids(path: Path) -> None:
     write(path, np.full_like(np.asarray(Image.open(path)), 33))
 
 
-FAULTS = [(0, _cut), (0, _empty), (0, _other_size), (1, _cut), (1, _empty), (1, _other_size), (1, _other_ids)]
+FAULTS = [(0, _cut), (1, _other_size), (1, _other_ids)]
+FAULTS += [
+    pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0, _empty), (0, _other_size), (1, _cut), (1, _empty))
+]
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,14 @@ test_dataloader = dict(
 )
 test_evaluator = dict(_delete_=True, type='DomainIoUMetric')
 """)
+    (root / 'styled.py').write_text(f"""
+_base_ = {bases}
+model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stage1', 'stage2')))
+""")
     init_default_scope('mmseg')
-    model = MODELS.build(Config.fromfile(config_root() / QUICK).model)
-    torch.save({'meta': {}, 'state_dict': model.state_dict()}, root / 'net.pth')
+    for config, file in ((config_root() / QUICK, 'net.pth'), (root / 'styled.py', 'styled.pth')):
+        model = MODELS.build(Config.fromfile(config).model)
+        torch.save({'meta': {}, 'state_dict': model.state_dict()}, root / file)
     return root
 
 
@@ -188,15 +193,16 @@ def test_mmsegs_test_script_augments(config, toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', ['domains.py', config_root() / QUICK])
+@pytest.mark.parametrize('config', ['domains.py', 'styled.py', config_root() / QUICK])
 def test_mmsegs_other_tools_take_our_configs(config, toy, tmp_path, monkeypatch):
+    net = 'styled.pth' if config == 'styled.py' else 'net.pth'
     large = shutil.copytree(toy, tmp_path / 'large')  # mmseg's benchmark.py fails where images are smaller than crops
     for path in large.rglob('*.png'):
         Image.open(path).resize((320, 160), Image.Resampling.NEAREST).save(path)
     monkeypatch.chdir(large)
-    run_tool('test.py', config, 'net.pth', '--work-dir', tmp_path, '--out', tmp_path / 'out', monkeypatch=monkeypatch)
+    run_tool('test.py', config, net, '--work-dir', tmp_path, '--out', tmp_path / 'out', monkeypatch=monkeypatch)
     run_tool('analysis_tools/get_flops.py', config, '--shape', 64, 128, monkeypatch=monkeypatch)
-    run_tool('analysis_tools/benchmark.py', config, 'net.pth', '--work-dir', tmp_path, monkeypatch=monkeypatch)
+    run_tool('analysis_tools/benchmark.py', config, net, '--work-dir', tmp_path, monkeypatch=monkeypatch)
     browse = ['--output-dir', tmp_path / 'browsed', '--not-show']
     run_tool('analysis_tools/browse_dataset.py', config, *browse, monkeypatch=monkeypatch)
     assert len([*(tmp_path / 'browsed').iterdir()]) == 2

@@ -69,7 +69,7 @@ def test_idle_workers_of_a_converter_end_with_it(tmp_path):
     assert not kill_and_look(process, 2)
 
 
-@pytest.mark.parametrize('tool', ['prepare_gta5.py', 'prepare_toy_streets.py'])
+@pytest.mark.parametrize('tool', ['prepare_gta5.py', pytest.param('prepare_toy_streets.py', marks=pytest.mark.slow)])
 def test_workers_of_a_tool_end_with_it_and_the_next_run_may_begin_at_once(tmp_path, tool):
     if tool == 'prepare_gta5.py':
         write_pairs(tmp_path / 'out', 30, (200, 300))

@@ -15,15 +15,21 @@ from timm_stylenorm.layers import CrossNorm
 
 pytestmark = LONELY
 PARTS = ('residual', 'identity', 'pre', 'sum')
+
+
+def slow(*backbone):
+    return pytest.param(backbone, marks=pytest.mark.slow)
+
+
 BACKBONES = [
     ('mmseg.models', 'ResNet', dict(depth=18)),
     ('mmseg.models', 'ResNet', dict(depth=50, base_channels=8, style='caffe')),
     ('mmseg.models', 'ResNetV1c', dict(depth=50, stem_channels=8, base_channels=8, contract_dilation=True)),
-    ('mmseg.models', 'ResNeXt', dict(depth=50, groups=4, base_width=4)),
+    slow('mmseg.models', 'ResNeXt', dict(depth=50, groups=4, base_width=4)),
     ('mmdet.models', 'ResNet', dict(depth=18)),
-    ('mmdet.models', 'ResNet', dict(depth=50, base_channels=8)),
-    ('mmpretrain.models', 'ResNet', dict(depth=18)),
-    ('mmpretrain.models', 'ResNet', dict(depth=50)),
+    slow('mmdet.models', 'ResNet', dict(depth=50, base_channels=8)),
+    slow('mmpretrain.models', 'ResNet', dict(depth=18)),
+    slow('mmpretrain.models', 'ResNet', dict(depth=50)),
 ]
 
 

@@ -27,7 +27,7 @@ CASES = [
     pytest.param(name, style, id=f'{name}-{style["type"]}', marks=marks)
     for name, marks in (
         ('resnet1d', ()),
-        ('r3d_18', ()),
+        ('r3d_18', pytest.mark.slow),
         ('mc3_18', pytest.mark.slow),
         ('r2plus1d_18', pytest.mark.slow),
     )

@@ -91,6 +91,60 @@ def test_logits_are_never_a_stage(method):
     assert not any(name.startswith('classifier') and '.style' in name for name, _ in model.named_modules())
 
 
+class Encoder(torchvision.models.ResNet):
+    """An encoder that keeps all stages and runs as many as its depth, as those of segmentation_models_pytorch."""
+
+    def __init__(self, depth):
+        super().__init__(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+        self.depth = depth
+        del self.fc, self.avgpool
+
+    def forward(self, x):
+        levels = [
+            [self.conv1, self.bn1, self.relu],
+            [self.maxpool, self.layer1],
+            [self.layer2],
+            [self.layer3],
+            [self.layer4],
+        ]
+        found = [x]
+        for level in levels[: self.depth]:
+            for module in level:
+                x = module(x)
+            found.append(x)
+        return found
+
+
+@pytest.mark.parametrize('depth', [2, 3, 4, 5])
+@pytest.mark.parametrize('method', ['snr', 'ibn_a', 'ibn_b', 'isw', 'selfnorm', 'mixstyle', 'irw'])
+def test_stages_past_the_depth_of_an_encoder_are_none(method, depth):
+    model = timm_stylenorm.add_style(Encoder(depth), method).train()
+    called, layers = set(), dict(timm_stylenorm.style_layers(model))
+    for label, layer in layers.items():
+        layer.register_forward_hook(lambda *_, label=label: called.add(label))
+    model(torch.randn(4, 3, 64, 64))
+    assert called == {*layers} != set()
+
+
+def test_a_stage_past_the_depth_of_an_encoder_is_refused():
+    model = Encoder(3)
+    with pytest.raises(ValueError, match=r"site 'stage3': 'layer3\.0' \(BasicBlock\) does not run"):
+        timm_stylenorm.add_style(model, 'snr', sites=('stage2', 'stage3'))
+    assert not [*timm_stylenorm.style_layers(model)]
+    layers = timm_stylenorm.style_layers(timm_stylenorm.add_style(model, 'snr', sites='blocks'))
+    assert [label for label, _ in layers] == ['snr.layer1.0', 'snr.layer2.0']
+    with pytest.raises(ValueError, match=r"site 'stage1': 'layer1\.0' \(BasicBlock\) does not run"):
+        timm_stylenorm.add_style(Encoder(1), 'snr')
+
+
+def test_an_extractor_of_no_level_has_no_stage():
+    """As within encoders of depth 1 around networks whose first level has stride 4."""
+    model = nn.Module()
+    model.model = small('convnext_atto', features_only=True, out_indices=())
+    with pytest.raises(ValueError, match="Module has no site 'stage1'"):
+        timm_stylenorm.add_style(model, 'snr')
+
+
 @pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
 @pytest.mark.parametrize('method', ROWS)
 def test_extractors_of_every_kind_have_the_layers_of_the_model(method, feature_cls):

@@ -208,7 +208,7 @@ def timm_dataset(
     shift: str | None = None,
     **kwargs: Any,
 ) -> Dataset:
-    """Any data set `timm.data.create_dataset` knows, registered as `TimmDataset`.
+    """A data set that `timm.data.create_dataset` knows; registered as `TimmDataset`.
 
     Args:
         name: '' for folders of classes (or a .tar of them), `torch/cifar100`, `torch/image_folder`, `hfds/<name>`,

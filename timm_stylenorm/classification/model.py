@@ -1,4 +1,4 @@
-"""Any timm model, with or without style layers, as a model of mmengine's Runner."""
+"""A timm model, with or without style layers, as a model of mmengine's Runner."""
 
 import difflib
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     """All entries but those in the lowest of the clusters that an optimal one-dimensional k-means finds.
 
     Args:
-        variance: Any shape; every entry takes part.
+        variance: Of any shape; every entry takes part.
         clusters: At least 2.
 
     Returns:

@@ -97,8 +97,8 @@ class AdaINStyliser(Styliser):
 class FourierStyliser(Styliser):
     """The low frequencies of the content get the amplitudes of the style; the phases stay.
 
-    Any number of channels; content and style of one size. Yang & Soatto, 'FDA: Fourier Domain Adaptation for Semantic
-    Segmentation', CVPR 2020, arXiv:2004.05498; there alpha is 1 and beta 0.01, 0.05 or 0.09.
+    Content and style of one size, of any number of channels. Yang & Soatto, 'FDA: Fourier Domain Adaptation for
+    Semantic Segmentation', CVPR 2020, arXiv:2004.05498; there alpha is 1 and beta 0.01, 0.05 or 0.09.
 
     Args:
         beta: Low are frequencies up to floor(beta * min(H, W)) periods per image, in both directions.

@@ -1,4 +1,4 @@
-"""Any model of OpenMMLab with two more keys, `style` and `recipe`.
+"""A model of OpenMMLab with two more keys, `style` and `recipe`.
 
     model = dict(type='StyleNorm', model=dict(type='mmdet.RetinaNet', backbone=..., ...), style='snr')
     model = dict(type='StyleNorm', of='mmdet.RetinaNet', backbone=..., style='snr')  # in a config that inherits

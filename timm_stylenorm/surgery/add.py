@@ -22,7 +22,7 @@ from ..methods import Method, Placement, get_method
 from .attachment import Attachment, Attachments, attachments_of_model, replaces_norm
 from .context import override_attr
 from .hooks import attach, detach_all, owner_of, replace, slots_open
-from .layouts import Unchecked, settle
+from .layouts import Unchecked, reached, settle
 from .meta import dim_of_images
 from .probe import Arrivals, probe
 from .site import Site
@@ -36,7 +36,7 @@ def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
     """Attach the layers of one or several style methods to a model, in place, or replace its norm layers by them.
 
     Args:
-        model: Any module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
+        model: A module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
             a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
             tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do. With `frozen=True` what is added does
@@ -67,7 +67,7 @@ def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
     sites = [site for request in requests for site in request.sites]
     with slots_open(model, sites):
         seen = probe(model, sites)
-        plans = [plan for request in requests for plan in _plan(model, request, seen or {})]
+        plans = [plan for request in requests for plan in _plan(model, request, seen)]
         taken: dict[Any, str] = {(owner, name): name for owner, style in attachments_of_model(model) for name in style}
         for plan in plans:
             _check(plan, taken)
@@ -88,6 +88,7 @@ class _Request:
     layout: Mapping[str, object] = field(default_factory=dict)
     kwargs: Mapping[str, object] = field(default_factory=dict)
     frozen: bool = False
+    chosen: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,17 @@ def _request(model: nn.Module, spec: Mapping[str, Any]) -> _Request:
             raise ValueError(f'style method {name!r}: a site is a name, got {site!r}; list_sites(model) lists them')
     sites = find_sites(model, names, tokens='channel_dim' in layout)
     declared = [site if site.where == 'replace' else dataclasses.replace(site, **layout) for site in sites]
-    return _Request(method.layers_of or name, method, declared, layout, kwargs, frozen)
+    return _Request(method.layers_of or name, method, declared, layout, kwargs, frozen, spec.get('sites') is not None)
 
 
-def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals]) -> list[_Plan]:
+def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Arrivals] | None) -> list[_Plan]:
     """All layers of one method, built but not put into the model."""
     name, method, dim = request.method, request.row, dim_of_images(model)
     plans = []
-    for site in request.sites:
+    for site in reached(request.sites, seen, request.chosen):
         replaces = site.where == 'replace'
         _check_placement(name, method, site, dim)
-        unchecked, arrivals = None, seen.get((site.name, site.where))
+        unchecked, arrivals = None, (seen or {}).get((site.name, site.where))
         if arrivals is not None:
             site = settle(site, arrivals, 'channel_dim' in request.layout, 'prefix_tokens' in request.layout)
         elif not replaces:
@@ -171,7 +172,7 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
         after = norms_after(model, plans[0].site.module)
         sites = [Site(path, path, norm, None, 'replace') for path, norm in after]
         row = dataclasses.replace(get_method(method.norms_after), recipe=method.recipe)
-        plans += _plan(model, _Request(method.norms_after, row, sites), {})
+        plans += _plan(model, _Request(method.norms_after, row, sites), None)
     return plans
 
 
@@ -282,7 +283,7 @@ def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> 
     """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
 
     Args:
-        model: Any module that contains style layers.
+        model: A module that contains style layers.
         domains: A label of any type for each image of the next batch; None: its halves count as two domains.
     """
     if domains is not None and not isinstance(domains, Tensor):

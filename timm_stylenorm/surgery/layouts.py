@@ -10,7 +10,7 @@ A layout is (channel_dim, prefix_tokens). It fits where every call of both forwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import TypeGuard
@@ -23,6 +23,29 @@ from .site import Site
 
 Layout = tuple[int, int]
 _SLACK = 4  # positions that a stem without padding takes from a map
+
+
+def reached(sites: Sequence[Site], seen: Mapping[tuple[str, str], Arrivals] | None, chosen: bool) -> list[Site]:
+    """The sites without those in stages that a probe has not reached, such as stages past the depth of an encoder.
+
+    Args:
+        sites: Of one method.
+        seen: What the probe has seen; None where it could not run.
+        chosen: Whether the user has named them.
+
+    Raises:
+        ValueError: Nothing of a stage runs that the user has named, or nothing of the default sites.
+    """
+    found = [site for site in sites if seen is None or not site.of_stage or (site.name, site.where) in seen]
+    running = {site.asked for site in found}
+    past = [site for site in sites if site.asked not in running]
+    if past and (chosen or not found):
+        kind = type(past[0].module).__name__
+        raise ValueError(
+            f'site {past[0].asked!r}: {past[0].name!r} ({kind}) does not run, as where the model ends before it; name '
+            'stages or modules that do'
+        )
+    return found
 
 
 def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = False) -> Site:

@@ -27,7 +27,7 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
     """Take the weighted auxiliary losses that the layers left in the last training forward.
 
     Args:
-        model: Any module that contains style layers.
+        model: A module that contains style layers.
         target: Labels for the terms that need them: class indices (N,), class probabilities (N, K), or, for dense
             layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
         ignore_index: Label that counts nowhere; by default 255 in label maps, and torch's -100 among class indices.
@@ -116,7 +116,7 @@ def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:
     """For a host that knows its labels: layers with a loss over classes get them, unless they have them already.
 
     Args:
-        model: Any module that contains style layers; to be called before its optimizer is made.
+        model: A module that contains style layers; to be called before its optimizer is made.
         num_classes: K; 0 for labels that these losses do not take, which leaves them off.
         dense: Whether labels are maps.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,6 +20,7 @@ class Site:
         where: 'after', 'before' or 'replace'.
         block: Of a module that its block calls several times, for `where='before'`: that block, ...
         calls: ... and how often; the last call is meant.
+        asked: The name by which it was asked for, 'stage1.norm1'.
         slot_of: A block that has an empty place of this name, for which the module is meant.
         channel_dim: Where the channels are, 1 or -1.
         prefix_tokens: Class and register tokens at the front, which belong to no map.
@@ -36,3 +38,9 @@ class Site:
     prefix_tokens: int = 0
     promised: int | None = None
     slot_of: nn.Module | None = None
+    asked: str = ''
+
+    @property
+    def of_stage(self) -> bool:
+        """Whether it was asked for as a stage, as the blocks of all stages, or as parts of these."""
+        return re.match(r'stage\d|blocks(\.[a-z]+)?$', self.asked) is not None

@@ -31,6 +31,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
@@ -61,7 +62,7 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
     """The places that the given site names mean in a model, in order, each module once.
 
     Args:
-        model: Any module.
+        model: A module.
         names: See above.
         tokens: Whether the caller knows where the channels are, for models that do not say it.
 
@@ -76,7 +77,7 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
     found: dict[tuple[str, str], Site] = {}
     for name in [names] if isinstance(names, str) else names:
         for site in _find(model, name, tokens):
-            found.setdefault((site.name, site.where), site)
+            found.setdefault((site.name, site.where), replace(site, asked=name))
     if not found:
         asked = [names] if isinstance(names, str) else list(names)
         if not asked:

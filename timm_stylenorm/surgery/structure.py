@@ -61,7 +61,9 @@ def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     info = getattr(model, 'feature_info', None)
     if info is None:
         return _plain_levels(model)
-    entries = info if isinstance(info, Sequence) else info.info[: 1 + max(i % len(info.info) for i in info.out_indices)]
+    entries: Sequence[Any] = info
+    if not isinstance(info, Sequence):
+        entries = info.info[: 1 + max((i % len(info.info) for i in info.out_indices), default=-1)]
     within = name_within(model)
     if within:
         entries = [{**entry, 'module': f'{within}.{entry["module"]}'} for entry in entries]
