@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -81,12 +80,10 @@ def architectures() -> Collection[str]:
     return _model_entrypoints.keys()
 
 
-def copy_pretrained_cfgs(base: str, name: str) -> object:
-    """Give a registered name the pretrained cfgs of another, the default first.
-
-    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
-    """
-    from timm.models import DefaultCfg, PretrainedCfg
+@functools.cache
+def _cfgs_of_registry() -> tuple[type, dict, dict, set[str], dict]:
+    """timm's class of all cfgs of a name, and where it keeps them; asked for each of many names at an import."""
+    from timm.models import DefaultCfg
     from timm.models._registry import (
         _model_default_cfgs,
         _model_has_pretrained,
@@ -94,25 +91,33 @@ def copy_pretrained_cfgs(base: str, name: str) -> object:
         _model_with_tags,
     )
 
-    cfgs: dict[str, PretrainedCfg] = {}
-    own_names = _model_with_tags[name]
-    for tagged in _model_with_tags[base]:
-        source = _model_pretrained_cfgs[tagged]
+    return DefaultCfg, _model_default_cfgs, _model_pretrained_cfgs, _model_has_pretrained, _model_with_tags
+
+
+def copy_pretrained_cfgs(base: str, name: str) -> object:
+    """Give a registered name the pretrained cfgs of another, the default first.
+
+    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
+    """
+    kind, default_cfgs, pretrained_cfgs, has_pretrained, with_tags = _cfgs_of_registry()
+    cfgs: dict[str, object] = {}
+    own_names = with_tags[name]
+    for tagged in with_tags[base]:
+        source = pretrained_cfgs[tagged]
         tag = tagged.partition('.')[2]
         own = f'{name}.{tag}' if tag else name
         cfg = object.__new__(type(source))
         object.__setattr__(cfg, '__dict__', {**source.__dict__, 'architecture': name})
         if not cfgs:  # the default
-            _model_pretrained_cfgs[name] = cfg
-            if cfg.has_weights:
-                _model_has_pretrained.add(name)
-        _model_pretrained_cfgs[own] = cfgs[tag] = cfg
-        if cfg.has_weights:
-            _model_has_pretrained.add(own)
+            pretrained_cfgs[name] = cfg
+            if tagged in has_pretrained:
+                has_pretrained.add(name)
+        pretrained_cfgs[own] = cfgs[tag] = cfg
+        if tagged in has_pretrained:
+            has_pretrained.add(own)
         own_names.append(own)
-    cfg_of_all: Any = DefaultCfg(deque(cfgs), cfgs, name in _model_has_pretrained)
-    _model_default_cfgs[name] = cfg_of_all
-    return cfg_of_all
+    default_cfgs[name] = kind(deque(cfgs), cfgs, name in has_pretrained)
+    return default_cfgs[name]
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:

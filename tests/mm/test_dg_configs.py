@@ -170,8 +170,10 @@ def test_predictions_are_drawn_whatever_the_config_says_of_pictures(small, tmp_p
     cfg = Config.fromfile(small[0])
     for key in lacks:
         cfg.pop(key, None)
-    cfg.dump(small[0])
-    test_tool.main([*small, '--work-dir', str(tmp_path / 'out'), '--show-dir', str(tmp_path / 'drawn')])
+    path = tmp_path / f'without{len(lacks)}.py'  # of two runs of one name in one second, mmengine takes one visualizer
+    cfg.dump(path)
+    out = ['--work-dir', str(tmp_path / 'out'), '--show-dir', str(tmp_path / 'drawn')]
+    test_tool.main([str(path), small[1], *out])
     drawn = {path.name.partition('.')[0] for path in (tmp_path / 'drawn').rglob('*.png')}
     assert len(drawn) > 5
 

@@ -84,6 +84,7 @@ def test_fada_jitters_its_source_before_it_is_scaled_and_nothing_else(monkeypatc
     assert len(sizes) == 1
 
 
+@pytest.mark.slow
 def test_maxsquare_mirrors_and_blurs_both_domains_after_scaling(monkeypatch):
     blurred, transform = [], RandomGaussianBlur.transform
 

@@ -120,7 +120,7 @@ def authors_densenet(cut, first_norm):
     return model, theirs
 
 
-@pytest.mark.parametrize(('cut', 'first_norm'), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(('cut', 'first_norm'), [(1, False), pytest.param(2, False, marks=pytest.mark.slow), (1, True)])
 def test_densenets_of_advbn_have_their_cut_after_a_transition(cut, first_norm):
     model, theirs = authors_densenet(cut, first_norm)
     below = [key for key in theirs if 'feature_x' in key and 'clean_norm' in key]

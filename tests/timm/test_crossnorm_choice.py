@@ -44,7 +44,10 @@ def styled(model, **options):
     return model, acted
 
 
-@pytest.mark.parametrize(('p', 'active'), [(0.5, 1), (0.25, 2), (0.75, 3), (1.0, 2), (0.5, 20)])
+MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0.75, 3), (0.5, 20))]
+
+
+@pytest.mark.parametrize(('p', 'active'), [(0.5, 1), (0.25, 2), (1.0, 2), *MORE])
 def test_in_a_thousand_steps_exactly_so_many_layers_act_or_none(p, active):
     torch.manual_seed(0)
     model, acted = styled(Net(), p=p, active=active)

@@ -195,6 +195,7 @@ def with_ibn_b(state):
     return kept
 
 
+@pytest.mark.slow
 def test_the_place_is_that_of_the_released_network_with_ibn_b():
     conversion = convert(with_ibn_b(authors_state(NETWORK)))
     assert conversion.model == 'resnet50_ibn_b'
@@ -204,6 +205,7 @@ def test_the_place_is_that_of_the_released_network_with_ibn_b():
     assert export(conversion.state_dict, 'selfnorm').state_dict.keys() == with_ibn_b(authors_state(NETWORK)).keys()
 
 
+@pytest.mark.slow
 def test_selfnorm_after_the_sums_leaves_the_blocks_with_instance_norm_out():
     state = {
         key: value
@@ -218,6 +220,7 @@ def test_selfnorm_after_the_sums_leaves_the_blocks_with_instance_norm_out():
     verify(conversion)
 
 
+@pytest.mark.slow
 def test_a_network_with_selfnorm_before_the_sums_is_named():
     conversion = convert(authors_state(NETWORK), 'selfnorm-residual')
     assert conversion.style == {'type': 'selfnorm', 'sites': 'blocks.residual'}

@@ -198,8 +198,11 @@ def test_unknown_channels_are_refused_before_any_change():
     assert not hasattr(model[1], 'style')
 
 
+VGG = pytest.param('vgg11_bn', marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize('cls', ['list', 'dict', 'hook', 'getter'])
-@pytest.mark.parametrize('arch', ['resnet18', 'convnext_atto', 'vgg11_bn', 'swin_tiny_patch4_window7_224'])
+@pytest.mark.parametrize('arch', ['resnet18', 'convnext_atto', VGG, 'swin_tiny_patch4_window7_224'])
 def test_a_feature_extractor_has_the_styles_up_to_its_last_level(arch, cls):
     if arch == 'vgg11_bn' and cls == 'getter' and older('timm', '1.0.31'):
         pytest.skip('timm before 1.0.31: VGG has no forward_intermediates')

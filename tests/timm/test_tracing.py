@@ -129,7 +129,7 @@ def by_argument(name, **options):
     return small(name, num_classes=4, device='meta', **options)
 
 
-@pytest.mark.parametrize('create', [on_meta, by_argument])
+@pytest.mark.parametrize('create', [pytest.param(on_meta, marks=pytest.mark.slow), by_argument])
 @pytest.mark.parametrize('method', ROWS)
 def test_a_model_of_the_meta_device_takes_weights(method, create):
     real = small(f'resnet18_{method}', num_classes=4).eval()

@@ -17,7 +17,6 @@ from ..surgery.add import Style, as_specs
 if HAS_TIMM:
     from timm.models import is_model, model_entrypoint, register_model
 
-    from .pretrained import build
 
 __all__: list[str] = []  # every registered name
 
@@ -113,6 +112,8 @@ def _as_sites(sites: Iterable[str]) -> tuple[str, ...]:
 
 def _register(base: str, method: str, name: str) -> None:
     def entrypoint(pretrained: bool = False, style: Style | None = None, **kwargs: object) -> nn.Module:
+        from .pretrained import build  # which the import of names does without
+
         specs = as_specs({'type': method, **(style or {})} if isinstance(style, Mapping | None) else style, {})
         for spec in specs:
             get_method(spec['type']).check_kwargs(spec['type'], spec)
