@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import gc
 from collections.abc import Iterable, Mapping
 
 from torch import nn
@@ -124,8 +125,10 @@ def _register(base: str, method: str, name: str) -> None:
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
-    entrypoint.__doc__ = f'{base} with {method}, {get_method(method).paper}; `style` takes its arguments and `sites`, '
-    entrypoint.__doc__ += 'or what `add_style` takes, with more methods.'
+    entrypoint.__doc__ = (
+        f'{base} with {method}, {ROWS[method].paper}; `style` takes its arguments and `sites`, or what '
+    )
+    entrypoint.__doc__ += '`add_style` takes, with more methods.'
     names, globals()['__all__'] = __all__, []  # register_model searches this list, which would take quadratic time
     register_model(entrypoint)
     globals()['__all__'] = names
@@ -151,4 +154,8 @@ def _register_families(methods: Iterable[str]) -> list[str]:
     return names
 
 
+_collects = gc.isenabled()
+gc.disable()  # thousands of new objects would make it look through all that torch and timm have loaded
 _register_families(list(ROWS))
+if _collects:
+    gc.enable()
