@@ -1,5 +1,6 @@
 """Trainings of a few seconds in mmengine's Runner, in this process or in one that is killed."""
 
+import gc
 import os
 import signal
 import traceback
@@ -132,6 +133,7 @@ def start(function, *args, **kwargs):
     child = os.fork()
     if child:
         return child
+    gc.freeze()  # finalizers of what the tests before have left would run in it
     try:
         function(*args, **kwargs)
     except BaseException:
