@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +73,5 @@ def pgd(
     return (attacked.detach() - middle) / size
 
 
-def fgsm_ce(
-    model: nn.Module, images: Tensor, labels: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor
-) -> Tensor:
-    """`fgsm` with cross-entropy."""
-    return fgsm(model, images, labels, mean, std, cross_entropy=True)
-
-
 Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]
-ATTACKS: dict[str, Attack] = {'fgsm': fgsm, 'fgsm-ce': fgsm_ce, 'pgd': pgd}
+ATTACKS: dict[str, Attack] = {'fgsm': fgsm, 'fgsm-ce': partial(fgsm, cross_entropy=True), 'pgd': pgd}

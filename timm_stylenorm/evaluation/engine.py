@@ -18,10 +18,11 @@ from ..files import atomic_write
 from ..surgery.context import eval_mode
 from . import cells as find
 from .images import Cell, Shown
-from .labels import Groups, objectnet
+from .labels import Groups
 from .protocols import Protocol, get_protocol
 from .provenance import config_of, digest, name_of, told_transform, versions, weight_hash
 from .running import Progress, Runner, Running, rank
+from .scores import NEED_CLEAN
 
 
 @dataclass
@@ -96,7 +97,7 @@ def evaluate(
     lacking = _lacking(row, protocol, parts, metrics, options)
     base = unwrap_model(model)
     show = _shown(base, row, mean, std)
-    groups = objectnet(root)[0] if row.cells is find.objectnet_images else row.groups() if row.groups else None
+    groups = row.groups(root) if row.groups else None
     hashed = weight_hash(base)
     told: dict[str, object] = {
         'model': name or name_of(base), 'weights': weights, 'weight_hash': hashed, 'root': str(root),
@@ -112,9 +113,9 @@ def evaluate(
             stack.enter_context(routed(base, bn))
         counts = {cell.name: _kept(runner, cell, groups, root, keeper) for cell in parts}
         twin = None
-        if clean is not None and (protocol == 'imagenet-c' or 'top1_clean_subset' in row.metrics):
+        if clean is not None and NEED_CLEAN.intersection(row.metrics):
             runner = replace(runner, show=_shown(base, replace(row, size=None), mean, std))
-            twin = _kept(runner, _clean_cell(row, Path(clean), options), groups, Path(clean), keeper)
+            twin = _kept(runner, _clean_cell(groups, Path(clean), options), groups, Path(clean), keeper)
     scores = row.scores(counts, twin)
     wanted = row.metrics if metrics is None else metrics
     chosen = {metric: scores[metric] for metric in wanted if metric in scores}
@@ -143,9 +144,9 @@ def _lacking(
     return sorted({part for gone in lacking.values() for part in gone})
 
 
-def _clean_cell(row: Protocol, clean: Path, options: find.Options) -> Cell:
-    if row.groups is not None:
-        cell = find.clean_subset(clean, row.groups().names)
+def _clean_cell(groups: Groups | None, clean: Path, options: find.Options) -> Cell:
+    if groups is not None:
+        cell = find.clean_subset(clean, groups.names)
     else:
         (cell,) = find.plain(clean, options)
     return find.limited(replace(cell, name='clean'), options.limit)

@@ -15,12 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms as tv
 
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-)  # what Pillow raises for files that it cannot read
+from ..datafiles import UNREADABLE, is_hidden
 
 Reader = Callable[[], Image.Image]
 
@@ -106,7 +101,7 @@ class CellImages(Dataset):
         sample = self.cell.samples[index]
         try:
             image = sample.read()
-        except DAMAGED:
+        except UNREADABLE:
             return None, index
         shown = self.show(image, sample.name)
         return (shown if self.cell.change is None else self.cell.change(shown, index)), index
@@ -139,14 +134,14 @@ def natural(name: str) -> tuple[object, ...]:
 
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in a folder, without hidden ones."""
-    return sorted((p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith('.')), key=natural)
+    return sorted((p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)), key=natural)
 
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Images in a folder, sorted, without hidden ones."""
     extensions = get_img_extensions(as_set=True)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in extensions and not path.name.startswith('.'):
+        if path.suffix.lower() in extensions and not is_hidden(path.name):
             yield path
 
 

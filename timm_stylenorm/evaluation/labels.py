@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -91,7 +90,8 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(i for end in ends for i in range(int(end[0]), int(end[-1]) + 1))
 
 
-def folder_indices(folders: Sequence[str], outputs: int, root: Path) -> list[int]:
+@lru_cache(maxsize=8)  # asked for each batch
+def folder_indices(folders: tuple[str, ...], outputs: int, root: Path) -> tuple[int, ...]:
     """Folders of classes -> outputs of a network.
 
     WordNet ids have their place among the 1000 of ImageNet. Other names, or those of a network with other classes, are
@@ -102,12 +102,12 @@ def folder_indices(folders: Sequence[str], outputs: int, root: Path) -> list[int
     """
     known = {name: i for i, name in enumerate(synsets())}
     if outputs == len(known) and all(name in known for name in folders):
-        return [known[name] for name in folders]
+        return tuple(known[name] for name in folders)
     if all(re.fullmatch(r'\d+', name) for name in folders) and max(map(int, folders)) < outputs:
-        return [int(name) for name in folders]
+        return tuple(int(name) for name in folders)
     if len(folders) == outputs:
         order = sorted(folders)
-        return [order.index(name) for name in folders]
+        return tuple(order.index(name) for name in folders)
     raise ValueError(
         f"'{root}' has {len(folders)} folders of classes, such as '{folders[0]}', and the network has {outputs} "
         'outputs: folders are named by WordNet ids (n01440764) or numbers, or there is one for each output'

@@ -6,13 +6,14 @@ Adding one is adding a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..errors import unknown
 from . import cells as find
 from . import scores
 from .images import Cell
-from .labels import Groups, categories, subset_groups
+from .labels import Groups, categories, objectnet, subset_groups
 
 Counts = Mapping[str, Mapping[str, int]]  # cell -> 'total', 'top1', 'top5', ...
 
@@ -31,7 +32,7 @@ class Protocol:
         complete: Scores that exist only over all parts, and the parts that are all.
         size: Rows and columns of files that are shown as they are; None: they are resized and cropped as the network's
             configuration says.
-        groups: Outputs of the network that stand for the classes; None: one for each.
+        groups: From the root, the outputs of the network that stand for the classes; None: one for each.
         attack: Name of the attack on the images; see `attacks.ATTACKS`.
         note: What a reader of its numbers must know.
         folder: Name of its folder below a common root.
@@ -45,7 +46,7 @@ class Protocol:
     metrics: tuple[str, ...] = ('top1', 'top5')
     complete: Mapping[str, tuple[str, ...]] | None = None
     size: tuple[int, int] | None = None
-    groups: Callable[[], Groups] | None = None
+    groups: Callable[[Path], Groups] | None = None
     attack: str | None = None
     note: str = ''
     folder: str = ''
@@ -56,6 +57,18 @@ _CLEAN = (
     'top1_clean_subset is that of the ImageNet validation images of the same 200 classes, where their folder is given'
 )
 _ON_IMAGES = '<class>/*, such as ImageNet val'
+_CIFAR10_C = Protocol(
+    'CIFAR-10-C',
+    '<corruption>.npy and labels.npy',
+    _HENDRYCKS,
+    find.cifar_c,
+    scores.cifar_c,
+    metrics=('mean_error', 'top1', 'extra_mean_error'),
+    complete={'mean_error': find.CORRUPTIONS},
+    size=(32, 32),
+    note='a plain mean of errors over 15 corruptions and 5 severities: there is no table of AlexNet for it',
+    folder='cifar10-c',
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     'imagenet': Protocol(
@@ -109,7 +122,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.imagenet_a,
         scores.subset,
         metrics=('top1', 'top1_clean_subset'),
-        groups=lambda: subset_groups('a'),
+        groups=lambda _: subset_groups('a'),
         note=f'over the 200 classes, the other outputs left out; {_CLEAN}',
         folder='imagenet-a',
     ),
@@ -120,7 +133,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.imagenet_r,
         scores.subset,
         metrics=('top1', 'top1_clean_subset'),
-        groups=lambda: subset_groups('r'),
+        groups=lambda _: subset_groups('r'),
         note=f'over the 200 classes, the other outputs left out; {_CLEAN}',
         folder='imagenet-r',
     ),
@@ -166,7 +179,7 @@ PROTOCOLS: dict[str, Protocol] = {
         'Barbu et al., NeurIPS 2019',
         find.objectnet_images,
         scores.accuracy,
-        groups=None,
+        groups=lambda root: objectnet(root)[0],
         note='over the classes that ImageNet has, several outputs for one; the red border of one pixel is cut off',
         folder='objectnet',
     ),
@@ -178,34 +191,12 @@ PROTOCOLS: dict[str, Protocol] = {
         scores.shape_bias,
         metrics=('shape_bias', 'shape_top1', 'texture_top1'),
         size=(224, 224),
-        groups=categories,
+        groups=lambda _: categories(),
         note='shape decisions among those for the shape or the texture; images whose two cues agree are left out',
         folder='cue-conflict',
     ),
-    'cifar10-c': Protocol(
-        'CIFAR-10-C',
-        '<corruption>.npy and labels.npy',
-        _HENDRYCKS,
-        find.cifar_c,
-        scores.cifar_c,
-        metrics=('mean_error', 'top1', 'extra_mean_error'),
-        complete={'mean_error': find.CORRUPTIONS},
-        size=(32, 32),
-        note='a plain mean of errors over 15 corruptions and 5 severities: there is no table of AlexNet for it',
-        folder='cifar10-c',
-    ),
-    'cifar100-c': Protocol(
-        'CIFAR-100-C',
-        '<corruption>.npy and labels.npy',
-        _HENDRYCKS,
-        find.cifar_c,
-        scores.cifar_c,
-        metrics=('mean_error', 'top1', 'extra_mean_error'),
-        complete={'mean_error': find.CORRUPTIONS},
-        size=(32, 32),
-        note='a plain mean of errors over 15 corruptions and 5 severities: there is no table of AlexNet for it',
-        folder='cifar100-c',
-    ),
+    'cifar10-c': _CIFAR10_C,
+    'cifar100-c': replace(_CIFAR10_C, title='CIFAR-100-C', folder='cifar100-c'),
     'fashion-mnist': Protocol(
         'Fashion-MNIST in other styles',
         't10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzipped or not',

@@ -53,6 +53,10 @@ class Runner:
         first = next(self.model.parameters(), None)
         own = first.device if first is not None else torch.device('cpu')
         self.device = torch.device(self.running.device) if self.running.device else own
+        self.mean, self.std = (
+            torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std)
+        )
+        self.outputs: int | None = None  # of the network, known after its first batch
         self.model.to(self.device)
         if self.running.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -108,20 +112,20 @@ class Runner:
     def _batch(
         self, images: Tensor, indices: Sequence[int], cell: Cell, groups: Groups | None, root: Path
     ) -> tuple[int, int, int]:
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std))
-        inputs = (images.to(self.device).float() / 255 - mean) / std
+        inputs = (images.to(self.device).float() / 255 - self.mean) / self.std
         if self.running.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         samples = [cell.samples[i] for i in indices]
         labels = torch.tensor([sample.label for sample in samples], device=self.device)
         if self.row.attack is not None:
-            known = self._outputs(cell, self._logits(inputs).shape[1], root)
-            inputs = ATTACKS[self.row.attack](self.model, inputs, known[labels], self.show.mean, self.show.std)
+            outputs = self.outputs or self._logits(inputs).shape[1]
+            targets = self._targets(labels, cell, outputs, root)
+            inputs = ATTACKS[self.row.attack](self.model, inputs, targets, self.show.mean, self.show.std)
         logits = self._logits(inputs)
         if groups is not None:
             scores = groups.scores(logits)
         else:
-            scores, labels = logits, self._outputs(cell, logits.shape[1], root)[labels]
+            scores, labels = logits, self._targets(labels, cell, logits.shape[1], root)
         if labels.max() >= scores.shape[1]:
             raise ValueError(f'{cell.name}: class {int(labels.max())}, and the network has {scores.shape[1]} outputs')
         if samples[0].texture is not None:
@@ -138,13 +142,14 @@ class Runner:
             logits = self.model(inputs)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ValueError(f'evaluate: expected logits (N, K) of the network, got {_what(logits)}')
+        self.outputs = logits.shape[1]
         return logits.float()
 
-    def _outputs(self, cell: Cell, outputs: int, root: Path) -> Tensor:
-        """Number of a folder -> output of the network; labels of parts without folders are outputs already."""
+    def _targets(self, labels: Tensor, cell: Cell, outputs: int, root: Path) -> Tensor:
+        """Numbers of folders -> outputs of the network; labels of parts without folders are outputs already."""
         if not cell.folders:
-            return torch.arange(max(outputs, 1 + max(sample.label for sample in cell.samples)), device=self.device)
-        return torch.tensor(folder_indices(cell.folders, outputs, root), device=self.device)
+            return labels
+        return torch.tensor(folder_indices(cell.folders, outputs, root), device=self.device)[labels]
 
 
 def _what(value: object) -> str:

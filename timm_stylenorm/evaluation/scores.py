@@ -16,6 +16,7 @@ ALEXNET = {
 }  # fmt: skip
 ALEXNET_CLEAN = 1 - 0.56522  # of torchvision's AlexNet, from which those are
 EXTRA = ('speckle_noise', 'gaussian_blur', 'spatter', 'saturate')
+NEED_CLEAN = {'relative_mCE', 'top1_clean_subset'}  # scores that the clean images take part in
 
 
 def share(count: Count, name: str = 'top1') -> float:
