@@ -69,14 +69,14 @@ def with_images(cfg: Config, folder: str) -> Config:
     from mmengine.config import Config
     from timm.data import is_img_extension
 
+    from timm_stylenorm.datafiles import visible_files
+
     root = Path(folder)
     if root.is_file():
         raise NotADirectoryError(f'--images {folder} is a file; name the folder of the images')
     if not root.is_dir():
         raise FileNotFoundError(f'--images {folder}: no such folder')
-    paths = sorted(
-        path for path in root.rglob('*') if is_img_extension(path.suffix.lower()) and not path.name.startswith('.')
-    )
+    paths = [path for path in visible_files(root) if is_img_extension(path.suffix.lower())]
     if not paths:
         raise FileNotFoundError(f'--images {folder}: no image in it or below it')
     cfg = Config(cfg.to_dict())

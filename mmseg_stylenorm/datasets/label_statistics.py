@@ -13,8 +13,8 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from timm_stylenorm.checkpoints import atomic_write
 from timm_stylenorm.datafiles import UNREADABLE
+from timm_stylenorm.files import atomic_write
 
 T = TypeVar('T')
 Measure = Callable[[np.ndarray], T]

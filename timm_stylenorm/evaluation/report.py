@@ -13,7 +13,7 @@ from pathlib import Path
 from ..files import atomic_write
 from .engine import Result
 from .protocols import PROTOCOLS
-from .scores import share
+from .scores import error, share
 
 # Columns of timm's results files, and those of this package after them
 TIMM_COLUMNS = ('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation')
@@ -77,13 +77,21 @@ def _of(results: Sequence[Result], protocol: str) -> list[Result]:
     return [result for result in results if result.protocol == protocol]
 
 
+def _metrics(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(metric for result in results for metric in result.scores))
+
+
+def _sum(result: Result, name: str) -> int:
+    return sum(count[name] for count in result.cells.values())
+
+
 def _model(result: Result) -> str:
     return str(result.provenance['model'])
 
 
 def _csv(results: Sequence[Result]) -> str:
     """A row for each model and protocol."""
-    scores = list(dict.fromkeys(name for result in results for name in result.scores))
+    scores = _metrics(results)
     own = [name for name in scores if name not in TIMM_COLUMNS]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator='\n')
@@ -93,7 +101,7 @@ def _csv(results: Sequence[Result]) -> str:
         for name in ('top1', 'top5'):
             if name in result.scores:
                 facts[f'{name}_err'] = f'{100 - result.scores[name]:.3f}'
-        images = sum(count['total'] for count in result.cells.values())
+        images = _sum(result, 'total')
         rest = [images, result.provenance['weights'], result.provenance['weight_hash']]
         columns = [*TIMM_COLUMNS, 'protocol', *own]
         writer.writerow([*(facts.get(name, '') for name in columns), *rest])
@@ -113,12 +121,12 @@ def _markdown(results: Sequence[Result]) -> str:
     parts = []
     for name in _protocols(results):
         own, row = _of(results, name), PROTOCOLS[name]
-        metrics = list(dict.fromkeys(metric for result in own for metric in result.scores))
+        metrics = _metrics(own)
         lines = [f'## {row.title}', '', f'| model | weights | {" | ".join(metrics)} | images |']
         lines.append('|---|---|' + '---:|' * (len(metrics) + 1))
         for result in own:
             values = [f'{result.scores[m]:.2f}' if m in result.scores else '' for m in metrics]
-            images = sum(count['total'] for count in result.cells.values())
+            images = _sum(result, 'total')
             lines.append(f'| {_model(result)} | {result.provenance["weights"]} | {" | ".join(values)} | {images} |')
         parts.append('\n'.join([*lines, '', *_notes(name, own)]))
     return '\n\n'.join(parts) + '\n'
@@ -137,7 +145,7 @@ def _notes(name: str, results: Sequence[Result]) -> list[str]:
         for key in ('subset', 'limit', 'corruptions'):
             if told.get(key):
                 notes.append(f'{_model(result)}: {key} {told[key]}.')
-        damaged = sum(count['damaged'] for count in result.cells.values())
+        damaged = _sum(result, 'damaged')
         if damaged:
             notes.append(f'{_model(result)}: {damaged} files could not be read.')
     return [note for note in dict.fromkeys(notes) if note]
@@ -147,7 +155,7 @@ def _html(results: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
     sections = []
     for name in _protocols(results):
         own = _of(results, name)
-        metrics = list(dict.fromkeys(metric for result in own for metric in result.scores))
+        metrics = _metrics(own)
         rows = [
             [_cell(_model(r)), _cell(r.provenance['weights']), *(_score(r.scores.get(m)) for m in metrics)] for r in own
         ]
@@ -217,7 +225,7 @@ def _picture(name: str, results: Sequence[Result]) -> bytes:
         figure.colorbar(shown, ax=axes, label='error, %')
         axes.set_title(f'{PROTOCOLS[name].title}: mean error over what there is of each')
     else:
-        metrics = list(dict.fromkeys(metric for result in results for metric in result.scores))
+        metrics = _metrics(results)
         width = 0.8 / max(len(metrics), 1)
         for k, metric in enumerate(metrics):
             heights = [result.scores.get(metric, 0.0) for result in results]
@@ -232,5 +240,5 @@ def _picture(name: str, results: Sequence[Result]) -> bytes:
 
 
 def _mean_error(result: Result, group: str) -> float:
-    found = [100 - share(count) for cell, count in result.cells.items() if cell.partition('/')[0] == group]
+    found = [error(count) for cell, count in result.cells.items() if cell.partition('/')[0] == group]
     return sum(found) / len(found) if found else float('nan')
