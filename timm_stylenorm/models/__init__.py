@@ -125,10 +125,9 @@ def _register(base: str, method: str, name: str) -> None:
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
-    entrypoint.__doc__ = (
-        f'{base} with {method}, {ROWS[method].paper}; `style` takes its arguments and `sites`, or what '
-    )
-    entrypoint.__doc__ += '`add_style` takes, with more methods.'
+    paper = ROWS[method].paper
+    takes = '`style` takes its arguments and `sites`, or what `add_style` takes, with more methods.'
+    entrypoint.__doc__ = f'{base} with {method}, {paper}; {takes}'
     names, globals()['__all__'] = __all__, []  # register_model searches this list, which would take quadratic time
     register_model(entrypoint)
     globals()['__all__'] = names
@@ -156,6 +155,8 @@ def _register_families(methods: Iterable[str]) -> list[str]:
 
 _collects = gc.isenabled()
 gc.disable()  # thousands of new objects would make it look through all that torch and timm have loaded
-_register_families(list(ROWS))
-if _collects:
-    gc.enable()
+try:
+    _register_families(list(ROWS))
+finally:
+    if _collects:
+        gc.enable()
