@@ -6,7 +6,6 @@ arXiv:2010.05981.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ..dual_bn import routed
 from ..errors import StyleNormWarning
+from ..functional import crop_box
 from ..layers.base import beta
 from ..surgery.companions import provide
 from ..surgery.structure import batch_norms
@@ -230,11 +230,9 @@ def cutmix(images: Tensor, index: Tensor, share: float, centre: tuple[int, int])
     Returns:
         The images, and the true share of the box.
     """
-    box = []
-    for size, middle in zip(images.shape[2:], centre, strict=True):
-        half = int(size * math.sqrt(share)) // 2
-        box.append(slice(max(middle - half, 0), min(middle + half, size)))
+    height, width = images.shape[2:]
+    (rows, columns), _ = crop_box(height, width, share, centre)
     mixed = images.clone()
-    mixed[:, :, box[0], box[1]] = images[index][:, :, box[0], box[1]]
-    area = math.prod(b.stop - b.start for b in box)
-    return mixed, area / math.prod(images.shape[2:])
+    mixed[:, :, rows, columns] = images[index][:, :, rows, columns]
+    area = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return mixed, area / (height * width)

@@ -58,19 +58,20 @@ def root_of(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _first_conv(model: nn.Module) -> _ConvNd | None:
+def first_conv(model: nn.Module) -> _ConvNd | None:
+    """In the order of definition; None for a model without any."""
     return next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
 
 
 def dim_of_images(model: nn.Module) -> int:
     """Dimensions of a batch of what the model takes: 4 for images, 3 for signals (N, C, L), 5 for clips and volumes."""
-    conv = _first_conv(model)
+    conv = first_conv(model)
     return 4 if conv is None else 2 + len(conv.kernel_size)
 
 
 def image_channels(model: nn.Module) -> list[int]:
     """Numbers of image channels to try: those of the first convolution, and 3."""
-    conv = _first_conv(model)
+    conv = first_conv(model)
     return list(dict.fromkeys([3 if conv is None else conv.in_channels, 3]))
 
 

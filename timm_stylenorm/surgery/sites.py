@@ -34,11 +34,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from ..errors import no_site
 from ..host import FeatureGraphNet
 from ..torch_host import last_child
+from .meta import first_conv
 from .residual import residual_sites
 from .site import Site
 from .structure import (
@@ -229,7 +229,7 @@ def _residual_parts(model: nn.Module, name: str, blocks: list[Named] | None = No
 
 
 def _input(model: nn.Module, name: str) -> list[Site]:
-    conv = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    conv = first_conv(model)
     return [Site(name, '', model, conv.in_channels if conv else None, 'before')]
 
 
@@ -281,7 +281,7 @@ def _place(model: nn.Module, label: str, path: str, channels: int | None, tokens
         )
     leaf = not any(k != 'style' for k, _ in module.named_children())
     layout = (1, 0) if leaf else layout_of(model)
-    convolves = leaf or any(isinstance(m, _ConvNd) for m in module.modules())
+    convolves = leaf or first_conv(module) is not None
     if layout == (1, 0) and not tokens and (isinstance(module, nn.Linear) or not convolves):
         raise ValueError(
             f'site {label!r}: {path!r} ({type(module).__name__}) has no convolution; {type(model).__name__} seems to '
