@@ -72,7 +72,8 @@ MMPRETRAIN = [*TIMM, *RUNNER, 'onedl-mmpretrain>=1.3']
 HOSTS = [*MMSEG, *MMDET, *MMPRETRAIN]
 CORRUPTIONS = ['imagecorruptions-imaug']
 EVALUATE = [*CORRUPTIONS, 'foolbox', 'matplotlib', 'tqdm']
-TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *EVALUATE]
+EXPLAIN = ['grad-cam>=1.5', 'scikit-learn', 'matplotlib', 'tqdm']  # grad-cam brings opencv-python-headless
+TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *EVALUATE, *EXPLAIN]
 
 TOOLS = ['stylenorm_tools', *(f'stylenorm_tools.{name}' for name in find_packages('tools'))]
 
@@ -98,6 +99,7 @@ setup(
         'cityscapes': ['cityscapesscripts'],
         'corruptions': CORRUPTIONS,
         'evaluate': [*TIMM, *EVALUATE],
+        'explain': [*TIMM, *EXPLAIN],
         'test': HOSTS + TEST,
         'test-timm': TIMM + TEST,
         'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],

@@ -22,6 +22,7 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
     'foolbox': 'evaluate',
+    **dict.fromkeys(('pytorch_grad_cam', 'sklearn'), 'explain'),
 }
 OPENMMLAB = {
     'mmengine': 'mmengine',

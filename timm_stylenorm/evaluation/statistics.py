@@ -1,0 +1,227 @@
+"""Statistics of the channels at sites of a network, image by image: what tells its domains apart.
+
+    mean, std   of each channel over the positions of an image: its style, which AdaIN, MixStyle (arXiv:2104.02008) and
+                DSU (arXiv:2202.03958) change; pooled over a batch, what batch norm sees (AdaBN, arXiv:1603.04779)
+    norms       L2 norms over the channels at positions, which domain norm makes one (arXiv:1911.13287)
+
+Hooks reduce each map to these numbers as it arrives, so that memory grows with the images by 2 C + POSITIONS floats for
+each site and side, and never holds a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..functional import instance_moments
+from ..surgery.add import style_layers
+from ..surgery.context import eval_mode, override_attr
+from ..surgery.hooks import attachments_of, slots_open
+from ..surgery.layouts import settle
+from ..surgery.probe import probe
+from ..surgery.site import Site
+from ..surgery.sites import find_sites
+
+POSITIONS = 256  # of a map whose norms are kept, evenly spread
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of the maps of N images.
+
+    Attributes:
+        mean: (N, C), float32, over the positions.
+        std: (N, C), biased.
+        norms: (N, P), over the channels, at P positions.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    norms: np.ndarray
+
+    @property
+    def style(self) -> np.ndarray:
+        """Means and deviations of each image, (N, 2 C)."""
+        return np.concatenate([self.mean, self.std], 1)
+
+    def of_batches(self, domains: Sequence[object] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """What batch norm sees of batches of one domain each: means and variances of channels, and the domains.
+
+        Args:
+            domains: (N,), of each image.
+            size: Images of a batch, in their order; what is left over of a domain is left out.
+
+        Returns:
+            (B, 2 C) and (B,).
+
+        Raises:
+            ValueError: Domains of another number of images; a domain has less than `size` images.
+        """
+        domains = np.asarray(domains)
+        if len(domains) != len(self.mean):
+            raise ValueError(f'{len(domains)} domains for {len(self.mean)} images')
+        rows, labels = [], []
+        for domain in np.unique(domains):
+            of_domain = np.flatnonzero(domains == domain)
+            if len(of_domain) < size:
+                raise ValueError(f'domain {str(domain)!r} has {len(of_domain)} images, and a batch {size}')
+            for batch in of_domain[: len(of_domain) // size * size].reshape(-1, size):
+                mean = self.mean[batch]
+                var = (self.std[batch] ** 2).mean(0) + mean.var(0)
+                rows.append(np.concatenate([mean.mean(0), var]))
+                labels.append(domain)
+        return np.stack(rows), np.asarray(labels)
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """Both sides of a site.
+
+    Attributes:
+        before: Of what a style layer gets there; at a norm layer, of its input.
+        after: Of what it gives; the same where there is no layer.
+    """
+
+    before: Statistics
+    after: Statistics
+
+
+def collect_statistics(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    sites: str | Iterable[str],
+    forward: Callable[[Tensor], object] | None = None,
+    acting: bool = False,
+) -> dict[str, SiteStatistics]:
+    """Statistics of all images at sites, in evaluation mode and without gradients; the model stays as it was.
+
+    Args:
+        model: A module with these sites.
+        batches: Images (N, C, H, W) as the model takes them.
+        sites: Names as of `list_sites`, names of modules, or globs over them.
+        forward: Called with each batch instead of the model, which may be a part of what it runs.
+        acting: Style layers that act in training do so, but for those that replace norm layers; they mix the images of
+            a batch.
+
+    Returns:
+        By the label of each place, in order: 'stage1', or the module's name for sites that mean many modules.
+
+    Raises:
+        ValueError: An unknown site, one where no single map arrives, or no image.
+    """
+    found = find_sites(model, sites)
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    layers = [layer for _, layer in style_layers(model) if acting and not layer.is_norm]
+    with ExitStack() as stack:
+        stack.enter_context(slots_open(model, found))
+        taps = [_Tap(site) for site in _settled(model, found)]
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(eval_mode(model))
+        stack.enter_context(override_attr(layers, 'training', True))
+        stack.enter_context(_tapped(taps))
+        for images in batches:
+            (forward or model)(images.to(device))
+            for tap in taps:
+                tap.end(len(images))
+    return {tap.site.label: tap.statistics() for tap in taps}
+
+
+def _settled(model: nn.Module, sites: Sequence[Site]) -> Iterator[Site]:
+    """With the layout of what a probe sees there; as they are where it cannot run."""
+    seen = probe(model, sites)
+    for site in sites:
+        if seen is None:
+            yield site
+        elif (site.name, site.where) in seen:
+            yield settle(site, seen[site.name, site.where])
+        else:
+            raise ValueError(f'site {site.label!r}: {site.name!r} ({type(site.module).__name__}) does not run')
+
+
+@dataclass
+class _Tap:
+    """The numbers of one site."""
+
+    site: Site
+    sides: dict[str, list[Statistics]] = field(default_factory=lambda: {'before': [], 'after': []})
+    now: dict[str, Statistics] = field(default_factory=dict)  # of this batch; of several calls the last
+
+    def take(self, side: str, x: object) -> None:
+        self.now[side] = _reduced(x, self.site)
+
+    def end(self, count: int) -> None:
+        """The batch is over.
+
+        Raises:
+            ValueError: No map of all its images has come by.
+        """
+        for side, kept in self.sides.items():
+            found = self.now.get(side, self.now.get('before'))
+            if found is None or len(found.mean) != count:
+                what = 'nothing' if found is None else f'a map of {len(found.mean)} images'
+                raise ValueError(f'site {self.site.label!r}: at {self.site.name!r} arrives {what} for {count} images')
+            kept.append(found)
+        self.now.clear()
+
+    def statistics(self) -> SiteStatistics:
+        if not self.sides['before']:
+            raise ValueError('collect_statistics: no image was given')
+        return SiteStatistics(**{side: _joined(kept) for side, kept in self.sides.items()})
+
+
+@contextmanager
+def _tapped(taps: Sequence[_Tap]) -> Iterator[None]:
+    """Hooks before and after those of style layers, which `attach` puts before the hooks of others."""
+    handles: list[RemovableHandle] = []
+    try:
+        for tap in taps:
+            module, where = tap.site.module, tap.site.where
+            styled = where == 'replace' or attachments_of(module) is not None
+            hang = module.register_forward_hook if where == 'after' else module.register_forward_pre_hook
+            handles.append(hang(partial(_take, tap, 'before'), prepend=True))
+            if styled:
+                last = module.register_forward_hook if where == 'replace' else hang
+                handles.append(last(partial(_take, tap, 'after')))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _take(tap: _Tap, side: str, module: nn.Module, args: tuple[object, ...], *output: object) -> None:
+    """The hook of both kinds: before the module there is no output yet."""
+    tap.take(side, *(output or args[:1] or (None,)))
+
+
+def _reduced(x: object, site: Site) -> Statistics:
+    if not isinstance(x, Tensor) or x.dim() < 3:
+        what = f'a tensor of shape {tuple(x.shape)}' if isinstance(x, Tensor) else f'a {type(x).__name__}'
+        raise ValueError(f'site {site.label!r}: at {site.name!r} arrives {what}, expected one map or tokens')
+    maps = x.detach()[:, site.prefix_tokens :].movedim(-1, 1) if site.channel_dim == -1 else x.detach()
+    mean, var = instance_moments(maps)
+    norms = maps.float().norm(dim=1).flatten(1)
+    chosen = torch.linspace(0, norms.shape[1] - 1, min(POSITIONS, norms.shape[1]), device=x.device).round().long()
+    kept = (mean, var.clamp(min=0).sqrt(), norms[:, chosen])
+    return Statistics(*(part.float().cpu().numpy() for part in kept))
+
+
+def _joined(parts: Sequence[Statistics]) -> Statistics:
+    """All batches; positions that not all of them have, since images differ in size, are left out."""
+    positions = min(part.norms.shape[1] for part in parts)
+    return Statistics(
+        np.concatenate([part.mean for part in parts]),
+        np.concatenate([part.std for part in parts]),
+        np.concatenate([part.norms[:, _spread(part.norms.shape[1], positions)] for part in parts]),
+    )
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """So many indices below `count`, evenly spread."""
+    return np.linspace(0, count - 1, wanted).round().astype(int)
