@@ -96,7 +96,7 @@ def evaluate(
     parts = [find.limited(cell, options.limit) for cell in row.cells(root, options)]
     lacking = _lacking(row, protocol, parts, metrics, options)
     base = unwrap_model(model)
-    show = _shown(base, row, mean, std)
+    show = shown_by(base, mean, std, row.size)
     groups = row.groups(root) if row.groups else None
     hashed = weight_hash(base)
     told: dict[str, object] = {
@@ -114,7 +114,7 @@ def evaluate(
         counts = {cell.name: _kept(runner, cell, groups, root, keeper) for cell in parts}
         twin = None
         if clean is not None and NEED_CLEAN.intersection(row.metrics):
-            runner = replace(runner, show=_shown(base, replace(row, size=None), mean, std))
+            runner = replace(runner, show=shown_by(base, mean, std))
             twin = _kept(runner, _clean_cell(groups, Path(clean), options), groups, Path(clean), keeper)
     scores = row.scores(counts, twin)
     wanted = row.metrics if metrics is None else metrics
@@ -152,13 +152,26 @@ def _clean_cell(groups: Groups | None, clean: Path, options: find.Options) -> Ce
     return find.limited(replace(cell, name='clean'), options.limit)
 
 
-def _shown(model: nn.Module, row: Protocol, mean: Sequence[float] | None, std: Sequence[float] | None) -> Shown:
+def shown_by(
+    model: nn.Module,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Shown:
+    """How images reach a network, as timm's configuration of it says.
+
+    Args:
+        model: The network.
+        mean: Of each channel, instead of that of the configuration.
+        std: See `mean`.
+        size: Of files that are neither resized nor cropped, rows and columns.
+    """
     config = resolve_model_data_config(model)
     mean, std = tuple(mean or config['mean']), tuple(std or config['std'])
-    if row.size is not None:
-        return Shown(mean, std, size=row.size)
-    size = {k: config[k] for k in ('input_size', 'interpolation', 'crop_pct', 'crop_mode')}
-    transform = create_transform(**size, is_training=False, normalize=False)
+    if size is not None:
+        return Shown(mean, std, size=size)
+    scaled = {k: config[k] for k in ('input_size', 'interpolation', 'crop_pct', 'crop_mode')}
+    transform = create_transform(**scaled, is_training=False, normalize=False)
     steps = [step for step in transform.transforms if 'Tensor' not in type(step).__name__]
     return Shown(mean, std, resize=type(transform)(steps))
 

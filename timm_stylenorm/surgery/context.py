@@ -9,16 +9,16 @@ from torch import nn
 
 
 @contextmanager
-def override_attr(modules: Iterable[nn.Module], name: str, value: object) -> Iterator[None]:
-    """An attribute of all these modules has another value."""
-    before = [(module, getattr(module, name)) for module in modules]
+def override_attr(things: Iterable[object], name: str, value: object) -> Iterator[None]:
+    """An attribute of all these modules, or parameters, has another value."""
+    before = [(thing, getattr(thing, name)) for thing in things]
     try:
-        for module, _ in before:
-            setattr(module, name, value)
+        for thing, _ in before:
+            setattr(thing, name, value)
         yield
     finally:
-        for module, old in before:
-            setattr(module, name, old)
+        for thing, old in before:
+            setattr(thing, name, old)
 
 
 @contextmanager

@@ -166,14 +166,14 @@ def _is_map(shapes: tuple[Shape, Shape], images: tuple[Shape, Shape], layout: La
             return None
         return abs(w - h * ratio) < 1 and abs(w2 - factor * w) <= 1
     count, count2 = (axes[0] - prefix for axes in spatial)
-    grid = _grid(count, ratio)
+    grid = grid_of(count, ratio)
     if grid is None:
         return None
     h, w = grid
     return True if count2 % h == 0 and abs(count2 // h - factor * w) <= factor - 1 else None
 
 
-def _grid(count: int, ratio: float) -> tuple[int, int] | None:
+def grid_of(count: int, ratio: float) -> tuple[int, int] | None:
     """Height and width of a map of so many positions."""
     if count < 1:
         return None
@@ -213,7 +213,7 @@ class Unchecked:
             rank = 'tokens (N, L, C)' if prefix else 'a map or tokens of rank 3, 4 or 5'
         elif self.channels is not None and shape[dim] != self.channels:
             rank = f'{self.channels} channels at axis {dim}'
-        elif x.dim() == 3 and self.dim == 4 and not self.told and _grid(shape[3 - dim % 3] - prefix, 1) is None:
+        elif x.dim() == 3 and self.dim == 4 and not self.told and grid_of(shape[3 - dim % 3] - prefix, 1) is None:
             rank = (
                 f'a square map of tokens after {prefix} prefix tokens, or channel_dim= and prefix_tokens= in the style'
             )
