@@ -25,6 +25,7 @@ from mistakes import command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mmengine.config import Config
     from torch import nn
 
     from timm_stylenorm.evaluation import Options, Protocol, Result, Running
@@ -154,6 +155,14 @@ def register(name: str) -> None:
 
 def of_config(config: str, file: str) -> tuple[nn.Module, str, str]:
     """A classifier of a config with its checkpoint."""
+    model, _ = built(config, file)
+    if not hasattr(model, 'net'):
+        raise ValueError(f'{config}: evaluate measures classifiers, and this is a {type(model).__name__}; see test.py')
+    return classifier_of(model, config, file)
+
+
+def built(config: str, file: str) -> tuple[nn.Module, Config]:
+    """The model of a config whose checkpoint is named, without its weights, and the config."""
     cfg = load_config(parser('').parse_args([config]))
     from mmengine.registry import MODELS, init_default_scope
 
@@ -163,9 +172,11 @@ def of_config(config: str, file: str) -> tuple[nn.Module, str, str]:
     cfg.model.pop('init_checkpoint', None)
     if cfg.model.get('pretrained'):
         cfg.model.pretrained = False
-    model = MODELS.build(cfg.model)
-    if not hasattr(model, 'net'):
-        raise ValueError(f'{config}: evaluate measures classifiers, and this is a {type(model).__name__}; see test.py')
+    return MODELS.build(cfg.model), cfg
+
+
+def classifier_of(model: nn.Module, config: str, file: str) -> tuple[nn.Module, str, str]:
+    """The network within a classifier, with its checkpoint and the normalisation of its images."""
     load(model.net, file)
     shown = model.data_preprocessor
     config_of = {'mean': tuple(shown.mean.flatten().tolist()), 'std': tuple(shown.std.flatten().tolist())}

@@ -1,0 +1,173 @@
+"""MODEL on a command line as a network that shows itself images: a classifier, or a segmentor of a config."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from cli import COUNT, data_parts, kind_of
+from evaluate import build, built, classifier_of, load
+from torch import Tensor, nn
+from torchvision.transforms.functional import resize
+
+from timm_stylenorm.datafiles import UNREADABLE
+from timm_stylenorm.evaluation.engine import shown_by
+from timm_stylenorm.evaluation.images import Shown, read_rgb
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def add_arguments(own: argparse.ArgumentParser) -> None:
+    """MODEL and how it gets its images."""
+    own.add_argument(
+        'models', nargs='+', metavar='MODEL',
+        help='as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT',
+    )  # fmt: skip
+    own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own')
+    own.add_argument('--mean', type=float, nargs=3, help='of each channel; default: as the model says')
+    own.add_argument('--std', type=float, nargs=3)
+    own.add_argument(
+        '--image-size', type=COUNT, metavar='N', help='of segmentors: scale the shorter side of images to N pixels'
+    )
+    own.add_argument('--device', help='default: the GPU, if there is one')
+
+
+@dataclass
+class Network:
+    """A network in evaluation mode.
+
+    Attributes:
+        name, weights: For tables; see `evaluate.build`.
+        model: Normalised images (N, 3, H, W) to logits (N, K) or (N, K, h, w).
+        part: The part of it that has sites: the model, or the backbone of a segmentor.
+        show: How images reach it.
+        classes: Names of its outputs; empty where they are not known.
+    """
+
+    name: str
+    weights: str
+    model: nn.Module
+    part: nn.Module
+    show: Shown
+    classes: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def class_name(self, output: int) -> str:
+        """Of an output; its number where names are not known."""
+        return self.classes[output] if output < len(self.classes) else f'class {output}'
+
+    def read(self, file: Path) -> Tensor:
+        """The image as the network is shown it, uint8, (3, H, W).
+
+        Raises:
+            ValueError: The file cannot be read; names it.
+        """
+        try:
+            image = read_rgb(file)
+        except UNREADABLE as error:
+            raise ValueError(f'cannot read the image {file}: {error}') from error
+        return self.show(image, str(file))
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W), uint8, normalised, on the device."""
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std))
+        return (images.to(self.device).float() / 255 - mean) / std
+
+
+def networks(args: argparse.Namespace) -> list[Network]:
+    """Those of a command line, on their device.
+
+    Raises:
+        ValueError: No such model, or weights that do not fit.
+        FileNotFoundError: No such file.
+    """
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    found = [network(word, args) for word in args.models]
+    for one in found:
+        one.model.to(device).eval()
+    return found
+
+
+def network(word: str, args: argparse.Namespace) -> Network:
+    """One of them."""
+    base, _, file = word.partition('=')
+    names: tuple[str, ...] = ()
+    if Path(base).suffix == '.py':
+        model, cfg = built(base, file)
+        names = classes_of(cfg)
+        if not hasattr(model, 'net'):
+            return segmentor(model, cfg, base, file, args)
+        net, name, weights = classifier_of(model, base, file)
+    else:
+        net, name, weights = build(word, args.num_classes)
+    if not names and net.num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        imagenet = ImageNetInfo('imagenet-1k')
+        names = tuple(imagenet.index_to_description(i).partition(',')[0] for i in range(1000))
+    return Network(name, weights, net, net, shown_by(net, args.mean, args.std), names)
+
+
+def segmentor(model: nn.Module, cfg: Config, config: str, file: str, args: argparse.Namespace) -> Network:
+    """A segmentor with its checkpoint; its images keep their size, or their shorter side gets `--image-size`."""
+    load(model, file)
+    given = cfg.model.get('data_preprocessor') or {}
+    mean = args.mean or [v / 255 for v in given.get('mean') or (0, 0, 0)]
+    std = args.std or [v / 255 for v in given.get('std') or (1, 1, 1)]
+    scaled = (lambda image: resize(image, args.image_size)) if args.image_size else (lambda image: image)
+    name = f'{Path(config).stem} ({Path(file).name})'
+    logits = Logits(model, given.get('bgr_to_rgb', False))
+    part = model.get_submodule(cfg.model.get('where', 'backbone'))
+    return Network(name, f'checkpoint {file}', logits, part, Shown(mean, std, resize=scaled), classes_of(cfg))
+
+
+def classes_of(cfg: Config) -> tuple[str, ...]:
+    """Names of the classes of the data set that a config tests on, where its type says them."""
+    from mmengine.registry import DATASETS
+
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    for part in data_parts(dataset) if dataset else ():
+        names = (part.get('metainfo') or {}).get('classes')
+        kind = DATASETS.get(kind_of(part)) if not names and part.get('type') else None
+        return tuple(names or getattr(kind, 'METAINFO', {}).get('classes') or ())
+    return ()
+
+
+class Logits(nn.Module):
+    """A segmentor as a function from RGB images (N, 3, H, W) to logits (N, K, h, w)."""
+
+    def __init__(self, model: nn.Module, rgb: bool) -> None:
+        super().__init__()
+        self.segmentor, self.rgb = model, rgb
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.segmentor(images if self.rgb else images.flip(1), mode='tensor')
+        if not isinstance(logits, Tensor) or logits.dim() != 4:
+            kind = f'shape {tuple(logits.shape)}' if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f'{type(self.segmentor).__name__} gives {kind}, expected logits (N, K, h, w)')
+        return logits
+
+
+def class_number(word: str, names: Sequence[str], outputs: int) -> int:
+    """The output that a number or a name means.
+
+    Raises:
+        ValueError: None does.
+    """
+    from timm_stylenorm.errors import unknown
+
+    if word.isdigit():
+        if int(word) >= outputs:
+            raise ValueError(f'class {word}: the network has {outputs} outputs, 0 to {outputs - 1}')
+        return int(word)
+    if word not in names:
+        raise ValueError(unknown('class', word, names) if names else f'class {word!r}: give the number of its output')
+    return list(names).index(word)
