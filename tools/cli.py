@@ -100,8 +100,10 @@ def picture_parser(description: str | None) -> argparse.ArgumentParser:
     """What the command lines of the picture tools share."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('images', type=Path, help='folder of images, and of folders of images')
-    own.add_argument('--model', default='resnet50', help='classifier, a name of timm (default: %(default)s)')
-    own.add_argument('--checkpoint', help="its weights with timm's keys (default: timm downloads them)")
+    own.add_argument(
+        '--model', default='resnet50', help='classifier, a name of timm, with a style too (default: %(default)s)'
+    )
+    own.add_argument('--checkpoint', help="its weights with timm's or the Runner's keys (default: timm downloads them)")
     own.add_argument('--mean', type=float, nargs=3, help="normalisation of its images (default: as timm's)")
     own.add_argument('--std', type=float, nargs=3)
     own.add_argument('--image-size', type=COUNT, default=224, help='images are scaled and cropped to it')

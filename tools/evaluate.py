@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--out', default='work_dirs/evaluate', metavar='DIR', help='default: work_dirs/evaluate')
     own.add_argument('--clean', metavar='DIR', help='the clean ImageNet validation images; default: ROOT/imagenet')
     own.add_argument('--metrics', nargs='+', metavar='NAME', help='those that are wanted; default: all of a protocol')
-    own.add_argument('--num-classes', type=int, help='of a model with weights of your own')
+    own.add_argument('--num-classes', type=int, help='of a model with weights of your own; default: as the file says')
     own.add_argument('--bn', default='clean', choices=('clean', 'adversarial'), help='which of dual batch norms')
     own.add_argument('--corruptions', nargs='+', metavar='NAME', help='only these')
     own.add_argument('--subset', help='robustbench: its 5,000 images')
@@ -110,6 +110,8 @@ def build(name: str, num_classes: int | None) -> tuple[nn.Module, str, str]:
     register(plain)
     if ':' not in base and not timm.is_model(plain):
         raise ValueError(unknown('timm model', base, timm.list_models(), 'timm.list_models()'))
+    if file and num_classes is None:
+        num_classes = classes_in(file, base)
     classes = {} if num_classes is None else {'num_classes': num_classes}
     if file:
         model = timm.create_model(base, **classes)
@@ -120,6 +122,19 @@ def build(name: str, num_classes: int | None) -> tuple[nn.Module, str, str]:
     if plain in default_cfgs:
         told = f'those of the plain network ({base}): never trained with the style of its name'
     return model, base, told
+
+
+def classes_in(file: str, name: str) -> int | None:
+    """The outputs of the head that a file has for a model of timm; None where it has none by that name."""
+    import timm
+
+    from timm_stylenorm.checkpoints import read_state_dict
+
+    head = getattr(timm.get_pretrained_cfg(name), 'classifier', None)
+    head = head[0] if isinstance(head, tuple | list) else head
+    state = read_state_dict(file)
+    found = (state.get(f'{prefix}{head}.weight') for prefix in ('', 'net.', 'module.'))
+    return next((len(weight) for weight in found if weight is not None), None)
 
 
 def load(model: nn.Module, file: str) -> None:

@@ -28,7 +28,7 @@ def add_arguments(own: argparse.ArgumentParser) -> None:
         'models', nargs='+', metavar='MODEL',
         help='as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT',
     )  # fmt: skip
-    own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own')
+    own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own; default: as the file says')
     own.add_argument('--mean', type=float, nargs=3, help='of each channel; default: as the model says')
     own.add_argument('--std', type=float, nargs=3)
     own.add_argument(

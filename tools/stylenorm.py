@@ -38,6 +38,7 @@ COMMANDS: dict[str, Tool] = {
     'styliser': Tool('train_styliser', 'train the decoder of the AdaIN styliser'),
     'visualize': Tool('visualize_style', 'draw what methods do to images at each stage'),
     'explain': Tool('explain', 'draw where models see a class: Grad-CAM and its relatives'),
+    'style-statistics': Tool('style_statistics', 'draw the style of domains within models, and how a probe tells them'),
     'advbn-images': Tool('make_advbn_images', 'write a copy of an image folder that AdvBN has disturbed'),
     'demo': Tool('demo', 'train and compare segmentors on drawn streets'),
     'benchmark layers': Tool('benchmark', 'measure speed and memory of all layers'),

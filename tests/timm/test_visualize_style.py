@@ -122,6 +122,18 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
         decode.StageCodec(pictures.Classifier(vit, **args), 'stage1').encode(images)
 
 
+def test_a_checkpoint_that_was_trained_with_a_style_keeps_it(folder, tmp_path):
+    from timm_stylenorm.surgery.add import style_layers
+
+    trained = timm.create_model('resnet18_snr', num_classes=5)
+    torch.save({'state_dict': {f'net.{key}': v for key, v in trained.state_dict().items()}}, tmp_path / 'snr.pth')
+    more = ['--model', 'resnet18_snr', '--checkpoint', str(tmp_path / 'snr.pth')]
+    classifier = pictures.Classifier.of(visualize_style.parse_args(arguments(folder, *more)))
+    assert [name for name, _ in style_layers(classifier.model)] == ['snr.stage1', 'snr.stage2', 'snr.stage3']
+    images = pictures.load_images(pictures.image_files(folder), 64)
+    torch.testing.assert_close(classifier(images), trained.eval()((images - classifier.mean) / classifier.std))
+
+
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
@@ -134,7 +146,7 @@ def test_maps_with_channels_last_are_decoded_and_tokens_refused():
         (['--stages', 'stage9'], 'stage9'),
         (['--stages', 'blocks'], "after one module, and 'blocks' means"),
         (['--model', 'resnet81'], "did you mean 'resnet"),
-        (['--model', 'resnet34'], 'does not fit resnet34'),
+        (['--model', 'resnet34'], r'weights\.pth. does not fit this ResNet'),
         (['--styliser-encoder', 'no.pth', '--styliser-decoder', 'no.pth'], "encoder of the AdaIN styliser at 'no.pth'"),
     ],
 )

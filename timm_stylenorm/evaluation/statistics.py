@@ -92,6 +92,11 @@ class SiteStatistics:
     before: Statistics
     after: Statistics
 
+    def sides(self) -> dict[str, Statistics]:
+        """'before' and, where it is not the same, 'after'."""
+        same = np.array_equal(self.before.style, self.after.style)
+        return {'before': self.before} if same else {'before': self.before, 'after': self.after}
+
 
 def collect_statistics(
     model: nn.Module,

@@ -7,13 +7,13 @@ from typing import Any
 
 import timm
 import torch
+from evaluate import build
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree works without being installed
 
-from timm_stylenorm.convert import read_state_dict
 from timm_stylenorm.datafiles import UNREADABLE, visible_files
 from timm_stylenorm.errors import unknown
 
@@ -75,19 +75,9 @@ class Classifier:
         """From a command line's `model`, `checkpoint`, `mean` and `std`.
 
         Raises:
-            ValueError: The weights do not fit the model.
+            ValueError: timm has no such model, or the weights do not fit it.
         """
-        state = None if args.checkpoint is None else read_state_dict(args.checkpoint)
-        if not timm.is_model(args.model):
-            raise ValueError(unknown('timm model', args.model, timm.list_models()))
-        model = timm.create_model(args.model, pretrained=state is None)
-        if state is not None:
-            head = f'{model.pretrained_cfg["classifier"]}.weight'
-            model.reset_classifier(len(state[head]) if head in state else model.num_classes)
-            try:
-                model.load_state_dict(state)
-            except RuntimeError as error:
-                raise ValueError(f'{args.checkpoint} does not fit {args.model}: {error}') from None
+        model, _, _ = build(args.model if args.checkpoint is None else f'{args.model}={args.checkpoint}', None)
         data = timm.data.resolve_model_data_config(model)
         return cls(model, args.mean or data['mean'], args.std or data['std'])
 

@@ -1,0 +1,229 @@
+"""Draws the style of domains inside networks: stylenorm style-statistics MODEL... --domains data/pacs/* --out DIR
+
+    style.png        mean and deviation of each channel at a site, an image a point, in two dimensions (t-SNE or PCA),
+                     as in the figures of MixStyle (arXiv:2104.02008) and DSU (arXiv:2202.03958)
+    norms.png        how the norms over the channels at positions are distributed, as in domain norm's figure
+                     (arXiv:1911.13287)
+    probe.png        how well a linear probe tells the domains, layer by layer, which AdaBN's authors ask
+                     (arXiv:1603.04779)
+    statistics.json  the accuracies of the probe, and what was measured
+
+Where a style layer stands, style.png and norms.png have a row before it and one after it. Methods of training act only
+with --acting. MODEL is as of `stylenorm explain`. A domain is a folder of images, named NAME=FOLDER or by its own name,
+or a config (PATH.py) tells those of its test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import COUNT, SEED
+from mistakes import command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from figures.style import Measured
+    from networks import Network
+    from torch import Tensor
+
+    from timm_stylenorm.evaluation.statistics import SiteStatistics
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    import networks
+    from figures.style import PROJECTIONS
+
+    own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    networks.add_arguments(own)
+    own.add_argument('--domains', nargs='+', required=True, metavar='DOMAIN', help='FOLDER, NAME=FOLDER, or CONFIG.py')
+    own.add_argument('--sites', nargs='+', help='see `stylenorm sites MODEL`; default: the first and the last stage')
+    own.add_argument('--layers', nargs='+', help='of the probe, sites too; default: batch_norms, or all stages')
+    own.add_argument('--limit', type=COUNT, default=100, help='images of each domain, evenly chosen; default: 100')
+    own.add_argument(
+        '--pool', type=COUNT, default=1, metavar='N',
+        help='probe the statistics of batches of N images of one domain, which batch norm sees; default: of each image',
+    )  # fmt: skip
+    own.add_argument('--acting', action='store_true', help='style layers act as in training, on batches of all domains')
+    own.add_argument('--projection', choices=PROJECTIONS, default='tsne', help='default: tsne')
+    own.add_argument('--batch-size', type=COUNT, default=32)
+    own.add_argument('--seed', type=SEED, default=0)
+    own.add_argument('--out', type=Path, default=Path('style_statistics'), metavar='DIR')
+    args = own.parse_args(argv)
+    if args.limit < 2 * args.pool:
+        own.error(f'--pool {args.pool}: a probe needs two batches of each domain, and --limit is {args.limit}')
+    return args
+
+
+def domains_of(words: Sequence[str], limit: int) -> dict[str, list[Path]]:
+    """The images of each domain.
+
+    Raises:
+        FileNotFoundError: No such folder, or no image in it.
+        ValueError: One domain, or two of the same name.
+    """
+    from figures.pictures import evenly, image_files
+
+    found: dict[str, list[Path]] = {}
+    for word in words:
+        if Path(word).suffix == '.py' and not Path(word).is_dir():
+            parts = of_config(word)
+        else:
+            name, sign, folder = word.partition('=')
+            folder = folder if sign else word
+            parts = {name if sign else Path(folder).resolve().name: image_files(Path(folder))}
+        for name, files in parts.items():
+            if name in found:
+                raise ValueError(f'--domains: two are called {name!r}; give names, NAME=FOLDER')
+            found[name] = [files[i] for i in evenly(limit, len(files))]
+    if len(found) < 2:
+        raise ValueError(f'--domains: expected two or more, got {", ".join(found)}')
+    return found
+
+
+def of_config(config: str) -> dict[str, list[Path]]:
+    """Those of the test set of a config."""
+    from cli import check_data, load_config, parser, require
+    from mmengine.registry import DATASETS, init_default_scope
+
+    cfg = load_config(parser('').parse_args([config]))
+    require(cfg, config, 'test_dataloader')
+    check_data(cfg.test_dataloader, config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    images = DATASETS.build(cfg.test_dataloader.dataset)
+    if not hasattr(images, 'image_of'):
+        raise ValueError(f'{config}: the test set, a {type(images).__name__}, does not name its images; name folders')
+    found: dict[str, list[Path]] = {}
+    for i in range(len(images)):
+        found.setdefault(images.domain_of(i), []).append(Path(images.image_of(i)))
+    for name, files in found.items():
+        if not files[0].is_file():
+            raise ValueError(f'{config}: the images of {name} are no files; name folders')
+    return found
+
+
+def batches(network: Network, files: Sequence[Path], size: int) -> Iterator[Tensor]:
+    """Normalised images, at most `size` at once and all of one shape, in order."""
+    import torch
+
+    kept: list[Tensor] = []
+    for file in files:
+        image = network.read(file)
+        if kept and (len(kept) == size or image.shape != kept[0].shape):
+            yield network.inputs(torch.stack(kept))
+            kept = []
+        kept.append(image)
+    yield network.inputs(torch.stack(kept))
+
+
+def statistics_of(
+    network: Network, images: Sequence[tuple[str, Path]], sites: Sequence[str], args: argparse.Namespace
+) -> dict[str, SiteStatistics]:
+    """Statistics of all images, in order."""
+    import torch
+    from tqdm import tqdm
+
+    from timm_stylenorm.evaluation.statistics import collect_statistics
+
+    torch.manual_seed(args.seed)
+    files = tqdm([file for _, file in images], desc=network.name, unit='image', leave=False, disable=None)
+    shown = batches(network, files, args.batch_size)
+    return collect_statistics(network.part, shown, sites, forward=network.model, acting=args.acting)
+
+
+def accuracies(
+    found: Mapping[str, SiteStatistics], domains: np.ndarray, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Of the probe, before and after each place; once where there is no layer."""
+    from timm_stylenorm.evaluation.probe import domain_probe
+
+    scores: dict[str, dict[str, float]] = {}
+    for name, place in found.items():
+        for side, part in place.sides().items():
+            features, labels = (part.style, domains) if args.pool == 1 else part.of_batches(domains, args.pool)
+            scores.setdefault(name, {})[side] = round(domain_probe(features, labels, args.seed), 4)
+    return scores
+
+
+def measured(
+    network: Network, images: Sequence[tuple[str, Path]], domains: np.ndarray, args: argparse.Namespace
+) -> Measured:
+    """What the figures show of a network."""
+    from figures.style import Measured
+
+    from timm_stylenorm.surgery.sites import find_sites
+
+    sites, layers = args.sites or default_sites(network), args.layers or default_layers(network)
+    places, probed = ([site.label for site in find_sites(network.part, names)] for names in (sites, layers))
+    found = statistics_of(network, images, [*sites, *layers], args)
+    return Measured(network.name, {name: found[name] for name in places}, probed, accuracies(found, domains, args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Collect, probe, draw, write."""
+    import numpy as np
+    from disk import write_text
+    from figures import style
+    from networks import networks
+
+    from timm_stylenorm.evaluation.provenance import versions
+
+    domains = domains_of(args.domains, args.limit)
+    images = [(name, file) for name, files in domains.items() for file in files]
+    images = [images[i] for i in np.random.default_rng(args.seed).permutation(len(images))]  # batches of all domains
+    labels = np.array([name for name, _ in images])
+    models = networks(args)
+    found = [measured(network, images, labels, args) for network in models]
+    args.out.mkdir(parents=True, exist_ok=True)
+    style.draw_styles(args.out / 'style.png', found, labels, args.projection, args.seed)
+    style.draw_norms(args.out / 'norms.png', found, labels)
+    style.draw_probe(args.out / 'probe.png', found, len(domains))
+    facts = {
+        'models': {
+            one.name: {'weights': net.weights, 'probe': one.probe} for one, net in zip(found, models, strict=True)
+        },
+        'domains': {name: len(files) for name, files in domains.items()},
+        **{name: getattr(args, name) for name in ('pool', 'acting', 'seed')},
+        'versions': versions(),
+    }
+    write_text(args.out / 'statistics.json', json.dumps(facts, indent=1) + '\n')
+
+
+def default_sites(network: Network) -> list[str]:
+    """The first and the last stage."""
+    stages = stages_of(network)
+    return [stages[0], stages[-1]]
+
+
+def default_layers(network: Network) -> list[str]:
+    """All batch norms; of a network without any all stages."""
+    from timm_stylenorm.surgery.sites import site_names
+
+    return ['batch_norms'] if 'batch_norms' in site_names(network.part) else stages_of(network)
+
+
+def stages_of(network: Network) -> list[str]:
+    """Of its part that has sites."""
+    from timm_stylenorm.surgery.structure import levels_of
+
+    stages = [name for name in levels_of(network.part) if name.startswith('stage')]
+    if not stages:
+        raise ValueError(f'{network.name} has no stages that are known: name --sites and --layers')
+    return stages
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = parse_args(argv)
+    run(args)
+    print(f'wrote {args.out}: style.png, norms.png, probe.png, statistics.json')
+
+
+if __name__ == '__main__':
+    main()
