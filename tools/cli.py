@@ -182,6 +182,19 @@ def read_config(path: str | Path) -> 'Config':
         raise ValueError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
 
 
+def data_config(name: str) -> 'Config':
+    """A config whose test data is meant, by its path or name below configs/, `_base_/datasets/` too.
+
+    Raises:
+        ValueError: it cannot be read, or has no test data.
+    """
+    from timm_stylenorm.runner.configs import config_root
+
+    cfg = read_config(name if Path(name).is_file() else config_root() / name)
+    require(cfg, name, 'test_dataloader')
+    return cfg
+
+
 def require(cfg: 'Config', config: str, *keys: str) -> None:
     """A ValueError where a config lacks what a tool needs."""
     lacks = [key for key in keys if cfg.get(key) is None]

@@ -22,6 +22,7 @@ COMMANDS: dict[str, Tool] = {
     'train': Tool('train', 'train a config, for segmentation or classification'),
     'test': Tool('test', 'evaluate a checkpoint, on one domain or several'),
     'evaluate': Tool('evaluate', 'measure the robustness of classifiers: ImageNet-C, shape bias, attacks, ...'),
+    'diagnose': Tool('diagnose', 'tell how much of a drop between two domains is style, and at which sites'),
     'adapt': Tool('adabn', 'adapt a checkpoint to the images of a target domain, without labels (AdaBN)'),
     'pseudo-labels': Tool('make_pseudo_labels', 'write the predictions for target images as labels'),
     'convert': Tool('convert_checkpoint', "convert a checkpoint of others to timm's or mmseg's keys, or back"),

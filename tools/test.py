@@ -9,10 +9,9 @@ What was trained with --style is tested with it, or by the config in its work di
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import check_data, load_config, merge_options, parser, read_config, require
+from cli import check_data, data_config, load_config, merge_options, parser, require
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -57,13 +56,12 @@ def show(cfg: Config, folder: str) -> None:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
-    from timm_stylenorm.runner.configs import config_root
     from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
     if args.data:
-        other = read_config(args.data if Path(args.data).is_file() else config_root() / args.data)
-        require(other, args.data, 'test_dataloader', 'test_evaluator')
+        other = data_config(args.data)
+        require(other, args.data, 'test_evaluator')
         cfg.test_dataloader, cfg.test_evaluator = other.test_dataloader, other.test_evaluator
         merge_options(cfg, args.cfg_options)
     require(cfg, args.config, 'test_dataloader', 'test_evaluator', 'test_cfg')

@@ -1,8 +1,20 @@
-"""Robustness by the field's protocols: ImageNet-C and its relatives, shape bias, attacks."""
+"""Robustness by the field's protocols, and what of a drop between domains is style."""
 
 from .cells import Options
+from .diagnosis import Diagnosis, PlaceReport, diagnose
 from .engine import Result, evaluate
 from .protocols import PROTOCOLS, Protocol, list_protocols
 from .running import Running
 
-__all__ = ['PROTOCOLS', 'Options', 'Protocol', 'Result', 'Running', 'evaluate', 'list_protocols']
+__all__ = [
+    'PROTOCOLS',
+    'Diagnosis',
+    'Options',
+    'PlaceReport',
+    'Protocol',
+    'Result',
+    'Running',
+    'diagnose',
+    'evaluate',
+    'list_protocols',
+]

@@ -75,7 +75,7 @@ def limited(cell: Cell, limit: int | None) -> Cell:
     return cell
 
 
-def _class_root(root: Path) -> Path:
+def class_root(root: Path) -> Path:
     """The folder of the classes: `root`, or `val`, `validation` or `test` in it."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder '{root}'")
@@ -85,7 +85,7 @@ def _class_root(root: Path) -> Path:
 
 def plain(root: Path, options: Options) -> list[Cell]:
     """One part: all images."""
-    return [ClassFolders.read(_class_root(root), only=options.numbers()).cell('all')]
+    return [ClassFolders.read(class_root(root), only=options.numbers()).cell('all')]
 
 
 def _subset(root: Path, names: Sequence[str]) -> list[Cell]:
@@ -103,7 +103,7 @@ def imagenet_r(root: Path, options: Options) -> list[Cell]:
 
 def clean_subset(root: Path, names: Sequence[str]) -> Cell:
     """The ImageNet validation images of some classes."""
-    (cell,) = _subset(_class_root(root), names)
+    (cell,) = _subset(class_root(root), names)
     return cell
 
 

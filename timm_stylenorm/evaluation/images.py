@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,7 @@ class ClassFolders:
         for name in names:
             for path in files_in(root / name) if name in numbers else ():
                 if wanted is None or int((re.findall(r'\d+', path.stem) or ['-1'])[-1]) in wanted:
-                    reader = _File(path, border)
+                    reader = reader_of(path, border)
                     samples.append(Sample(f'{root.name}/{name}/{path.name}', reader, numbers[name]))
         if not samples:
             raise FileNotFoundError(f"no images in '{root}/<class>/'")
@@ -194,13 +195,9 @@ class ClassFolders:
         return Cell(name, self.samples, self.names)
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    border: int
-
-    def __call__(self) -> Image.Image:
-        return read_rgb(self.path, self.border)
+def reader_of(path: Path, border: int = 0) -> Reader:
+    """`read_rgb` of a file, as worker processes can take it."""
+    return partial(read_rgb, path, border)
 
 
 @dataclass(frozen=True)

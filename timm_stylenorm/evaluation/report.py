@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -12,29 +11,12 @@ from pathlib import Path
 
 from ..files import atomic_write
 from .engine import Result
+from .page import cell, details, note, number, page, picture, table
 from .protocols import PROTOCOLS
 from .scores import error, share
 
 # Columns of timm's results files, and those of this package after them
 TIMM_COLUMNS = ('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation')
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd }
-th { cursor: pointer; text-align: left; background: #f4f4f4; position: sticky; top: 0 } td.n { text-align: right }
-td.n[title] { cursor: help } th::after { content: ' \\2195'; color: #aaa } .note { color: #555; max-width: 60rem }
-"""
-_SORT = """
-for (const head of document.querySelectorAll('th')) head.addEventListener('click', () => {
-  const body = head.closest('table').tBodies[0], column = head.cellIndex;
-  const text = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const value = row => isNaN(text(row)) ? text(row) : +text(row);
-  const rows = [...body.rows], down = head.dataset.down !== '1';
-  rows.sort((a, b) => { const x = value(a), y = value(b); return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1) });
-  head.dataset.down = down ? '1' : '0'; body.append(...rows);
-});
-"""
 
 
 def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -157,48 +139,27 @@ def _html(results: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
         own = _of(results, name)
         metrics = _metrics(own)
         rows = [
-            [_cell(_model(r)), _cell(r.provenance['weights']), *(_score(r.scores.get(m)) for m in metrics)] for r in own
+            [cell(_model(r)), cell(r.provenance['weights']), *(number(r.scores.get(m)) for m in metrics)] for r in own
         ]
-        parts = [_table(['model', 'weights', *metrics], rows)]
-        cells = list(dict.fromkeys(cell for r in own for cell in r.cells))
+        parts = [table(['model', 'weights', *metrics], rows)]
+        cells = list(dict.fromkeys(part for r in own for part in r.cells))
         if len(cells) > 1:
-            rows = [[_cell(cell), *(_counted(r, cell) for r in own)] for cell in cells]
-            parts.append(_table(['part', *map(_model, own)], rows))
-        notes = ''.join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(name, own))
-        picture = base64.b64encode(pictures[name]).decode()
-        parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}" style="max-width:100%">')
+            rows = [[cell(part), *(_counted(r, part) for r in own)] for part in cells]
+            parts.append(table(['part', *map(_model, own)], rows))
+        notes = ''.join(map(note, _notes(name, own)))
+        parts.append(picture(name, pictures[name]))
         sections.append(f'<h2 id="{name}">{html.escape(PROTOCOLS[name].title)}</h2>{notes}{"".join(parts)}')
-    told = html.escape(json.dumps([result.provenance for result in results], indent=1))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Robustness</title><style>{_STYLE}</style>'
-        f'<h1>Robustness</h1>{"".join(sections)}'
-        f'<details><summary>What was measured</summary><pre>{told}</pre></details>'
-        f'<script>{_SORT}</script></html>\n'
-    )
+    told = json.dumps([result.provenance for result in results], indent=1)
+    return page('Robustness', *sections, details('What was measured', told))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = ''.join(f'<th>{html.escape(name)}</th>' for name in heads)
-    body = ''.join(f'<tr>{"".join(row)}</tr>' for row in rows)
-    return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _cell(text: object) -> str:
-    return f'<td>{html.escape(str(text))}</td>'
-
-
-def _score(value: float | None) -> str:
-    return '<td class="n"></td>' if value is None else f'<td class="n" data-value="{value}">{value:.2f}</td>'
-
-
-def _counted(result: Result, cell: str) -> str:
+def _counted(result: Result, part: str) -> str:
     """The share of right answers, with the counts where the pointer rests."""
-    count = result.cells.get(cell)
+    count = result.cells.get(part)
     if count is None:
-        return '<td class="n"></td>'
-    value = share(count, 'shape' if 'shape' in count else 'top1')
-    counts = ', '.join(f'{key} {number}' for key, number in count.items())
-    return f'<td class="n" title="{counts}" data-value="{value}">{value:.2f}</td>'
+        return number(None)
+    counts = ', '.join(f'{key} {value}' for key, value in count.items())
+    return number(share(count, 'shape' if 'shape' in count else 'top1'), counts)
 
 
 def _picture(name: str, results: Sequence[Result]) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..methods import ROWS
+from ..layers.companions import COMPANIONS
+from ..methods import METHODS, ROWS, Method, Placement
 from .add import add_style
-from .sites import find_sites, site_names
+from .sites import find_sites, site_names, sites_within
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,51 @@ def list_sites(model: nn.Module) -> list[SiteRow]:
 def fitting_methods(model: nn.Module) -> dict[str, str | None]:
     """Method -> None where it fits the model at its default sites, else why `add_style` refuses it."""
     return {name: _refusal(_without_copying_tensors(model), name) for name in ROWS}
+
+
+@dataclass(frozen=True)
+class MethodAt:
+    """A method that can act at a site.
+
+    Attributes:
+        method: Its name.
+        sites: What `sites=` takes for it to act there; empty where it does so by default.
+        needs: What it needs beside its layer, and what happens without it.
+    """
+
+    method: str
+    sites: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def methods_at(model: nn.Module, sites: Mapping[str, str]) -> dict[str, list[MethodAt]]:
+    """The methods that act at sites, or within the modules there; first those that do by default.
+
+    Args:
+        model: A module.
+        sites: Names as `sites=` takes them, and of each the name of its module.
+    """
+    usual = {name: _usual_places(model, row) for name, row in METHODS.items()}
+    return {site: sorted(_methods_at(usual, site, path), key=lambda m: len(m.sites)) for site, path in sites.items()}
+
+
+def _usual_places(model: nn.Module, row: Method) -> list[tuple[str, str]]:
+    """Names of the default sites of a method, and of their modules; none where it does not fit."""
+    try:
+        return [(site.asked, site.name) for site in find_sites(model, sites_within(model, row.sites))]
+    except ValueError:
+        return []
+
+
+def _methods_at(usual: Mapping[str, list[tuple[str, str]]], site: str, path: str) -> list[MethodAt]:
+    found = []
+    for name, places in usual.items():
+        row = METHODS[name]
+        here = [asked == site or (path and f'{module}.'.startswith(f'{path}.')) for asked, module in places]
+        if any(here) or (places and row.placement is not Placement.REPLACE):
+            needs = tuple(COMPANIONS[companion].effect for companion in row.companions)
+            found.append(MethodAt(name, () if any(here) else (site,), needs))
+    return found
 
 
 def _refusal(model: nn.Module, method: str) -> str | None:

@@ -1,0 +1,241 @@
+"""How much of a drop between two domains is style, and where in a network: asked before any training.
+
+At each place of a network the maps of one domain are given channel statistics of the other, and all else stays; see
+`exchange`. What comes back of the score on the target is what a method could regain there that works on statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..surgery.context import eval_mode
+from ..surgery.listing import MethodAt, methods_at
+from ..surgery.structure import levels_of
+from .exchange import ChannelStatistics, matched, per_image
+from .places import Look, Place, find_places, looking
+from .probe import domain_probe
+from .seen import Predict, Seen, Value, draws_of, value_of
+
+WORTH, MOST, ALL = 20, 50, 90  # percent of the drop
+
+
+@dataclass(frozen=True)
+class PlaceReport:
+    """What was found at a place; the score is accuracy or mIoU in percent, without labels the entropy in nats.
+
+    Attributes:
+        site: 'stage1', or a module's name.
+        module: The module's name.
+        channels: Of its maps.
+        domain_probe: Percentage of images of which a linear probe tells the domain by their channel statistics; chance
+            is 50.
+        matched: Points of the score on the target that matched statistics of the source regain.
+        per_image: The same for the statistics of a random source image.
+        harm: Points of the score on the source that matched statistics of the target cost.
+        share: `matched` in percent of the drop; None where there is no drop.
+        agreement: Percentage of predictions for the target that matched statistics leave as they were.
+        methods: That act there.
+        is_read: The last stage of a classifier: what its last layer reads are the means of these channels, so that to
+            match them matches classes, too.
+    """
+
+    site: str
+    module: str
+    channels: int
+    domain_probe: float
+    matched: Value
+    per_image: Value
+    harm: Value
+    share: Value | None
+    agreement: float
+    methods: list[MethodAt]
+    is_read: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `diagnose` finds.
+
+    Attributes:
+        measure: 'accuracy', 'mIoU' or 'entropy'.
+        images: Of source and target.
+        source: The score on the source.
+        target: The score on the target.
+        drop: Points that are lost from source to target; of the entropy, nats that it rises.
+        places: In the order of the network.
+        provenance: Of what, with what.
+    """
+
+    measure: str
+    images: tuple[int, int]
+    source: Value
+    target: Value
+    drop: Value
+    places: list[PlaceReport]
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def ranked(self) -> list[PlaceReport]:
+        """The places, by what matched statistics regain there."""
+        return sorted(self.places, key=lambda place: -place.matched.value)
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in sentences."""
+        unit = 'nats of entropy' if self.measure == 'entropy' else f'points of {self.measure}'
+        drop = f'{self.drop} {unit}'
+        ranked = self.ranked
+        if ranked[0].share is None:
+            return f'From source to target no more is lost than by chance ({drop}): there is nothing to regain.'
+        told = ''
+        if ranked[0].is_read and ranked[0].share.value < ALL and len(ranked) > 1:
+            told = (
+                f' After {ranked[0].site} it is {ranked[0].matched} ({ranked[0].share.value:.0f} %), but its channel '
+                'means are what the classifier reads, and to match them matches classes, too.'
+            )
+            ranked = ranked[1:]
+        return f'Of {drop} that are lost, {_said(ranked[0])}{told}'
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON, with the verdict and the ranking."""
+        return {'verdict': self.verdict, 'ranking': [place.site for place in self.ranked], **asdict(self)}
+
+
+def _said(best: PlaceReport) -> str:
+    """What the best place comes to."""
+    share = best.share.value if best.share else 0.0
+    back = (
+        f'{best.matched} ({share:.0f} %) come back where maps at {best.site} get the channel statistics of the source.'
+    )
+    if share < WORTH or not best.matched.is_clear:
+        return f'{back} Little of the drop is style, as channel statistics tell it: little can be regained.'
+    much = 'Most' if share >= MOST else 'A part'
+    return f'{back} {much} of the drop is style: methods that act at {best.site} are worth a try.'
+
+
+def diagnose(
+    model: nn.Module,
+    source: Iterable[object],
+    target: Iterable[object],
+    *,
+    sites: Sequence[str] | None = None,
+    predict: Predict | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Diagnosis:
+    """Find out at which sites channel statistics of the source regain a score on the target, and how much of it.
+
+    The model stays as it is. It runs over the images of both domains, then 3 times for each place.
+
+    Args:
+        model: The network that has the sites: a classifier, or the backbone of a segmentor.
+        source: Batches (images, labels), or images alone, of the domain on which the model is good. It is iterated over
+            several times: a list, or a loader without shuffling.
+        target: Of the other domain. Where not all images have labels, the entropy of predictions is the score.
+        sites: Names as `add_style` takes them; by default the input, the stem and the ends of the stages.
+        predict: For a batch, the logits (K,) or (K, H, W) and the label, or None, of each image. By default the batch
+            is (images, labels), and the model gives logits. What runs beside the model is in evaluation mode.
+        seed: Of the images whose statistics are taken, and of the standard errors.
+        progress: Called with the name of a place, how often a domain has been run over, and how often it will be.
+
+    Raises:
+        ValueError: An unknown site, no image in a domain, or labels that do not fit the logits.
+        ImportError: scikit-learn is not installed.
+    """
+    places = find_places(model, sites)
+    run = _Run(predict or _classify(model), progress, 2 + 3 * len(places))
+    own, other = ChannelStatistics(), ChannelStatistics()
+    with eval_mode(model), torch.no_grad():
+        plain = run('as it is', source, places, own.look), run('as it is', target, places, other.look)
+        scores = _Scores(*plain, seed)
+        methods = methods_at(model, {place.name: place.path for place in places})
+        last = [] if plain[0].dense else list(levels_of(model))[-1:]
+        reports = []
+        for place in sorted(places, key=lambda place: own.places.index(place.name)):
+            name = place.name
+            changed = (
+                run(name, target, [place], matched(other, own)),
+                run(name, target, [place], per_image(own, seed)),
+                run(name, source, [place], matched(own, other)),
+            )
+            told = _told_apart(own.features(name), other.features(name))
+            back, by_image, harm, share, agreement = scores.compare(*changed)
+            reports.append(
+                PlaceReport(
+                    name, place.path, own.of(name)[0].shape[1], told, back, by_image, harm, share, agreement,
+                    methods[name], name in last,
+                )
+            )  # fmt: skip
+    images = len(plain[0].said), len(plain[1].said)
+    return Diagnosis(scores.measure, images, scores.source, scores.target, scores.drop, reports, {'seed': seed})
+
+
+def _classify(model: nn.Module) -> Predict:
+    """Batches (images, labels), or images, through a classifier on its device."""
+    like = next(model.parameters(), torch.zeros(()))
+
+    def predict(batch: object) -> list[tuple[Tensor, Tensor | None]]:
+        images, labels = batch if isinstance(batch, list | tuple) else (batch, None)
+        logits = model(images.to(like.device))
+        return list(zip(logits, [None] * len(logits) if labels is None else labels, strict=True))
+
+    return predict
+
+
+def _told_apart(one: Tensor, two: Tensor) -> float:
+    """How well a linear probe tells two domains by their features, in percent."""
+    domains = torch.cat([torch.zeros(len(one)), torch.ones(len(two))])
+    return 100 * domain_probe(torch.cat([one, two]).cpu().double().numpy(), domains.numpy())
+
+
+class _Run:
+    """Runs of the network over a domain."""
+
+    def __init__(self, predict: Predict, progress: Callable[[str, int, int], None] | None, runs: int) -> None:
+        self.predict, self.progress, self.runs, self.done = predict, progress, runs, 0
+
+    def __call__(self, name: str, batches: Iterable[object], places: Sequence[Place], look: Look) -> Seen:
+        seen = Seen()
+        with looking(places, look):
+            for batch in batches:
+                seen.add(self.predict(batch))
+        if not seen.said:
+            raise ValueError('diagnose: no image in a domain, or its batches can be iterated over only once')
+        self.done += 1
+        if self.progress is not None:
+            self.progress(name, self.done, self.runs)
+        return seen
+
+
+class _Scores:
+    """Scores and their differences, with standard errors by draws of the images of both domains."""
+
+    def __init__(self, source: Seen, target: Seen, seed: int) -> None:
+        self.by_label = source.labelled and target.labelled
+        self.plain, self.seen = target, (source, target)
+        self.draws = draws_of(len(source.said), seed), draws_of(len(target.said), seed + 1)
+        self.good = self._good(source, 0), self._good(target, 1)
+        self.lost = self.good[0] - self.good[1]
+        sign = 1 if self.by_label else -1
+        self.source, self.target = (value_of(sign * good) for good in self.good)
+        self.drop = value_of(self.lost)
+
+    @property
+    def measure(self) -> str:
+        return ('mIoU' if self.plain.dense else 'accuracy') if self.by_label else 'entropy'
+
+    def _good(self, seen: Seen, domain: int) -> Tensor:
+        """More is better, for all draws: the score, or the entropy with its sign turned."""
+        return seen.score(self.draws[domain]) if self.by_label else -seen.entropy(self.draws[domain])
+
+    def compare(self, target: Seen, drawn: Seen, source: Seen) -> tuple[Value, Value, Value, Value | None, float]:
+        """What is regained in the two ways, the harm, the share of the drop, and the agreement."""
+        back = self._good(target, 1) - self.good[1]
+        share = value_of(100 * back / self.lost) if self.drop.is_clear else None
+        by_image = value_of(self._good(drawn, 1) - self.good[1])
+        harm = value_of(self.good[0] - self._good(source, 0))
+        return value_of(back), by_image, harm, share, target.agreement(self.plain)

@@ -1,0 +1,94 @@
+"""A folder of images as a domain: batches for a classifier, with labels where the images lie in folders of classes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import StyleNormWarning
+from ..workers import end_with_parent
+from .cells import class_root, limited
+from .images import Cell, CellImages, ClassFolders, Sample, Shown, collate, files_in, folders_in, reader_of
+from .labels import folder_indices
+
+
+class FolderDomain:
+    """Batches (images, labels) of a folder, normalised, in the same order each time.
+
+    Args:
+        root: `<class>/*`, also within `val`, `validation` or `test`; images that lie in it themselves have no labels.
+        show: How they reach the network.
+        classes: Names of the folders of classes, in the order of the network's outputs; see `class_names`.
+        outputs: Of the network.
+        limit: At most so many images, spread evenly.
+        batch_size: Of the images.
+        workers: Processes that read them.
+
+    Raises:
+        FileNotFoundError: No such folder, or no image in it.
+        ValueError: Folders of classes that are not those of the network.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        show: Shown,
+        classes: Sequence[str],
+        outputs: int,
+        limit: int | None = None,
+        batch_size: int = 32,
+        workers: int = 0,
+    ) -> None:
+        self.show, self.batch_size, self.workers, self._told = show, batch_size, workers, False
+        if classes and folders_in(class_root(root)):
+            numbers = folder_indices(tuple(classes), outputs, root)
+            labels = dict(zip(classes, numbers, strict=True))
+            cell = Cell(root.name, ClassFolders.read(class_root(root), labels).samples)
+        else:
+            cell = Cell(root.name, [Sample(path.name, reader_of(path), -1) for path in files_in(root)])
+        if not cell.samples:
+            raise FileNotFoundError(f"no images in '{root}' or in '{root}/<class>/'")
+        self.cell = limited(cell, limit)
+        self.labelled = all(sample.label >= 0 for sample in self.cell.samples)
+
+    def __len__(self) -> int:
+        return len(self.cell.samples)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        loader = DataLoader(
+            CellImages(self.cell, self.show, range(len(self))),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            worker_init_fn=end_with_parent,
+            collate_fn=collate,
+        )
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.show.mean, self.show.std))
+        damaged: list[int] = []
+        for images, indices, broken in loader:
+            damaged += broken
+            if images is not None:
+                labels = torch.tensor([self.cell.samples[i].label for i in indices])
+                yield (images / 255 - mean) / std, labels if self.labelled else None
+        if damaged and not self._told:
+            some = ', '.join(self.cell.samples[i].name for i in damaged[:3])
+            text = f'{self.cell.name}: {len(damaged)} files cannot be read and are left out: {some}'
+            warnings.warn(text, StyleNormWarning, stacklevel=2)
+            self._told = True
+
+
+def class_names(roots: Sequence[Path]) -> list[str]:
+    """Names of the folders of classes that any of these folders has, sorted; none where none has images in folders.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+    found: set[str] = set()
+    for root in roots:
+        base = class_root(root)
+        found.update(name for name in folders_in(base) if any(files_in(base / name)))
+    return sorted(found)

@@ -1,0 +1,68 @@
+"""What an mmengine model says of the images of a data set, for `evaluation.diagnose`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from ..errors import unknown
+from .loaders import domains, same_size
+
+Answer = tuple[Tensor, Tensor | None]
+
+
+def answers_of(model: BaseModel) -> Callable[[Any], list[Answer]]:
+    """For a batch of its loader, the logits (K,) or (K, H, W) and the label, or None, of each image.
+
+    Raises:
+        ValueError: In the first batch: a model that is neither a classifier of this package nor a segmentor.
+    """
+
+    def predict(batch: Any) -> list[Answer]:
+        return [_answer(sample) for part in same_size(batch) for sample in model.test_step(dict(part))]
+
+    return predict
+
+
+def _answer(sample: Any) -> Answer:
+    if isinstance(sample, Mapping) and 'scores' in sample:
+        target = sample.get('target')
+        return sample['scores'].log(), None if target is None else torch.tensor(target)
+    if 'seg_logits' not in sample:
+        raise ValueError(f'expected a classifier or a segmentor, got predictions {type(sample).__name__}')
+    logits = sample.seg_logits.data
+    if len(logits) == 1:
+        raise ValueError('a segmentor with one output for two classes has no logits of classes to compare')
+    return logits, sample.gt_sem_seg.data.squeeze(0) if 'gt_sem_seg' in sample else None
+
+
+def domain_loader(loader: DataLoader, domain: str | None, limit: int | None) -> DataLoader:
+    """The images of one domain in their order, at most so many, spread evenly.
+
+    Args:
+        loader: Of a test.
+        domain: Its name; None where the data set has one domain.
+        limit: See above.
+
+    Raises:
+        ValueError: Several domains and no name, or an unknown one.
+    """
+    own = domains(loader.dataset)
+    known = [name for name in dict.fromkeys(own) if name is not None]
+    if domain is None and len(known) > 1:
+        raise ValueError(f'the data set has {len(known)} domains; name one of {", ".join(known)}')
+    if domain is not None and domain not in known:
+        raise ValueError(unknown('domain', domain, known))
+    indices = [index for index, name in enumerate(own) if domain is None or name == domain]
+    if limit is not None and limit < len(indices):
+        indices = [indices[i * len(indices) // limit] for i in range(limit)]
+    return DataLoader(
+        Subset(loader.dataset, indices),
+        batch_size=loader.batch_size,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+    )
