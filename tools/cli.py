@@ -8,7 +8,7 @@ import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +121,32 @@ def parse_pictures(own: argparse.ArgumentParser, argv: list[str] | None) -> argp
     args = own.parse_args(argv)
     if (args.styliser_encoder is None) != (args.styliser_decoder is None):
         own.error('--styliser-encoder and --styliser-decoder go together')
+    return args
+
+
+def comparison_parser(
+    description: str | None, folder: str, methods: Sequence[str] | None = None
+) -> argparse.ArgumentParser:
+    """What the command lines of comparisons share; `folder` and `methods` are defaults, None for all methods."""
+    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = ' '.join(methods) if methods else 'all'
+    own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=f'default: {text}')
+    own.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
+    own.add_argument('--jobs', type=COUNT, default=2, help='runs at a time, one thread each (default: %(default)s)')
+    own.add_argument('--iters', type=COUNT, help='training iterations (default: those of the config)')
+    own.add_argument('--work-dir', type=Path, default=Path(folder), help='of single runs (default: %(default)s)')
+    return own
+
+
+def parse_comparison(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Reads a command line; names of methods are checked, and a name or seed given twice counts once."""
+    args = own.parse_args(argv)
+    if args.methods is None:
+        from bench.names import KNOWN
+
+        args.methods = KNOWN
+    check_methods(own, [method.partition(':')[0] for method in args.methods])
+    args.methods, args.seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
     return args
 
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Tool] = {
     'explain': Tool('explain', 'draw where models see a class: Grad-CAM and its relatives'),
     'style-statistics': Tool('style_statistics', 'draw the style of domains within models, and how a probe tells them'),
     'advbn-images': Tool('make_advbn_images', 'write a copy of an image folder that AdvBN has disturbed'),
+    'compare': Tool('compare', 'train a config with several methods and seeds, and compare them'),
     'demo': Tool('demo', 'train and compare segmentors on drawn streets'),
     'benchmark layers': Tool('benchmark', 'measure speed and memory of all layers'),
     'benchmark methods': Tool('benchmark_methods', 'compare all methods on Fashion-MNIST and toy streets'),

@@ -1,0 +1,120 @@
+"""Runs the runs of a comparison: each in a process of its own, what is done already not again, a failure alone."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from bench.plan import Run, plan
+from bench.rows import Study
+from bench.tables import Results
+from disk import claimed
+from processes import run as run_tool
+from processes import start
+from tqdm import tqdm
+
+TOOLS = Path(__file__).resolve().parents[1]
+
+
+def compare(
+    studies: Sequence[Study],
+    seeds: list[int],
+    work_dir: Path,
+    jobs: int,
+    publish: Callable[[Results, list[Run]], None],
+    keep: bool = True,
+) -> Results:
+    """Runs what is missing of some studies, and publishes the results.
+
+    Seeds come one after the other, so that a comparison that is stopped has whole columns.
+
+    Args:
+        studies: The tables.
+        seeds: Of each row.
+        work_dir: Of all files; claimed.
+        jobs: Processes at a time, one thread each.
+        publish: Is called with the results, and the runs that they are of, if there are any.
+        keep: Leave the last checkpoint of each run; else only those from which others start.
+
+    Raises:
+        SystemExit: Some runs failed, which it names; the results of all others are published.
+    """
+    with claimed(work_dir, 'a comparison', 'choose another --work-dir'):
+        for line in dict.fromkeys(study.prepare for study in studies if study.prepare):
+            status = run_tool([sys.executable, str(TOOLS / line[0]), *line[1:]])
+            if status:
+                raise SystemExit(status)
+        planned = [plan(study, seeds, work_dir) for study in studies]
+        runs = [run for seed in seeds for every in planned for run in every if run.seed == seed]
+        failed = execute(runs, jobs, keep)
+        shown = [run for study in studies for run in runs if run.study == study.title and run.name in study.shown]
+        done = [run for run in shown if run.result_file.is_file() and run.folder not in failed]
+        results = [run.result() for run in done]
+        if results:
+            publish(results, done)
+    if failed:
+        raise SystemExit('failed:\n' + '\n'.join(failed.values()))
+    return results
+
+
+def execute(runs: Sequence[Run], jobs: int, keep: bool) -> dict[Path, str]:
+    """Runs those that are not done, `jobs` at a time; why others failed, by their folder."""
+    starts = {run.start.folder for run in runs if run.start}
+    waiting = [run for run in runs if not _is_done(run, run.folder in starts)]
+    failed: dict[Path, str] = {}
+    running: dict[Future[str], Run] = {}
+    with (
+        tqdm(total=len(runs), initial=len(runs) - len(waiting), unit='run', smoothing=0) as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        bar.bar_format = '{desc}: {percentage:.0f}%|{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}]'
+        while waiting or running:
+            busy = {run.folder for run in (*waiting, *running.values())}
+            ready = [run for run in waiting if run.start is None or run.start.folder not in busy]
+            for run in ready[: jobs - len(running)]:
+                waiting.remove(run)
+                if run.start and run.start.folder in failed:
+                    failed[run.folder] = f'{run}: not run, since {run.start} failed'
+                    bar.update()
+                    continue
+                bar.set_description(str(run))
+                running[pool.submit(_run, run, bar, keep or run.folder in starts)] = run
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                run = running.pop(future)
+                if future.result():
+                    failed[run.folder] = future.result()
+    return failed
+
+
+def _is_done(run: Run, is_start: bool) -> bool:
+    """Whether there is a result, and the weights if others start from them."""
+    return run.result_file.is_file() and (not is_start or any(run.folder.glob('*.pth')))
+
+
+_LOCK = threading.Lock()
+
+
+def _run(run: Run, bar: tqdm, keep: bool) -> str:
+    """Runs a run; '' or why it failed."""
+    if run.result_file.is_file():  # but the weights are gone
+        (run.folder / 'trained.json').unlink(missing_ok=True)
+    run.write()
+    log, percent = run.folder / 'log.txt', 0
+    env = {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'), 'PYTHONWARNINGS': 'ignore'}
+    line = [sys.executable, str(TOOLS / 'bench' / 'worker.py'), str(run.folder)]
+    with log.open('a') as stream, start(line, stdout=subprocess.PIPE, stderr=stream, env=env) as process:
+        while told := os.read(process.stdout.fileno(), 100):
+            percent += len(told)
+            with _LOCK:
+                bar.update(len(told) / 100)
+    with _LOCK:
+        bar.update(1 - percent / 100)
+    if process.returncode:
+        return f'{run}: exit code {process.returncode}, see {log}'
+    if not keep:
+        for file in run.folder.glob('*.pth'):
+            file.unlink()
+    return ''

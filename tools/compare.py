@@ -1,0 +1,54 @@
+"""Compares style methods on a config, shipped or your own: mean and standard deviation over seeds, by test domain.
+
+    stylenorm compare CONFIG --methods baseline padain snr:reduction=8 --seeds 0 1 2
+
+`baseline` is CONFIG as it is; a method takes the place of its style, with arguments after a colon; `adabn` is the
+baseline, tested with batch norm statistics of the test images. Classification (`TopK`) and segmentation (`IoUMetric`,
+`DomainIoUMetric`) are compared by domain where the test is a `MultiDomainDataset`, or the config has a `seen_dataset`
+beside its test set. Trainings run without validation, and their last checkpoint counts.
+
+Writes summary.md, summary.json and summary.png into WORK_DIR/CONFIG, with the time of training. A finished run is not
+repeated while its config stays the same, and a killed one goes on from its newest checkpoint; methods and seeds can be
+added later. A run that fails is named at the end, with its log, and does not stop the others.
+"""
+
+import argparse
+from pathlib import Path
+
+from bench.engine import Results, compare
+from bench.reports import publish_comparison
+from bench.rows import Row, Study, method_rows
+from cli import COUNT, assignment, comparison_parser, parse_comparison
+from mistakes import command
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    own = comparison_parser(__doc__, 'work_dirs/compare', ('baseline', 'padain', 'snr'))
+    own.set_defaults(jobs=1)
+    own.add_argument('config', help='path, or name below configs/')
+    own.add_argument('--fine-tune', type=COUNT, metavar='ITERS', help='from the baseline, at a tenth of its rate')
+    own.add_argument(
+        '--seen', nargs='+', help="test domains of the kind trained on (default: the config's `seen_domains`)"
+    )
+    options = {'nargs': '+', 'action': 'extend', 'type': assignment, 'default': [], 'metavar': 'K=V'}
+    own.add_argument('--cfg-options', **options, help='for all runs, e.g. train_cfg.max_epochs=10')
+    own.add_argument('--discard-checkpoints', action='store_true', help='of finished runs')
+    return parse_comparison(own, argv)
+
+
+@command
+def main(argv: list[str] | None = None) -> Results:
+    """Entry point; returns one result for every method and seed."""
+    args = parse_args(argv)
+    from bench.plan import seen_domains, slug
+
+    plain = Row(args.config, (), tuple(args.cfg_options), args.iters)
+    rows = method_rows(plain, args.methods, {}, fine_tune=args.fine_tune)
+    study = Study(Path(args.config).stem, rows, args.methods, seen_domains(plain, args.seen))
+    publish = publish_comparison(study, args.work_dir / slug(study.title) / 'summary')
+    return compare([study], args.seeds, args.work_dir, args.jobs, publish, keep=not args.discard_checkpoints)
+
+
+if __name__ == '__main__':
+    main()
