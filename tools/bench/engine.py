@@ -70,7 +70,7 @@ def execute(runs: Sequence[Run], jobs: int, keep: bool) -> dict[Path, str]:
         tqdm(total=len(runs), initial=len(runs) - len(waiting), unit='run', smoothing=0) as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        bar.bar_format = '{desc}: {percentage:.0f}%|{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}]'
+        bar.bar_format = '{desc}{percentage:.0f}%|{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]'
         while waiting or running:
             busy = {run.folder for run in (*waiting, *running.values())}
             ready = [run for run in waiting if run.start is None or run.start.folder not in busy]

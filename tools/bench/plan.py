@@ -186,13 +186,14 @@ def known_domains(cfg: 'Config') -> list[str]:
     return [name for name, part in dataset.domains.items() if any(part is one for one in chosen)]
 
 
-def scores_of(metrics: Mapping[str, float], metric: Mapping[str, Any]) -> dict[str, float]:
+def scores_of(metrics: Mapping[str, float], cfg: 'Config') -> dict[str, float]:
     """The score of each domain in percent, out of what a test gave; of a single one without a name that of 'test'."""
+    metric = metric_of(cfg, 'the config')
     single, pattern, _ = METRICS[kind_of(metric)]
-    means = {*(metric.get('means') or {}), *(metric.get('pools') or {})}
-    found = {match[1]: value for key, value in metrics.items() if (match := re.fullmatch(pattern, key))}
-    domains = {name: value for name, value in found.items() if name not in means}
-    return {name: round(float(value), 4) for name, value in (domains or {'test': metrics[single]}).items()}
+    found = {match[1]: float(value) for key, value in metrics.items() if (match := re.fullmatch(pattern, key))}
+    means = {'mean', *(metric.get('means') or {}), *(metric.get('pools') or {})}
+    domains = known_domains(cfg) or [name for name in found if name not in means]
+    return {name: round(found[name], 4) for name in domains} or {'test': round(float(metrics[single]), 4)}
 
 
 def _test_both_domains(cfg: 'Config') -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.pop(0)  # this folder, whose modules are those of a package
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.plan import known_domains, metric_of, scores_of
+from bench.plan import metric_of, scores_of
 from bench.runs import read_json, write_json
 from cli import load_config, parser
 from processes import obey
@@ -68,16 +68,14 @@ def test(cfg: 'Config', checkpoint: str, folder: Path, job: dict[str, Any]) -> d
     import timm_stylenorm.hooks  # noqa: F401 (registers AdaBNHook)
     from timm_stylenorm.runner.terminal import QuietRunner
 
-    metric = metric_of(cfg, str(folder))
     if job['predictions']:
-        metric.output_dir = str(folder / 'predictions')
+        metric_of(cfg, str(folder)).output_dir = str(folder / 'predictions')
     if job['adabn'] is not None:
         cfg.custom_hooks = [*cfg.custom_hooks, {'type': 'AdaBNHook', **job['adabn']}]
     cfg.load_from, cfg.resume, cfg.work_dir = checkpoint, False, str(folder / 'test')
     cfg.experiment_name = f'{folder.name}_{time.time_ns()}'  # mmengine's loggers are global by name
     runner = QuietRunner.from_cfg(cfg)
-    found, order = scores_of(runner.test(), metric), known_domains(cfg)
-    scores = {name: found[name] for name in (*order, *found) if name in found}
+    scores = scores_of(runner.test(), cfg)
     unread = [text for hook in runner.hooks for text in getattr(hook, 'unread', {}).values()]
     if unread:
         raise ValueError(f'{len(unread)} images were not tested: {"; ".join(unread)}')
