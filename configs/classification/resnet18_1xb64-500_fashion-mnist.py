@@ -44,6 +44,7 @@ test_dataloader = dict(
         type='MultiDomainDataset', domains=dict(clean=clean, **{shift: dict(clean, shift=shift) for shift in shifts})
     ),
 )
+seen_domains = ['clean']  # of the kind that is trained on, for `stylenorm compare`
 val_evaluator = test_evaluator = dict(type='TopK', topk=(1,))
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -91,16 +90,11 @@ def execute(runs: Sequence[Run], jobs: int, keep: bool) -> dict[Path, str]:
 
 def _is_done(run: Run, is_start: bool) -> bool:
     """Whether there is a result, and the weights if others start from them."""
-    return run.result_file.is_file() and (not is_start or any(run.folder.glob('*.pth')))
-
-
-_LOCK = threading.Lock()
+    return run.result_file.is_file() and (not is_start or run.trained_file.is_file())
 
 
 def _run(run: Run, bar: tqdm, keep: bool) -> str:
     """Runs a run; '' or why it failed."""
-    if run.result_file.is_file():  # but the weights are gone
-        (run.folder / 'trained.json').unlink(missing_ok=True)
     run.write()
     log, percent = run.folder / 'log.txt', 0
     env = {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'), 'PYTHONWARNINGS': 'ignore'}
@@ -108,13 +102,15 @@ def _run(run: Run, bar: tqdm, keep: bool) -> str:
     with log.open('a') as stream, start(line, stdout=subprocess.PIPE, stderr=stream, env=env) as process:
         while told := os.read(process.stdout.fileno(), 100):
             percent += len(told)
-            with _LOCK:
+            with bar.get_lock():
                 bar.update(len(told) / 100)
-    with _LOCK:
+    with bar.get_lock():
         bar.update(1 - percent / 100)
     if process.returncode:
-        return f'{run}: exit code {process.returncode}, see {log}'
+        said = log.read_text(errors='replace').split('\n')
+        return f'{run}: exit code {process.returncode}, {next(filter(None, reversed(said)), "")}, see {log}'
     if not keep:
+        run.trained_file.unlink(missing_ok=True)
         for file in run.folder.glob('*.pth'):
             file.unlink()
     return ''

@@ -57,6 +57,11 @@ class Run:
         """Where its result is, once there is one."""
         return self.folder / 'result.json'
 
+    @property
+    def trained_file(self) -> Path:
+        """Is there as long as a finished training and its weights are."""
+        return self.folder / 'trained.json'
+
     def result(self) -> dict[str, Any]:
         """What it measured: `scores` by domain, in percent, and `seconds` of training."""
         held = read_json(self.result_file)
