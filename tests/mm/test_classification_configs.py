@@ -1,6 +1,5 @@
 """Every classification config builds and trains; the whole chain runs on a few generated images."""
 
-import importlib
 import json
 import re
 from collections import Counter
@@ -15,12 +14,14 @@ from expected import LONELY
 
 pytest.importorskip('mmengine')
 
+import benchmark_fashion_mnist
+from bench import engine, plan, presets
 from bench.arguments import FASHION_MNIST, words
 from bench.names import TRAINED
 from cli import load_config, parser
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, MODELS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, load_checkpoint
 from nets import THIN
 from PIL import Image
 
@@ -275,12 +276,6 @@ def test_the_samplers_of_all_configs_exist():
         assert DATASETS.get(load(name).train_dataloader.dataset.type) is not None
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(config_root().parent / 'tools'))
-    return importlib.import_module('benchmark_fashion_mnist')
-
-
 def write_fashion(root, count=8):
     rng = np.random.default_rng(0)
     for prefix in ('train', 't10k'):
@@ -292,47 +287,53 @@ def write_fashion(root, count=8):
             (root / f'{prefix}-{kind}-ubyte').write_bytes(header + array.astype(np.uint8).tobytes())
 
 
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch):
+    """Runs the benchmark on some images; returns its results."""
+    write_fashion(tmp_path)
+
+    def run(*words):
+        folders = ['--data', str(tmp_path), '--work-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
+        return benchmark_fashion_mnist.main([*words, '--seeds', '0', *folders])
+
+    return run
+
+
 @pytest.mark.slow
 def test_the_benchmark_repeats_nothing_and_writes_table_and_picture(tmp_path, benchmark, capsys, monkeypatch):
-    write_fashion(tmp_path)
-    call = ['--methods', 'baseline', 'snr', '--seeds', '0', '--iters', '1', '--data', str(tmp_path)]
-    call += ['--work-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
-    table = benchmark.main(call)
-    assert list(table) == ['baseline', 'snr']
-    assert {'clean', 'texture', 'all shifts'} <= table['snr'].keys()
-    assert '| test images | baseline | snr |' in capsys.readouterr().out
+    call = ['--methods', 'baseline', 'snr', '--iters', '1']
+    found = benchmark(*call)
+    assert [result['method'] for result in found] == ['baseline', 'snr']
+    assert list(found[0]['scores'])[:2] == ['clean', 'contrast']
+    said = capsys.readouterr().out
+    assert '| test images | baseline | snr |' in said
+    assert '| all shifts | ' in said
     assert (tmp_path / 'out.png').stat().st_size > 10000
-    assert len(json.loads((tmp_path / 'out.json').read_text())['runs']) == 2
-    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
-    assert benchmark.main(call) == table
+    assert json.loads((tmp_path / 'out.json').read_text())['results'] == found
+    monkeypatch.setattr(engine, 'start', lambda *_, **__: pytest.fail('trained again'))
+    assert benchmark(*call) == found
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark, monkeypatch):
-    write_fashion(tmp_path)
-    call = ['--fine-tune', '1', '--methods', 'baseline', 'advbn:lower=frozen,steps=1', '--seeds', '0', '--iters', '2']
-    call += ['--data', str(tmp_path), '--work-dir', str(tmp_path / 'runs'), '--out', str(tmp_path / 'out')]
-    args = benchmark.parse_args(call)
-    cfg = benchmark.run_config('advbn:lower=frozen,steps=1', 0, args, args.fine_tune)
-    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.005)
-    assert (cfg.model.recipe.lower, cfg.model.recipe.steps) == ('frozen', 1)
-    table = benchmark.main(call)
-    start = torch.load(cfg.model.init_checkpoint, weights_only=True)['state_dict']
-    model = MODELS.build(cfg.model)
-    assert torch.equal(model.net.layer2[0].bn1.aux_bn.running_mean, start['net.layer2.0.bn1.running_mean'])
-    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: pytest.fail('trained again'))
-    assert benchmark.main(call) == table
+def test_fine_tuning_starts_from_the_baseline_of_its_seed(tmp_path, benchmark):
+    method = 'advbn:lower=frozen,steps=1'
+    benchmark('--fine-tune', '1', '--methods', 'baseline', method, '--iters', '2')
+    study = presets.fashion_mnist([method], 2, 1, str(tmp_path))
+    start, run = plan.plan(study, [0], tmp_path / 'runs')
+    assert run.start == start
+    assert (run.cfg.optim_wrapper.optimizer.lr, run.cfg.train_cfg.max_iters) == (pytest.approx(0.005), 1)
+    assert (run.cfg.model.recipe.lower, run.cfg.model.recipe.steps) == ('frozen', 1)
+    weights = start.folder / 'iter_2.pth'
+    assert f'Load checkpoint from {weights}' in (run.folder / 'log.txt').read_text()
+    model = MODELS.build(run.cfg.model)
+    load_checkpoint(model, str(weights))
+    held = dict(model.named_buffers())
+    assert torch.equal(held['net.layer2.0.bn1.aux_bn.running_mean'], held['net.layer2.0.bn1.bn.running_mean'])
 
 
 @pytest.mark.parametrize('method', TRAINED)
-def test_the_benchmark_has_a_config_for_every_method(benchmark, method):
-    assert method in benchmark.parse_args([]).methods
-    model = MODELS.build({**benchmark.method_config(method).model, **THIN})
+def test_the_benchmark_has_a_config_for_every_method(method, monkeypatch):
+    monkeypatch.setattr(plan, 'check_data', lambda *_: None)
+    model = MODELS.build({**plan.config_of(presets.fashion_mnist([method]).rows[method]).model, **THIN})
     wanted = {'advbn': {'advbn', 'dual_bn'}, 'debiased': {'dual_bn'}}.get(method, {method})
     assert {label.split('.')[0] for label, _ in timm_stylenorm.style_layers(model)} == wanted
-
-
-def test_the_benchmark_takes_arguments_of_a_method(benchmark):
-    assert benchmark.method_config('padain:p=0.1').model.style == {'type': 'padain', 'p': 0.1}
-    with pytest.raises(SystemExit):
-        benchmark.parse_args(['--methods', 'padian'])

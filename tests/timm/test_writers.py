@@ -34,8 +34,7 @@ ALLOWED = {  # file: {function: why it may}
         '_draw_scores': 'is given a temporary file',
         '_draw_confusion': 'is given a temporary file',
     },
-    'tools/benchmark_methods.py': {'run': 'the log of a run, which grows with it'},
-    'tools/benchmark_adaptation.py': {'one': 'the log of a run, which grows with it'},
+    'tools/bench/engine.py': {'_run': 'the log of a run, which grows with it'},
     'tools/stylenorm.py': {'main': 'os.devnull'},
 }
 STARTERS = {
