@@ -55,19 +55,20 @@ def test_one_seed_is_shown_without_a_spread():
     assert grid('', summarise(one, STUDY), {'seen': ''}, one)[1:] == [['baseline', '10.0'], ['snr', '15.0']]
 
 
-def test_the_summary_has_single_results_and_a_picture_even_if_runs_are_missing(tmp_path, config_of, capsys):
+def test_the_summary_has_single_results_and_a_picture_even_if_runs_are_missing(tmp_path, config_of):
     run = SimpleNamespace(cfg=config_of(Row(STREETS)))
-    publish_comparison(STUDY, tmp_path / 'new/summary')(results()[:-1], [run])
-    assert '| snr | 15.0 ± 0.0 | 20.0 ± 0.0 |' in capsys.readouterr().out
+    text = publish_comparison(STUDY, tmp_path / 'new/summary')(results()[:-1], [run])
+    assert '| snr | 15.0 ± 0.0 | 20.0 ± 0.0 |' in text
+    assert (tmp_path / 'new/summary.md').read_text() == text + '\n'
     assert json.loads((tmp_path / 'new/summary.json').read_text())['results'] == results()[:-1]
     assert (tmp_path / 'new/summary.png').stat().st_size > 5000
     draw({'a': {'snr': {'x': (1.0, 0.0)}}, 'b': {'dsu': {'y': (2.0, 0.0)}}}, tmp_path / 'two.png')
     assert (tmp_path / 'two.png').stat().st_size > 5000
 
 
-def test_the_table_of_all_methods_has_one_column_for_the_shifts(tmp_path, capsys):
-    publish_methods([STUDY], tmp_path / 'summary')(results((0,)), [])
-    assert '| method (seeds 0) | a, seen | a, mean of others |' in capsys.readouterr().out
+def test_the_table_of_all_methods_has_one_column_for_the_shifts(tmp_path):
+    text = publish_methods([STUDY], tmp_path / 'summary')(results((0,)), [])
+    assert '| method (seeds 0) | a, seen | a, mean of others |' in text
 
 
 def test_a_method_is_added_to_the_baseline_with_arguments_after_a_colon():
@@ -188,28 +189,35 @@ def compare(tmp_path, monkeypatch):
 
     def run(shown=('snr', 'dsu'), seeds=(0,), jobs=1, **options):
         (tmp_path / 'order').write_text('')
-        study, published = Study('a', NEEDS_SNR, shown), []
+        published = []
+
+        def publish(found, runs):
+            published.append(found)
+            return f'{len(found)} results'
+
         try:
-            engine.compare([study], seeds, tmp_path, jobs, lambda rows, _: published.extend(rows), **options)
-        except SystemExit as end:
-            published.append(str(end))
-        return published, (tmp_path / 'order').read_text().split()
+            engine.compare([Study('a', NEEDS_SNR, shown)], seeds, tmp_path, jobs, publish, **options)
+            end = ''
+        except SystemExit as exit:
+            end = str(exit)
+        return published, end, (tmp_path / 'order').read_text().split()
 
     return run
 
 
 def test_a_failed_run_is_named_with_its_reason_and_the_others_go_on(compare, tmp_path):
     (tmp_path / 'broken').touch()
-    (dsu, end), _ = compare()
+    published, end, _ = compare()
+    [dsu] = published[-1]
     assert (dsu['method'], dsu['scores']) == ('dsu', {'seen': 80.0, 'unseen': 60.0})
     assert end == f'failed:\na, snr, seed 0: exit code 1, no such site, see {tmp_path}/snr-0/log.txt'
     (tmp_path / 'broken').unlink()
-    assert compare()[1] == ['snr-0'], 'only what failed is run again'
+    assert compare()[2] == ['snr-0'], 'only what failed is run again'
 
 
 @pytest.mark.parametrize('jobs', [1, 3])
 def test_seeds_come_one_after_the_other_and_starts_before_what_starts_from_them(compare, jobs):
-    found, order = compare(seeds=(0, 1), jobs=jobs)
+    (*_, found), _, order = compare(seeds=(0, 1), jobs=jobs)
     assert [(result['method'], result['seed']) for result in found] == [('snr', 0), ('dsu', 0), ('snr', 1), ('dsu', 1)]
     assert order.index('baseline-0') < order.index('snr-0')
     if jobs == 1:
@@ -217,8 +225,14 @@ def test_seeds_come_one_after_the_other_and_starts_before_what_starts_from_them(
 
 
 def test_finished_runs_are_not_repeated(compare):
-    first, _ = compare()
-    assert compare() == (first, [])
+    published, _, _ = compare()
+    assert compare() == (published[-1:], '', [])
+
+
+def test_what_is_there_is_published_after_each_run_and_printed_at_the_end(compare, capsys):
+    published, _, _ = compare()
+    assert [len(found) for found in published] == [1, 2, 2], 'the baseline is not shown'
+    assert capsys.readouterr().out == '\n2 results\n\n'
 
 
 def test_a_start_whose_weights_were_discarded_is_trained_again(compare, tmp_path):
@@ -227,13 +241,14 @@ def test_a_start_whose_weights_were_discarded_is_trained_again(compare, tmp_path
     assert not (tmp_path / 'dsu-0/last.pth').exists()
     for name in ('trained.json', 'last.pth'):
         (tmp_path / 'baseline-0' / name).unlink()
-    assert compare()[1] == ['baseline-0']
+    assert compare()[2] == ['baseline-0']
 
 
 def test_what_starts_from_a_failed_run_is_not_run(compare, tmp_path, monkeypatch):
     (tmp_path / 'broken').touch()
     monkeypatch.setitem(NEEDS_SNR, 'dsu', Row('a.py', start='snr'))
-    (end,), order = compare(shown=('dsu',))
+    published, end, order = compare(shown=('dsu',))
+    assert published == []
     assert end.endswith('a, dsu, seed 0: not run, since a, snr, seed 0 failed')
     assert order == ['baseline-0', 'snr-0']
 

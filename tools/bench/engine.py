@@ -23,10 +23,10 @@ def compare(
     seeds: list[int],
     work_dir: Path,
     jobs: int,
-    publish: Callable[[Results, list[Run]], None],
+    publish: Callable[[Results, list[Run]], str],
     keep: bool = True,
 ) -> Results:
-    """Runs what is missing of some studies, and publishes the results.
+    """Runs what is missing of some studies; publishes the results so far after each run, and prints them at the end.
 
     Seeds come one after the other, so that a comparison that is stopped has whole columns.
 
@@ -35,7 +35,7 @@ def compare(
         seeds: Of each row.
         work_dir: Of all files; claimed.
         jobs: Processes at a time, one thread each.
-        publish: Is called with the results, and the runs that they are of, if there are any.
+        publish: Writes results, of these runs; returns what to print.
         keep: Leave the last checkpoint of each run; else only those from which others start.
 
     Raises:
@@ -48,19 +48,23 @@ def compare(
                 raise SystemExit(status)
         planned = [plan(study, seeds, work_dir) for study in studies]
         runs = [run for seed in seeds for every in planned for run in every if run.seed == seed]
-        failed = execute(runs, jobs, keep)
         shown = [run for study in studies for run in runs if run.study == study.title and run.name in study.shown]
-        done = [run for run in shown if run.result_file.is_file() and run.folder not in failed]
-        results = [run.result() for run in done]
-        if results:
-            publish(results, done)
+
+        def report() -> tuple[Results, str]:
+            done = [run for run in shown if run.result_file.is_file()]
+            results = [run.result() for run in done]
+            return results, publish(results, done) if results else ''
+
+        failed = execute(runs, jobs, keep, report)
+        results, text = report()
+        print(f'\n{text}\n')
     if failed:
         raise SystemExit('failed:\n' + '\n'.join(failed.values()))
     return results
 
 
-def execute(runs: Sequence[Run], jobs: int, keep: bool) -> dict[Path, str]:
-    """Runs those that are not done, `jobs` at a time; why others failed, by their folder."""
+def execute(runs: Sequence[Run], jobs: int, keep: bool, report: Callable[[], object]) -> dict[Path, str]:
+    """Runs those that are not done, `jobs` at a time, and reports after each; why some failed, by their folder."""
     starts = {run.start.folder for run in runs if run.start}
     waiting = [run for run in runs if not _is_done(run, run.folder in starts)]
     failed: dict[Path, str] = {}
@@ -85,6 +89,7 @@ def execute(runs: Sequence[Run], jobs: int, keep: bool) -> dict[Path, str]:
                 run = running.pop(future)
                 if future.result():
                     failed[run.folder] = future.result()
+                report()
     return failed
 
 

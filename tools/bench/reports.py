@@ -1,4 +1,4 @@
-"""What comparisons publish: for each command a function that takes the results and the runs that they are of."""
+"""What comparisons publish: for each command a function that writes results, and returns what to print."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,20 +9,22 @@ from bench.rows import Study
 from bench.tables import SECONDS, Table, columns_of, grid, markdown, seeds_of, summarise, write_summary
 from cli import kind_of
 
-Publish = Callable[[Results, list[Run]], None]
+Publish = Callable[[Results, list[Run]], str]
 
 
 def publish_comparison(study: Study, out: Path) -> Publish:
     """Methods as rows; columns are test domains, the mean of those not seen, and the time of training."""
 
-    def publish(results: Results, runs: list[Run]) -> None:
+    def publish(results: Results, runs: list[Run]) -> str:
         from figures.spread import draw
 
         table = summarise(results, study)
         unit = METRICS[kind_of(metric_of(runs[0].cfg, study.title))][2]
         columns = {name: name if name == SECONDS else f'{name} {unit}' for name in columns_of(table)}
-        write_summary(out, markdown(grid(_corner(results), table, columns, results)), {study.title: table}, results)
+        text = markdown(grid(_corner(results), table, columns, results))
+        write_summary(out, text, {study.title: table}, results)
         draw({f'{study.title}, {unit}, %': table}, out.with_name(f'{out.name}.png'))
+        return text
 
     return publish
 
@@ -30,12 +32,12 @@ def publish_comparison(study: Study, out: Path) -> Publish:
 def publish_demo(study: Study, folder: Path, data: Path) -> Publish:
     """As `publish_comparison`, with a picture of predictions."""
 
-    def publish(results: Results, runs: list[Run]) -> None:
+    def publish(results: Results, runs: list[Run]) -> str:
         from figures.predictions import draw
 
-        publish_comparison(study, folder / 'results')(results, runs)
+        text = publish_comparison(study, folder / 'results')(results, runs)
         draw(folder / 'demo.png', data, _of_first_seed(runs))
-        print(f'mIoU in percent. Picture: {folder / "demo.png"}; numbers: {folder / "results.json"}')
+        return f'{text}\n\nmIoU in percent. Picture: {folder / "demo.png"}; numbers: {folder / "results.json"}'
 
     return publish
 
@@ -43,13 +45,15 @@ def publish_demo(study: Study, folder: Path, data: Path) -> Publish:
 def publish_styles(study: Study, out: Path) -> Publish:
     """Test sets as rows, methods as columns."""
 
-    def publish(results: Results, runs: list[Run]) -> None:
+    def publish(results: Results, runs: list[Run]) -> str:
         from figures.spread import draw
 
         table = summarise(results, study)
         lines = grid('test images', table, {name: name for name in columns_of(table) if name != SECONDS}, results)
-        write_summary(out, markdown([*zip(*lines, strict=True)]), {study.title: table}, results)
+        text = markdown([*zip(*lines, strict=True)])
+        write_summary(out, text, {study.title: table}, results)
         draw({f'{study.title} in other styles, top-1 accuracy, %': table}, out.with_name(f'{out.name}.png'))
+        return text
 
     return publish
 
@@ -57,7 +61,7 @@ def publish_styles(study: Study, out: Path) -> Publish:
 def publish_methods(studies: Sequence[Study], out: Path) -> Publish:
     """Methods as rows; of each study what is seen, and the mean of the others."""
 
-    def publish(results: Results, runs: list[Run]) -> None:
+    def publish(results: Results, runs: list[Run]) -> str:
         from figures.spread import draw
 
         tables = {study.title: _brief(summarise(results, study), study) for study in studies}
@@ -66,8 +70,10 @@ def publish_methods(studies: Sequence[Study], out: Path) -> Publish:
             for name, values in table.items():
                 joined.setdefault(name, {}).update({f'{title}, {column}': value for column, value in values.items()})
         lines = grid(_corner(results), joined, {name: name for name in columns_of(joined)}, results)
-        write_summary(out, markdown(lines), tables, results)
+        text = markdown(lines)
+        write_summary(out, text, tables, results)
         draw({f'{title}, %': table for title, table in tables.items() if table}, out.with_name(f'{out.name}.png'))
+        return text
 
     return publish
 
@@ -75,7 +81,7 @@ def publish_methods(studies: Sequence[Study], out: Path) -> Publish:
 def publish_adaptation(study: Study, folder: Path) -> Publish:
     """Trainings as rows, columns without and with AdaBN; points, and a picture of predictions."""
 
-    def publish(results: Results, runs: list[Run]) -> None:
+    def publish(results: Results, runs: list[Run]) -> str:
         from bench.presets import STREETS
         from figures.predictions import draw
         from figures.spread import draw as draw_spread
@@ -92,7 +98,8 @@ def publish_adaptation(study: Study, folder: Path) -> Publish:
         draw_spread({'Toy streets: game to other domain, mIoU, %': table}, folder / 'summary.png')
         shown = [run for run in _of_first_seed(runs) if run.name in table]
         draw(folder / 'pictures.png', STREETS, shown, ('unseen',), rows=4)
-        print(f'mIoU in percent, seeds {", ".join(map(str, seeds_of(results)))}; plot and pictures: {folder}')
+        seeds = ', '.join(map(str, seeds_of(results)))
+        return f'{text}\n\nmIoU in percent, seeds {seeds}; plot and pictures: {folder}'
 
     return publish
 

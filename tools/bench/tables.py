@@ -88,9 +88,8 @@ def versions() -> dict[str, str]:
 
 
 def write_summary(out: Path, text: str, tables: Mapping[str, Table], results: Results) -> None:
-    """Writes OUT.md and OUT.json, and prints the table."""
+    """Writes OUT.md and OUT.json."""
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = dict(versions=versions(), seeds=seeds_of(results), tables=tables, results=results)
     write_json(out.with_name(f'{out.name}.json'), summary)
     write_text(out.with_name(f'{out.name}.md'), text + '\n')
-    print(f'\n{text}\n')
