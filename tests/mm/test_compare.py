@@ -128,6 +128,13 @@ def test_scores_are_told_by_domain(config_of):
     assert plan.scores_of({'accuracy/top1': 1.0}, pacs) == {'test': 1.0}
 
 
+def test_domains_come_in_the_order_of_the_config(config_of, tmp_path):
+    run = plan.Run('a', 'snr', 0, Row(FASHION), config_of(Row(FASHION)), tmp_path)
+    scores = dict.fromkeys(sorted(plan.known_domains(run.cfg)), 1.0)
+    run.result_file.write_text(json.dumps({'scores': scores, 'seconds': 1.0}))
+    assert list(run.result()['scores'])[:3] == ['clean', 'contrast', 'bright']
+
+
 def test_what_is_seen_is_told_by_the_command_line_or_the_config(config_of):
     assert plan.seen_domains(Row(FASHION), None) == ('clean',)
     assert plan.seen_domains(Row(FASHION), ['dark']) == ('dark',)
@@ -181,7 +188,7 @@ def compare(tmp_path, monkeypatch):
         for seed in seeds:
             for name, row in study.rows.items():
                 start = made[row.start, seed] if row.start else None
-                cfg = SimpleNamespace(pretty_text='')
+                cfg = SimpleNamespace(pretty_text='', test_dataloader=SimpleNamespace(dataset={}))
                 made[name, seed] = plan.Run('a', name, seed, row, cfg, work_dir / f'{name}-{seed}', start)
         return list(made.values())
 

@@ -65,7 +65,10 @@ class Run:
     def result(self) -> dict[str, Any]:
         """What it measured: `scores` by domain, in percent, and `seconds` of training."""
         held = read_json(self.result_file)
-        return {'study': self.study, 'method': self.name, 'seed': self.seed, **held, 'folder': self.folder.name}
+        order = dict.fromkeys((*known_domains(self.cfg), *held['scores']))  # of the config, which its file has not kept
+        scores = {name: held['scores'][name] for name in order}
+        named = {'study': self.study, 'method': self.name, 'seed': self.seed, 'folder': self.folder.name}
+        return {**named, 'scores': scores, 'seconds': held['seconds']}
 
     def write(self) -> None:
         """Writes what its process reads: the config, and how to go about it."""
