@@ -129,8 +129,8 @@ def comparison_parser(
 ) -> argparse.ArgumentParser:
     """What the command lines of comparisons share; `folder` and `methods` are defaults, None for all methods."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    text = ' '.join(methods) if methods else 'all'
-    own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=f'default: {text}')
+    text = f'default: {" ".join(methods or ["all"])}'
+    own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=text)
     own.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
     own.add_argument('--jobs', type=COUNT, default=2, help='runs at a time, one thread each (default: %(default)s)')
     own.add_argument('--iters', type=COUNT, help='training iterations (default: those of the config)')
@@ -139,26 +139,17 @@ def comparison_parser(
 
 
 def parse_comparison(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Reads a command line; names of methods are checked, and a name or seed given twice counts once."""
+    """Reads a command line; ends with a message for a name that is no method. What is given twice counts once."""
     args = own.parse_args(argv)
-    if args.methods is None:
-        from bench.names import KNOWN
-
-        args.methods = KNOWN
-    check_methods(own, [method.partition(':')[0] for method in args.methods])
-    args.methods, args.seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
-    return args
-
-
-def check_methods(own: argparse.ArgumentParser, methods: list[str]) -> None:
-    """Ends with a message for a name that is no style method, nor 'baseline' or 'adabn'."""
     from bench.names import KNOWN
 
     from timm_stylenorm.errors import unknown
 
-    for name in methods:
+    args.methods, args.seeds = list(dict.fromkeys(args.methods or KNOWN)), list(dict.fromkeys(args.seeds))
+    for name in (method.partition(':')[0] for method in args.methods):
         if name not in KNOWN:
             own.error(unknown('method', name, KNOWN, 'stylenorm methods'))
+    return args
 
 
 def load_config(args: argparse.Namespace) -> 'Config':
