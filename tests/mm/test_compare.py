@@ -261,7 +261,7 @@ def test_what_starts_from_a_failed_run_is_not_run(compare, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_config_of_ones_own_is_compared(tmp_path, monkeypatch, capsys):
+def test_a_config_of_ones_own_is_compared(tmp_path, monkeypatch):
     import compare as tool
     from test_classification_configs import write_fashion
 
@@ -272,8 +272,8 @@ def test_a_config_of_ones_own_is_compared(tmp_path, monkeypatch, capsys):
     Path('mine.py').write_text(text + "train_dataloader = dict(dataset=dict(root='.'))\n")
     line = ['mine.py', '--methods', 'baseline', 'snr:reduction=8', '--seeds', '0', '1', '--iters', '2']
     first = tool.main([*line, '--fine-tune', '1'])
-    assert [(r['method'], r['seed']) for r in first] == [
-        (m, s) for m in ('baseline', 'snr:reduction=8') for s in (0, 1)
-    ]
+    methods = ('baseline', 'snr:reduction=8')
+    assert [(r['method'], r['seed']) for r in first] == [(m, s) for s in (0, 1) for m in methods]
     assert '| snr:reduction=8 | ' in Path('work_dirs/compare/mine/summary.md').read_text()
+    monkeypatch.setattr(engine, 'start', lambda *_, **__: pytest.fail('trained again'))
     assert tool.main([*line, '--fine-tune', '1']) == first
