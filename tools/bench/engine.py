@@ -42,10 +42,7 @@ def compare(
         SystemExit: Some runs failed, which it names; the results of all others are published.
     """
     with claimed(work_dir, 'a comparison', 'choose another --work-dir'):
-        for line in dict.fromkeys(study.prepare for study in studies if study.prepare):
-            status = run_tool([sys.executable, str(TOOLS / line[0]), *line[1:]])
-            if status:
-                raise SystemExit(status)
+        _prepare(studies)
         planned = [plan(study, seeds, work_dir) for study in studies]
         runs = [run for seed in seeds for every in planned for run in every if run.seed == seed]
         shown = [run for study in studies for run in runs if run.study == study.title and run.name in study.shown]
@@ -61,6 +58,14 @@ def compare(
     if failed:
         raise SystemExit('failed:\n' + '\n'.join(failed.values()))
     return results
+
+
+def _prepare(studies: Sequence[Study]) -> None:
+    """Makes the data of all studies."""
+    for line in dict.fromkeys(study.prepare for study in studies if study.prepare):
+        status = run_tool([sys.executable, str(TOOLS / line[0]), *line[1:]])
+        if status:
+            raise SystemExit(status)
 
 
 def execute(runs: Sequence[Run], jobs: int, keep: bool, report: Callable[[], object]) -> dict[Path, str]:
