@@ -11,7 +11,7 @@ and with batch norm statistics of those images (AdaBN). Writes summary.json, sum
 from bench.engine import Results, compare
 from bench.presets import adaptation
 from bench.reports import publish_adaptation
-from cli import comparison_parser, parse_comparison
+from compare import comparison_parser, parse_comparison
 from mistakes import command
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from bench.engine import Results, compare
 from bench.presets import fashion_mnist
 from bench.reports import publish_styles
-from cli import COUNT, comparison_parser, parse_comparison
+from cli import COUNT
+from compare import comparison_parser, parse_comparison
 from mistakes import command
 
 

@@ -9,7 +9,8 @@ summary.png in --work-dir. Seeds come one after the other, so that a stopped cal
 from bench.engine import Results, compare
 from bench.presets import fashion_mnist, toy_streets
 from bench.reports import publish_methods
-from cli import COUNT, comparison_parser, parse_comparison
+from cli import COUNT
+from compare import comparison_parser, parse_comparison
 from mistakes import command
 
 STUDIES = {'fashion_mnist': fashion_mnist, 'toy_streets': toy_streets}

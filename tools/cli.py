@@ -8,7 +8,7 @@ import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,34 +121,6 @@ def parse_pictures(own: argparse.ArgumentParser, argv: list[str] | None) -> argp
     args = own.parse_args(argv)
     if (args.styliser_encoder is None) != (args.styliser_decoder is None):
         own.error('--styliser-encoder and --styliser-decoder go together')
-    return args
-
-
-def comparison_parser(
-    description: str | None, folder: str, methods: Sequence[str] | None = None
-) -> argparse.ArgumentParser:
-    """What the command lines of comparisons share; `folder` and `methods` are defaults, None for all methods."""
-    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    text = f'default: {" ".join(methods or ["all"])}'
-    own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=text)
-    own.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
-    own.add_argument('--jobs', type=COUNT, default=2, help='runs at a time, one thread each (default: %(default)s)')
-    own.add_argument('--iters', type=COUNT, help='training iterations (default: those of the config)')
-    own.add_argument('--work-dir', type=Path, default=Path(folder), help='of single runs (default: %(default)s)')
-    return own
-
-
-def parse_comparison(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Reads a command line; ends with a message for a name that is no method. What is given twice counts once."""
-    args = own.parse_args(argv)
-    from bench.names import KNOWN
-
-    from timm_stylenorm.errors import unknown
-
-    args.methods, args.seeds = list(dict.fromkeys(args.methods or KNOWN)), list(dict.fromkeys(args.seeds))
-    for name in (method.partition(':')[0] for method in args.methods):
-        if name not in KNOWN:
-            own.error(unknown('method', name, KNOWN, 'stylenorm methods'))
     return args
 
 

@@ -13,13 +13,42 @@ added later. A run that fails is named at the end, with its log, and does not st
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.engine import Results, compare
 from bench.reports import publish_comparison
 from bench.rows import Row, Study, method_rows
-from cli import COUNT, assignment, comparison_parser, parse_comparison
+from cli import COUNT, SEED, assignment
 from mistakes import command
+
+
+def comparison_parser(
+    description: str | None, folder: str, methods: Sequence[str] | None = None
+) -> argparse.ArgumentParser:
+    """What the command lines of comparisons share; `folder` and `methods` are defaults, None for all methods."""
+    own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = f'default: {" ".join(methods or ["all"])}'
+    own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=text)
+    own.add_argument('--seeds', nargs='+', type=SEED, default=[0, 1, 2])
+    own.add_argument('--jobs', type=COUNT, default=2, help='runs at a time, one thread each (default: %(default)s)')
+    own.add_argument('--iters', type=COUNT, help='training iterations (default: those of the config)')
+    own.add_argument('--work-dir', type=Path, default=Path(folder), help='of single runs (default: %(default)s)')
+    return own
+
+
+def parse_comparison(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Reads a command line; ends with a message for a name that is no method. What is given twice counts once."""
+    args = own.parse_args(argv)
+    from bench.names import KNOWN
+
+    from timm_stylenorm.errors import unknown
+
+    args.methods, args.seeds = list(dict.fromkeys(args.methods or KNOWN)), list(dict.fromkeys(args.seeds))
+    for name in (method.partition(':')[0] for method in args.methods):
+        if name not in KNOWN:
+            own.error(unknown('method', name, KNOWN, 'stylenorm methods'))
+    return args
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

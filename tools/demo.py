@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.engine import Results, compare
 from bench.presets import STREETS, toy_streets
 from bench.reports import publish_demo
-from cli import comparison_parser, parse_comparison
+from compare import comparison_parser, parse_comparison
 from mistakes import command
 
 
