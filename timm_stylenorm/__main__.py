@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import __version__
 from .files import atomic_write
-from .methods import ROWS
+from .layers.companions import COMPANIONS
+from .methods import ROWS, Kind
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmsegmentation', 'numpy')
 
@@ -22,6 +25,42 @@ def method_table() -> str:
         defaults = ', '.join(f'`{k}={v!r}`' for k, v in method.defaults.items())
         rows.append(f'| `{name}` | {method.summary} | {sites} | {defaults} | {method.paper} |')
     return '\n'.join(rows)
+
+
+def kind_table() -> str:
+    """A row for what methods have in common, with those that need something beside their layer marked."""
+    rows = ['| what they do | methods (* may need more than its layer) | what is left in evaluation |', '|---|---|---|']
+    for kind in Kind:
+        names = [f'`{name}`{"*" * bool(row.companions)}' for name, row in ROWS.items() if row.kind is kind]
+        if names:
+            rows.append(f'| {kind.does} | {", ".join(names)} | {kind.in_evaluation} |')
+    rows.append('| batch norm statistics of the target, without training | AdaBN | the plain network |')
+    return '\n'.join(rows)
+
+
+def companion_table() -> str:
+    """What some methods need beside their layers."""
+    rows = ['| methods | without it | cure |', '|---|---|---|']
+    for key, companion in COMPANIONS.items():
+        names = ', '.join(f'`{name}`' for name, row in ROWS.items() if key in row.companions)
+        if names:
+            rows.append(f'| {names} | {companion.effect} | {companion.cure} |')
+    return '\n'.join(rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {'methods': method_table, 'kinds': kind_table, 'companions': companion_table}
+
+
+def updated(text: str) -> str:
+    """A page of Markdown with its tables, between marks such as `<!-- kinds -->` and `<!-- /kinds -->`, written anew."""
+    for name, table in BLOCKS.items():
+        text = re.sub(
+            rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)',
+            lambda m, table=table: m[1] + table() + '\n' + m[2],
+            text,
+            flags=re.S,
+        )
+    return text
 
 
 def environment() -> str:
@@ -40,19 +79,16 @@ def environment() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print both, or write the table between the marks of a README."""
+    """Print both, or write the tables of pages anew."""
     parser = argparse.ArgumentParser(prog='python -m timm_stylenorm', description=__doc__)
-    parser.add_argument('--update-readme', metavar='FILE', type=Path, help='write the method table into FILE')
-    path = parser.parse_args(argv).update_readme
-    if path is None:
+    parser.add_argument('--update', metavar='FILE', nargs='+', type=Path, help='write the tables of these pages anew')
+    files = parser.parse_args(argv).update
+    if files is None:
         print(f'{method_table()}\n\n{environment()}')
         return
-    before, start, rest = path.read_text().partition('<!-- methods -->\n')
-    _, end, after = rest.partition('<!-- /methods -->')
-    if not end:
-        raise SystemExit(f'{path} has no lines <!-- methods --> and <!-- /methods -->')
-    with atomic_write(path) as part:
-        part.write_text(f'{before}{start}{method_table()}\n{end}{after}')
+    for file in files:
+        with atomic_write(file) as part:
+            part.write_text(updated(file.read_text()))
 
 
 if __name__ == '__main__':

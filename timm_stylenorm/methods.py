@@ -22,6 +22,29 @@ class Placement(Enum):
     EITHER = 'follow a module or take the place of a norm layer'
 
 
+class Kind(Enum):
+    """What methods have in common: what they do, and what is left of it in evaluation."""
+
+    MIX = 'mix or disturb the styles of training images', 'nothing: the plain network, at its cost'
+    RESTORE = 'take the style off, and restore what the task needs of it', 'its layers'
+    INSTANCE = 'instance norm in the place of some batch norm', 'other norms, at about their cost'
+    WHITEN = 'instance norm, and a loss on covariances between channels', 'instance norms'
+    GATE = 'gates that see the style', 'its layers'
+    RECIPE = (
+        'adversarial or borrowed styles, in more than one pass over each batch',
+        'the plain network, with norms of choice',
+    )
+    OTHER = 'what others have registered', 'as they say'
+
+    @property
+    def does(self) -> str:
+        return self.value[0]
+
+    @property
+    def in_evaluation(self) -> str:
+        return self.value[1]
+
+
 @dataclass(frozen=True)
 class Method:
     """One row: a layer and where it goes.
@@ -37,6 +60,7 @@ class Method:
         recipe: Of a row of `RECIPE_STYLES`: the training procedure without which the layer does nothing, see `recipes`.
         layers_of: Of such a row: the method whose layers they are.
         norms_after: Of such a row: the method whose layers replace the batch norms that follow the layer.
+        kind: What it has in common with others.
     """
 
     layer: type[layers.StyleLayer]
@@ -48,6 +72,7 @@ class Method:
     recipe: str | None = None
     layers_of: str | None = None
     norms_after: str | None = None
+    kind: Kind = Kind.OTHER
 
     @property
     def defaults(self) -> dict[str, object]:
@@ -74,12 +99,14 @@ METHODS: dict[str, Method] = {
         sites=('convs',),
         summary='images of a batch swap their channel statistics, with probability p per convolution, in training',
         paper='Nuriel et al., CVPR 2021, arXiv:2010.05785',
+        kind=Kind.MIX,
     ),
     'snr': Method(
         layers.SNR,
         sites=('stage1', 'stage2', 'stage3'),
         summary='instance normalisation, then gated restitution of the channels that the task needs',
         paper='Jin et al., CVPR 2020 and arXiv:2101.00588',
+        kind=Kind.RESTORE,
         companions=('classes',),
     ),
     'mixstyle': Method(
@@ -87,6 +114,7 @@ METHODS: dict[str, Method] = {
         sites=('stage1', 'stage2'),
         summary='images of a batch mix their channel statistics with those of another image, in training',
         paper='Zhou et al., ICLR 2021, arXiv:2104.02008',
+        kind=Kind.MIX,
         companions=('domains',),
     ),
     'efdmix': Method(
@@ -94,6 +122,7 @@ METHODS: dict[str, Method] = {
         sites=('stage1', 'stage2'),
         summary='images of a batch mix their sorted values with those of another image, in training',
         paper='Zhang et al., CVPR 2022, arXiv:2203.07740',
+        kind=Kind.MIX,
         companions=('domains',),
     ),
     'dsu': Method(
@@ -101,24 +130,28 @@ METHODS: dict[str, Method] = {
         sites=('stem.conv', 'stem.pool', 'stage1', 'stage2', 'stage3', 'stage4'),
         summary='channel statistics are drawn anew around themselves, as far as they vary over the batch, in training',
         paper='Li et al., ICLR 2022, arXiv:2202.03958',
+        kind=Kind.MIX,
     ),
     'crossnorm': Method(
         layers.CrossNorm,
         sites=('blocks',),
         summary='images of a batch, or crops of them, exchange their channel statistics, in training',
         paper='Tang et al., ICCV 2021, arXiv:2102.02811',
+        kind=Kind.MIX,
     ),
     'selfnorm': Method(
         layers.SelfNorm,
         sites=('blocks',),
         summary='each channel is rescaled by a gate that sees its mean and deviation',
         paper='Tang et al., ICCV 2021, arXiv:2102.02811',
+        kind=Kind.GATE,
     ),
     'ibn_a': Method(
         layers.IBN,
         sites=('stage1.norm1', 'stage2.norm1', 'stage3.norm1'),
         summary='instance norm for half of the channels of the first norm layer of every block',
         paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+        kind=Kind.INSTANCE,
         placement=Placement.REPLACE,
     ),
     'ibn_b': Method(
@@ -126,6 +159,7 @@ METHODS: dict[str, Method] = {
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm in the stem, and of the residual sum at the end of two stages',
         paper='Pan et al., ECCV 2018, arXiv:1807.09441',
+        kind=Kind.INSTANCE,
         placement=Placement.EITHER,
     ),
     'bin': Method(
@@ -133,6 +167,7 @@ METHODS: dict[str, Method] = {
         sites=('batch_norms',),
         summary='a learnt gate for each channel between batch norm and instance norm',
         paper='Nam and Kim, NeurIPS 2018, arXiv:1805.07925',
+        kind=Kind.INSTANCE,
         placement=Placement.REPLACE,
         companions=('gates',),
     ),
@@ -141,6 +176,7 @@ METHODS: dict[str, Method] = {
         sites=('batch_norms',),
         summary='instance norm, then L2 norm over the channels at each position',
         paper='Zhang et al., ECCV 2020, arXiv:1911.13287',
+        kind=Kind.INSTANCE,
         placement=Placement.REPLACE,
     ),
     'irw': Method(
@@ -148,6 +184,7 @@ METHODS: dict[str, Method] = {
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on the covariances between channels beyond a margin',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+        kind=Kind.WHITEN,
         placement=Placement.EITHER,
     ),
     'isw': Method(
@@ -155,6 +192,7 @@ METHODS: dict[str, Method] = {
         sites=('stem.norm', 'stage1.sum', 'stage2.sum'),
         summary='instance norm, and a loss on those covariances that react to photometric changes',
         paper='Choi et al., CVPR 2021, arXiv:2103.15597',
+        kind=Kind.WHITEN,
         placement=Placement.EITHER,
         companions=('pairs',),
     ),
@@ -163,6 +201,7 @@ METHODS: dict[str, Method] = {
         sites=('batch_norms',),
         summary='statistics and weights of their own for adversarial or stylised images, which `dual_bn.routed` names',
         paper='Xie et al., CVPR 2020, arXiv:1911.09665',
+        kind=Kind.RECIPE,
         placement=Placement.REPLACE,
     ),
 }
@@ -174,6 +213,7 @@ RECIPE_STYLES: dict[str, Method] = {
         sites=('stage1',),
         summary='the channel statistics of the batch that raise the loss most, and dual batch norms after them',
         paper='Shu et al., NeurIPS 2021, arXiv:2009.08965',
+        kind=Kind.RECIPE,
         companions=('recipe',),
         recipe='advbn',
         norms_after='dual_bn',

@@ -273,5 +273,5 @@ def _lacking(folder: str, config: str) -> str:
     there = f' ({parent} holds: {", ".join(siblings) or "nothing"})' if os.path.isdir(parent) else ''
     hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else '.'
     known = [how for name, how in SOURCES.items() if name in folder]
-    how = known[0] if known else 'see "Data" in the README'
+    how = known[0] if known else 'see docs/datasets.md'
     return f'{config} reads its data from {folder!r}, which does not exist{there}{hint} To get it: {how}.'

@@ -1,7 +1,7 @@
 """Lists the sites of a model, and which methods fit it at their default sites: sites.py MODEL [--modules].
 
 MODEL is a name of timm, or a config by its path or name. Of a config it is the part that a style would change, such as
-the backbone of a segmentor, without the config's own style.
+the backbone of a segmentor, without the config's own style. Of several models it prints a table: methods that fit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDTH = 120
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    own.add_argument('model', help='such as resnet50, or a config')
+    own.add_argument('models', nargs='+', metavar='MODEL', help='such as resnet50, or a config')
     own.add_argument('--modules', action='store_true', help='show the names of all modules')
     return own.parse_args(argv)
 
@@ -76,14 +76,30 @@ def site_line(row: SiteRow, every: bool) -> str:
     return textwrap.fill(f'{head} {", ".join(names)}', WIDTH, subsequent_indent=' ' * 46, drop_whitespace=True)
 
 
+def fit_table(names: list[str]) -> str:
+    """Methods and models in Markdown: a cross where a method fits a model at its default sites."""
+    from timm_stylenorm.surgery.listing import fitting_methods
+
+    fits = {name: fitting_methods(model_of(name)) for name in names}
+    rows = [f'| method | {" | ".join(f"`{Path(name).stem}`" for name in names)} |', '|---|' + ':-:|' * len(names)]
+    for method in next(iter(fits.values())):
+        cells = ['x' if fits[name][method] is None else '' for name in names]
+        rows.append(f'| `{method}` | {" | ".join(cells)} |')
+    return '\n'.join(rows)
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
     from timm_stylenorm.surgery.listing import fitting_methods, list_sites
 
-    model = model_of(args.model)
-    print(f'sites of {args.model} ({type(model).__name__}): number of modules, their channels, their names')
+    if len(args.models) > 1:
+        print(fit_table(args.models))
+        return
+    (name,) = args.models
+    model = model_of(name)
+    print(f'sites of {name} ({type(model).__name__}): number of modules, their channels, their names')
     for row in list_sites(model):
         print(site_line(row, args.modules))
     print('methods at their default sites')

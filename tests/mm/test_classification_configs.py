@@ -141,7 +141,7 @@ def test_the_readme_names_the_data_folder_of_a_config(name):
     cfg = load(name)
     roots = {loader.dataset.root for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)}
     assert roots == {cfg.data_root}
-    assert re.search(rf'`{cfg.data_root}\b', (config_root().parent / 'README.md').read_text())
+    assert re.search(rf'`{cfg.data_root}\b', (config_root().parent / 'docs/datasets.md').read_text())
 
 
 def test_cifar100_is_downloaded_at_the_first_run(monkeypatch):

@@ -86,7 +86,7 @@ def test_train_says_which_data_folder_is_missing_and_how_to_get_it(tmp_path, mon
         ('data/acdc', 'rgb_anon_trainvaltest.zip'),
         ('data/dark_zurich', 'Dark_Zurich_val_anon.zip'),
         ('data/night_driving', 'NighttimeDrivingTest.zip'),
-        ('data/else', 'see "Data" in the README'),
+        ('data/else', 'see docs/datasets.md'),
     ],
 )
 def test_each_kind_of_missing_data_has_its_hint(tmp_path, monkeypatch, root, how):
@@ -107,7 +107,7 @@ def test_folders_of_the_domains_that_are_tested_on_are_looked_for_and_no_others(
 
 
 def test_the_sections_and_scripts_that_hints_name_exist():
-    assert '\n## Data\n' in (config_root().parent / 'README.md').read_text()
+    assert '\n## Data\n' in (config_root().parent / 'docs/datasets.md').read_text()
     scripts = {name for how in cli.SOURCES.values() for name in re.findall(r'tools/(\w+\.py)', how)}
     assert scripts
     assert scripts <= set(SCRIPTS)

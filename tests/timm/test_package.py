@@ -13,7 +13,6 @@ from timm_stylenorm import installed
 from timm_stylenorm.__main__ import environment, main, method_table
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / 'README.md').read_text()
 
 # The rooms of timm_stylenorm, floor by floor: each imports from floors below it and from itself.
 FLOORS = (
@@ -138,24 +137,6 @@ def test_files_stay_short():
     for folder in ('timm_stylenorm', 'mmseg_stylenorm', 'tools', 'configs'):
         for file in ROOT.glob(f'{folder}/**/*.py'):
             assert len(file.read_text().splitlines()) <= 300, file
-
-
-def test_readme_shows_the_method_table():
-    shown = re.search(r'<!-- methods -->\n(.*?)\n<!-- /methods -->', README, re.S)
-    assert shown.group(1) == method_table(), 'update it: python -m timm_stylenorm --update-readme README.md'
-
-
-@pytest.mark.parametrize('index', [0, 3, 4])
-def test_readme_examples_run(index):
-    code = re.findall(r'```python\n(.*?)```', README, re.S)[index]
-    exec(compile(code, f'README example {index}', 'exec'), {})
-
-
-def test_readme_names_only_files_that_exist():
-    for path in set(re.findall(r'(?:tools|docs|timm_stylenorm|mmseg_stylenorm)/[\w/.-]+\.(?:py|sh|md|png)', README)):
-        assert (ROOT / path).exists(), path
-    for config in set(re.findall(r'(?:quickstart|segmentation|classification)/[\w.-]+\.py', README)):
-        assert (ROOT / 'configs' / config).exists(), config
 
 
 def test_the_environment_names_what_a_bug_report_needs(capsys):
