@@ -108,7 +108,8 @@ def panel(network: Network, shown: Sequence[Picture], given: Sequence[str], i: i
     image = network.read(shown[i].file)
     inputs = network.inputs(image[None])
     with torch.no_grad():
-        said, shares = prediction(network.model(inputs)[0])
+        logits = network.model(inputs)[0]
+    said, shares = prediction(logits)
     labels = labels_of(shown, given, network, len(shares))
     if args.target == 'label' and labels is None:
         raise ValueError('--target label: the labels are not known; give --labels, or a folder with folders of classes')
@@ -116,6 +117,7 @@ def panel(network: Network, shown: Sequence[Picture], given: Sequence[str], i: i
     known = {'predicted': said, 'label': label}
     target = known[args.target] if args.target in known else class_number(args.target, network.classes, len(shares))
     (heat,) = activation_maps(network.model, inputs, [target], args.layer, args.cam, network.part)
+    said = said if logits.dim() == 1 else target  # of a segmentation the share of the target's pixels is of interest
     right = None if label is None else network.class_name(label)
     other = None if target == said else network.class_name(target)
     return Panel(image.numpy(), heat, network.class_name(said), float(shares[said]), right, other)

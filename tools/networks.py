@@ -136,7 +136,8 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     for part in data_parts(dataset) if dataset else ():
         names = (part.get('metainfo') or {}).get('classes')
-        kind = DATASETS.get(kind_of(part)) if not names and part.get('type') else None
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the one of the config's default scope
+            kind = registry.get(kind_of(part))
         return tuple(names or getattr(kind, 'METAINFO', {}).get('classes') or ())
     return ()
 

@@ -54,18 +54,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--batch-size', type=COUNT, default=32)
     own.add_argument('--seed', type=SEED, default=0)
     own.add_argument('--out', type=Path, default=Path('style_statistics'), metavar='DIR')
-    args = own.parse_args(argv)
-    if args.limit < 2 * args.pool:
-        own.error(f'--pool {args.pool}: a probe needs two batches of each domain, and --limit is {args.limit}')
-    return args
+    return own.parse_args(argv)
 
 
-def domains_of(words: Sequence[str], limit: int) -> dict[str, list[Path]]:
+def domains_of(words: Sequence[str], limit: int, pool: int) -> dict[str, list[Path]]:
     """The images of each domain.
 
     Raises:
         FileNotFoundError: No such folder, or no image in it.
-        ValueError: One domain, or two of the same name.
+        ValueError: One domain, two of the same name, or one with less than two batches of `pool` images.
     """
     from figures.pictures import evenly, image_files
 
@@ -83,6 +80,11 @@ def domains_of(words: Sequence[str], limit: int) -> dict[str, list[Path]]:
             found[name] = [files[i] for i in evenly(limit, len(files))]
     if len(found) < 2:
         raise ValueError(f'--domains: expected two or more, got {", ".join(found)}')
+    for name, files in found.items():
+        if len(files) < 2 * pool:
+            raise ValueError(
+                f'a probe needs two batches of {pool} of each domain, and {name!r} has {len(files)} images'
+            )
     return found
 
 
@@ -159,7 +161,9 @@ def measured(
     from timm_stylenorm.surgery.sites import find_sites
 
     sites, layers = args.sites or default_sites(network), args.layers or default_layers(network)
-    places, probed = ([site.label for site in find_sites(network.part, names)] for names in (sites, layers))
+    asked = [[site.name + site.where for site in find_sites(network.part, names)] for names in (sites, layers)]
+    labels = {site.name + site.where: site.label for site in find_sites(network.part, [*sites, *layers])}
+    places, probed = ([labels[place] for place in names] for names in asked)  # a module that has two names keeps one
     found = statistics_of(network, images, [*sites, *layers], args)
     return Measured(network.name, {name: found[name] for name in places}, probed, accuracies(found, domains, args))
 
@@ -173,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
 
     from timm_stylenorm.evaluation.provenance import versions
 
-    domains = domains_of(args.domains, args.limit)
+    domains = domains_of(args.domains, args.limit, args.pool)
     images = [(name, file) for name, files in domains.items() for file in files]
     images = [images[i] for i in np.random.default_rng(args.seed).permutation(len(images))]  # batches of all domains
     labels = np.array([name for name, _ in images])
@@ -183,10 +187,11 @@ def run(args: argparse.Namespace) -> None:
     style.draw_styles(args.out / 'style.png', found, labels, args.projection, args.seed)
     style.draw_norms(args.out / 'norms.png', found, labels)
     style.draw_probe(args.out / 'probe.png', found, len(domains))
+    told = [
+        {'name': net.name, 'weights': net.weights, 'probe': one.probe} for net, one in zip(models, found, strict=True)
+    ]
     facts = {
-        'models': {
-            one.name: {'weights': net.weights, 'probe': one.probe} for one, net in zip(found, models, strict=True)
-        },
+        'models': told,
         'domains': {name: len(files) for name, files in domains.items()},
         **{name: getattr(args, name) for name in ('pool', 'acting', 'seed')},
         'versions': versions(),
