@@ -96,6 +96,17 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
     return own
 
 
+def network_arguments(own: argparse.ArgumentParser) -> None:
+    """MODEL and how it gets its images, as `networks.networks` takes them."""
+    known = 'as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT'
+    own.add_argument('models', nargs='+', metavar='MODEL', help=known)
+    own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own; default: as the file says')
+    own.add_argument('--mean', type=float, nargs=3, help='of each channel; default: as the model says')
+    own.add_argument('--std', type=float, nargs=3)
+    own.add_argument('--image-size', type=COUNT, metavar='N', help='of segmentors: the shorter side becomes N pixels')
+    own.add_argument('--device', help='default: the GPU, if there is one')
+
+
 def picture_parser(description: str | None) -> argparse.ArgumentParser:
     """What the command lines of the picture tools share."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

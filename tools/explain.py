@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import COUNT
+from cli import COUNT, network_arguments
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -41,15 +41,11 @@ class Picture:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    import networks
-
-    from timm_stylenorm.evaluation.cams import CAMS
-
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    networks.add_arguments(own)
+    network_arguments(own)
     own.add_argument('--images', type=Path, nargs='+', required=True, metavar='PATH', help='files, and folders of them')
     own.add_argument('--out', type=Path, default=Path('explain.png'), metavar='PNG', help='default: explain.png')
-    own.add_argument('--cam', default='gradcam', help=f'{", ".join(CAMS)}; default: gradcam')
+    own.add_argument('--cam', default='gradcam', help='gradcam, gradcam++ or layercam; default: gradcam')
     own.add_argument('--layer', help='a stage or a module, see `stylenorm sites MODEL`; default: the last stage')
     own.add_argument(
         '--target', default='predicted', metavar='CLASS', help="predicted, label, or a class's name or number"

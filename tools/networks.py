@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from cli import COUNT, data_parts, kind_of
+from cli import data_parts, kind_of
 from evaluate import build, built, classifier_of, load
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
@@ -20,21 +20,6 @@ from timm_stylenorm.evaluation.images import Shown, read_rgb
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-
-
-def add_arguments(own: argparse.ArgumentParser) -> None:
-    """MODEL and how it gets its images."""
-    own.add_argument(
-        'models', nargs='+', metavar='MODEL',
-        help='as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT',
-    )  # fmt: skip
-    own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own; default: as the file says')
-    own.add_argument('--mean', type=float, nargs=3, help='of each channel; default: as the model says')
-    own.add_argument('--std', type=float, nargs=3)
-    own.add_argument(
-        '--image-size', type=COUNT, metavar='N', help='of segmentors: scale the shorter side of images to N pixels'
-    )
-    own.add_argument('--device', help='default: the GPU, if there is one')
 
 
 @dataclass

@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import COUNT, SEED
+from cli import COUNT, SEED, network_arguments
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -36,11 +36,8 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    import networks
-    from figures.style import PROJECTIONS
-
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    networks.add_arguments(own)
+    network_arguments(own)
     own.add_argument('--domains', nargs='+', required=True, metavar='DOMAIN', help='FOLDER, NAME=FOLDER, or CONFIG.py')
     own.add_argument('--sites', nargs='+', help='see `stylenorm sites MODEL`; default: the first and the last stage')
     own.add_argument('--layers', nargs='+', help='of the probe, sites too; default: batch_norms, or all stages')
@@ -50,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='probe the statistics of batches of N images of one domain, which batch norm sees; default: of each image',
     )  # fmt: skip
     own.add_argument('--acting', action='store_true', help='style layers act as in training, on batches of all domains')
-    own.add_argument('--projection', choices=PROJECTIONS, default='tsne', help='default: tsne')
+    own.add_argument('--projection', choices=('tsne', 'pca'), default='tsne', help='default: tsne')
     own.add_argument('--batch-size', type=COUNT, default=32)
     own.add_argument('--seed', type=SEED, default=0)
     own.add_argument('--out', type=Path, default=Path('style_statistics'), metavar='DIR')

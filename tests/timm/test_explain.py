@@ -1,5 +1,7 @@
 """Class activation maps side by side: labels, predictions, targets, and what is refused."""
 
+import re
+
 import explain
 import numpy as np
 import pytest
@@ -115,6 +117,15 @@ def test_a_damaged_image_and_a_target_without_labels_are_told(world, tmp_path):
         explain.main(line(world, '--images', str(tmp_path), '--out', str(tmp_path / 'x.png')))
     with pytest.raises(UserError, match='--target label: the labels are not known'):
         explain.main(line(world, '--images', str(world / 'images/dog'), '--target', 'label'))
+
+
+def test_the_help_names_every_kind_of_map(capsys):
+    from timm_stylenorm.evaluation.cams import CAMS
+
+    with pytest.raises(SystemExit):
+        explain.parse_args(['--help'])
+    text = capsys.readouterr().out
+    assert all(re.search(rf'{re.escape(name)}[ ,;]', text) for name in CAMS)
 
 
 def test_imagenet_classes_are_known_by_name():

@@ -61,10 +61,11 @@ def test_the_probe_goes_through_all_batch_norms_by_default_and_over_batches(worl
     assert facts['pool'] == 2
 
 
-def test_the_projections_keep_every_image():
+def test_the_projections_of_the_command_line_keep_every_image(world):
     from figures.style import PROJECTIONS
 
-    for _, project in PROJECTIONS.values():
+    for name, (_, project) in PROJECTIONS.items():
+        assert style_statistics.parse_args(line(world, 'out', '--projection', name)).projection == name
         assert project(np.random.default_rng(0).normal(size=(12, 5)), 0).shape == (12, 2)
 
 

@@ -142,7 +142,7 @@ def _grid(out: Path, models: Sequence[Measured], panel: Callable[[Axes, Statisti
     fig.suptitle(title, fontsize=9, y=1 - 0.05 / size[1], va='top')
     columns = min(len(names), 2 * width)
     fig.legend(handles, names, loc='lower center', ncol=columns, fontsize=8, frameon=False, markerscale=2)
-    fig.tight_layout(rect=(0, LEGEND / size[1], 1, 1 - TITLE / size[1]))
+    fig.tight_layout(rect=(0, LEGEND / size[1], 1, 1))
     save_figure(fig, out, dpi=120)
     plt.close(fig)
 
