@@ -22,7 +22,7 @@ EXTRAS = {  # package -> the extra of setup.py that brings it
     'cityscapesscripts': 'cityscapes',
     'imagecorruptions': 'corruptions',
     'foolbox': 'evaluate',
-    **dict.fromkeys(('pytorch_grad_cam', 'sklearn'), 'explain'),
+    **dict.fromkeys(('pytorch_grad_cam', 'sklearn', 'ttach'), 'explain'),
 }
 OPENMMLAB = {
     'mmengine': 'mmengine',

@@ -100,6 +100,7 @@ def network_arguments(own: argparse.ArgumentParser) -> None:
     """MODEL and how it gets its images, as `networks.networks` takes them."""
     known = 'as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT'
     own.add_argument('models', nargs='+', metavar='MODEL', help=known)
+    own.add_argument('--names', nargs='+', help='of the models in figures; default: what MODEL says')
     own.add_argument('--num-classes', type=COUNT, help='of a model with weights of your own; default: as the file says')
     own.add_argument('--mean', type=float, nargs=3, help='of each channel; default: as the model says')
     own.add_argument('--std', type=float, nargs=3)

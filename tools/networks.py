@@ -71,13 +71,20 @@ def networks(args: argparse.Namespace) -> list[Network]:
     """Those of a command line, on their device.
 
     Raises:
-        ValueError: No such model, or weights that do not fit.
+        ValueError: No such model, weights that do not fit, or another number of names.
         FileNotFoundError: No such file.
     """
+    if args.names is not None and len(args.names) != len(args.models):
+        raise ValueError(f'--names: {len(args.names)} names for {len(args.models)} models')
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     found = [network(word, args) for word in args.models]
-    for one in found:
+    names = [one.name for one in found]
+    for word, one in zip(args.models, found, strict=True):
         one.model.to(device).eval()
+        if names.count(one.name) > 1:  # the same file name in several folders
+            one.name = f'{one.name.partition(" (")[0]} ({"/".join(Path(word.partition("=")[2]).parts[-2:])})'
+    for name, one in zip(args.names or (), found, strict=False):
+        one.name = name
     return found
 
 

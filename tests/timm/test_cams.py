@@ -77,6 +77,12 @@ def test_channels_last_and_tokens_become_maps():
     assert activation_maps(vit, images[:, :, :32], [1], layer='blocks.1').shape == (1, 32, 64)
 
 
+def test_a_model_that_does_not_say_that_it_passes_tokens_is_told_by_its_shapes():
+    mixer = timm.create_model('mixer_s32_224', num_classes=2, img_size=64)
+    nn.init.normal_(mixer.head.weight)  # which timm makes 0
+    assert activation_maps(mixer, torch.rand(1, 3, 64, 64), [1]).any()
+
+
 def test_the_model_stays_as_it_was():
     net = add_style(timm.create_model('test_resnet', num_classes=2), 'mixstyle').train()
     net.fc.weight.requires_grad_(False)

@@ -1,6 +1,7 @@
 """Class activation maps side by side: labels, predictions, targets, and what is refused."""
 
 import re
+import shutil
 
 import explain
 import numpy as np
@@ -100,6 +101,7 @@ def test_labels_on_the_command_line_win_and_folders_of_other_things_are_none(wor
         (['--target', '3'], 'class 3: the network has 3 outputs, 0 to 2'),
         (['--target', 'dog'], "class 'dog': give the number"),
         (['--labels', '1'], '--labels: 1 classes for 6 images'),
+        (['--names', 'one'], '--names: 1 names for 2 models'),
         (['--out', 'no/x.png'], "no folder 'no'"),
         (['--images', 'nothing'], "unknown folder 'nothing'"),
     ],
@@ -117,6 +119,18 @@ def test_a_damaged_image_and_a_target_without_labels_are_told(world, tmp_path):
         explain.main(line(world, '--images', str(tmp_path), '--out', str(tmp_path / 'x.png')))
     with pytest.raises(UserError, match='--target label: the labels are not known'):
         explain.main(line(world, '--images', str(world / 'images/dog'), '--target', 'label'))
+
+
+def test_models_of_the_same_name_are_told_apart_by_their_folder(world, tmp_path):
+    import networks
+
+    words = []
+    for run in ('one', 'two'):
+        (tmp_path / run).mkdir()
+        shutil.copy(world / 'test_resnet.pth', tmp_path / run / 'last.pth')
+        words.append(f'test_resnet={tmp_path / run}/last.pth')
+    found = networks.networks(explain.parse_args([*words, '--images', 'x', '--device', 'cpu']))
+    assert [one.name for one in found] == ['test_resnet (one/last.pth)', 'test_resnet (two/last.pth)']
 
 
 def test_the_help_names_every_kind_of_map(capsys):

@@ -102,7 +102,8 @@ def default_layer(model: nn.Module) -> str:
 
 def _site(model: nn.Module, layer: str) -> Site:
     """The module after which maps are taken, with their layout."""
-    sites = [replace(site, where='after') if site.where == 'replace' else site for site in find_sites(model, layer)]
+    found = find_sites(model, layer, tokens=True)  # the probe tells where the channels are
+    sites = [replace(site, where='after') if site.where == 'replace' else site for site in found]
     if len(sites) > 1 or sites[0].where == 'before':
         what = f'means {len(sites)} modules' if len(sites) > 1 else 'is no output of a module'
         raise ValueError(f'layer {layer!r} {what}: name a stage, or one module')
@@ -119,15 +120,17 @@ def _reshape(site: Site, images: Tensor) -> Callable[[Tensor], Tensor]:
     ratio = images.shape[3] / images.shape[2]
 
     def as_map(x: Tensor) -> Tensor:
-        if site.channel_dim == 1:
+        if site.channel_dim == 1 and x.dim() == 4:
             return x.clone()
-        if x.dim() == 3:
+        if site.channel_dim == -1 and x.dim() == 3:
             x = x[:, site.prefix_tokens :]
             grid = grid_of(x.shape[1], ratio)
             if grid is None:
                 size = ' x '.join(map(str, images.shape[2:]))
                 raise ValueError(f'layer {site.label!r}: {x.shape[1]} tokens are no map of images of {size} pixels')
             x = x.unflatten(1, grid)
+        if site.channel_dim == 1 or x.dim() != 4:
+            raise ValueError(f'layer {site.label!r}: expected a map there, got shape {tuple(x.shape)}')
         return x.movedim(-1, 1).clone()
 
     return as_map

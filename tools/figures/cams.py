@@ -72,7 +72,7 @@ def draw(out: Path, names: Sequence[str], columns: Sequence[Sequence[Panel]]) ->
     for block in range(blocks):
         for ax, name in zip(axes[0, block * (width + 1) :], ['input', *names], strict=False):
             lines = name.replace(' (', '\n(').split('\n')
-            ax.set_title('\n'.join(_short(line, int(14 * panel[0])) for line in lines), fontsize=8)
+            ax.set_title('\n'.join(shortened(line, int(14 * panel[0])) for line in lines), fontsize=8)
     save_figure(fig, out, dpi=110)
     plt.close(fig)
 
@@ -82,15 +82,16 @@ def _fill(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     axes[0].imshow(panels[0].image.transpose(1, 2, 0))
-    axes[0].set_xlabel(_short(panels[0].label or '', MOST), fontsize=8, color=UNKNOWN)
+    axes[0].set_xlabel(shortened(panels[0].label or '', MOST), fontsize=8, color=UNKNOWN)
     for ax, found in zip(axes[1:], panels, strict=False):
         ax.imshow(show_cam_on_image(found.image.transpose(1, 2, 0) / np.float32(255), found.heat, use_rgb=True))
         colour = UNKNOWN if found.label is None else RIGHT if found.label == found.predicted else WRONG
-        text = f'{_short(found.predicted, MOST - 5)} {found.share:.0%}'
+        text = f'{shortened(found.predicted, MOST - 5)} {found.share:.0%}'
         if found.target:
-            text += f'\nmap of {_short(found.target, MOST - 7)}'
+            text += f'\nmap of {shortened(found.target, MOST - 7)}'
         ax.set_xlabel(text, fontsize=8, color=colour)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f'{text[: most - 1]}…'
+def shortened(text: str, most: int) -> str:
+    """Without its middle, if it is too long: names of files end in what tells them apart."""
+    return text if len(text) <= most else f'{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}'

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib
 import numpy as np
 from disk import save_figure
+from figures.cams import shortened
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -106,7 +107,15 @@ def draw_probe(out: Path, models: Sequence[Measured], domains: int) -> None:
     fig, ax = plt.subplots(figsize=(6.4, 3.6))
     for colour, model in zip(cycle(COLOURS), models, strict=False):
         values = [100 * model.probe[name]['before'] for name in model.layers]
-        ax.plot(range(1, len(values) + 1), values, 'o-', color=colour, markersize=3, linewidth=1.2, label=model.name)
+        ax.plot(
+            range(1, len(values) + 1),
+            values,
+            'o-',
+            color=colour,
+            markersize=3,
+            linewidth=1.2,
+            label=shortened(model.name, 44),
+        )
     ax.axhline(100 / domains, color='#777777', linestyle='--', linewidth=1, label='chance')
     longest = max(models, key=lambda model: len(model.layers)).layers
     ends = sorted({0, len(longest) // 2, len(longest) - 1})
@@ -136,7 +145,7 @@ def _grid(out: Path, models: Sequence[Measured], panel: Callable[[Axes, Statisti
             panel(ax, place.sides().get(side, place.before))
             score = model.probe[name].get(side, model.probe[name]['before'])
             ax.set_title(f'{name}: {100 * score:.0f} % told', fontsize=8)
-        head = model.name.replace(' (', '\n(')
+        head = '\n'.join(shortened(part, 40) for part in model.name.replace(' (', '\n(').split('\n'))
         line[0].set_ylabel(f'{head}\n{side} the layer' if len(_sides(model)) > 1 else head, fontsize=8)
     handles, names = axes[0, 0].get_legend_handles_labels()
     fig.suptitle(title, fontsize=9, y=1 - 0.05 / size[1], va='top')
