@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,14 +51,12 @@ BLOCKS: dict[str, Callable[[], str]] = {'methods': method_table, 'kinds': kind_t
 
 
 def updated(text: str) -> str:
-    """A page of Markdown with its tables, between marks such as `<!-- kinds -->` and `<!-- /kinds -->`, written anew."""
+    """A page of Markdown with its tables written anew, between marks such as `<!-- kinds -->` and `<!-- /kinds -->`."""
     for name, table in BLOCKS.items():
-        text = re.sub(
-            rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)',
-            lambda m, table=table: m[1] + table() + '\n' + m[2],
-            text,
-            flags=re.S,
-        )
+        before, start, rest = text.partition(f'<!-- {name} -->\n')
+        _, end, after = rest.partition(f'<!-- /{name} -->')
+        if end:
+            text = f'{before}{start}{table()}\n{end}{after}'
     return text
 
 

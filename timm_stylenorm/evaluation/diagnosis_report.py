@@ -40,7 +40,7 @@ def told(diagnosis: Diagnosis) -> str:
         lines += ['', f'methods that act at {best.site}:']
         for entry in best.methods:
             where = f'with sites={entry.sites[0]}' if entry.sites else 'by default'
-            lines.append(f'  {entry.method:12} {where}' + ''.join(f'; {need}' for need in entry.needs))
+            lines.append(f'  {entry.method:12} {where}' + ''.join(f'; beside it: {need}' for need in entry.needs))
     return '\n'.join(lines)
 
 
@@ -96,7 +96,7 @@ def _html(diagnosis: Diagnosis, png: bytes) -> str:
         table(['site', 'module', 'channels', *_COLUMNS], rows),
         note('; '.join(f'{name}: {text}' for name, text in _COLUMNS.items()) + '.'),
         '<h2>Methods</h2>',
-        table(['site', 'method', 'sites=', 'needs'], methods),
+        table(['site', 'method', 'sites=', 'beside its layer'], methods),
         details('What was measured', json.dumps(diagnosis.provenance, indent=1, default=str)),
     )
 

@@ -53,7 +53,7 @@ class MethodAt:
     Attributes:
         method: Its name.
         sites: What `sites=` takes for it to act there; empty where it does so by default.
-        needs: What it needs beside its layer, and what happens without it.
+        needs: What some hosts and arguments need beside its layer, each as what provides it.
     """
 
     method: str
@@ -86,7 +86,7 @@ def _methods_at(usual: Mapping[str, list[tuple[str, str]]], site: str, path: str
         row = METHODS[name]
         here = [asked == site or (path and f'{module}.'.startswith(f'{path}.')) for asked, module in places]
         if any(here) or (places and row.placement is not Placement.REPLACE):
-            needs = tuple(COMPANIONS[companion].effect for companion in row.companions)
+            needs = tuple(COMPANIONS[companion].cure for companion in row.companions)
             found.append(MethodAt(name, () if any(here) else (site,), needs))
     return found
 
