@@ -143,13 +143,10 @@ def load(model: nn.Module, file: str) -> None:
     Raises:
         ValueError: It holds code or no weights, or does not fit.
     """
-    from timm_stylenorm.checkpoints import compare, read_state_dict
-    from timm_stylenorm.layers.owned import own_names
-    from timm_stylenorm.surgery.companions import training_only_keys
+    from timm_stylenorm.checkpoints import read_state_dict
+    from timm_stylenorm.surgery.weights import fitted
 
-    state = {key.removeprefix('module.').removeprefix('net.'): v for key, v in read_state_dict(file).items()}
-    state = own_names(model, state)
-    fit = compare(model.state_dict(), state, training_only_keys(model))
+    state, fit = fitted(model, read_state_dict(file))
     if not fit:
         raise ValueError(f"'{file}' does not fit this {type(model).__name__}: {fit}")
     model.load_state_dict(state, strict=False)

@@ -1,14 +1,14 @@
 """Weights to start a classifier from: timm's, mmengine's or plain state dicts."""
 
 import logging
+from dataclasses import replace
 
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoints import compare, read_state_dict
-from ..layers.owned import own_names
+from ..checkpoints import read_state_dict
 from ..surgery.add import style_parameters
-from ..surgery.companions import training_only_keys
+from ..surgery.weights import fitted
 
 
 def load_checkpoint(net: nn.Module, path: str) -> None:
@@ -22,16 +22,15 @@ def load_checkpoint(net: nn.Module, path: str) -> None:
         FileNotFoundError: there is no such file.
         ValueError: the file holds code or no state dict, is damaged, or is one of another architecture.
     """
-    own, read = net.state_dict(), read_state_dict(path)
-    state = own_names(net, {key.removeprefix('module.').removeprefix('net.'): v for key, v in read.items()})
+    may_miss = {name for name, _ in style_parameters(net)}
+    may_miss |= {key for key in net.state_dict() if '.aux_bn.' in key}  # copies of the main batch norms then
+    state, fit = fitted(net, read_state_dict(path), may_miss)
     classifier = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    other_head = [key for key in compare(own, state).reshaped if key.rpartition('.')[0] in heads]
+    other_head = [key for key in fit.reshaped if key.rpartition('.')[0] in heads]
     for key in other_head:
         del state[key]
-    may_miss = {name for name, _ in style_parameters(net)} | training_only_keys(net) | set(other_head)
-    may_miss |= {key for key in own if '.aux_bn.' in key}  # auxiliary batch norms: copies of the main ones then
-    fit = compare(own, state, may_miss)
+    fit = replace(fit, reshaped=[key for key in fit.reshaped if key not in other_head])
     if not fit:
         raise ValueError(f"'{path}' is a checkpoint of another architecture than this {type(net).__name__}: {fit}")
     net.load_state_dict(state, strict=False)

@@ -21,10 +21,10 @@ from mmengine.runner import Runner
 from torch.serialization import MAP_LOCATION
 
 from .. import trust
-from ..checkpoints import compare, existing, reading, safe_globals
-from ..layers.owned import own_names, rename_main
+from ..checkpoints import existing, reading, safe_globals
+from ..layers.owned import rename_main
 from ..patches import StandIn
-from ..surgery.companions import training_only_keys
+from ..surgery.weights import fitted
 from .host import start_of, trains
 from .model import bare_model
 from .plain import from_plain
@@ -98,10 +98,8 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping, source: str, complete
     Raises:
         ValueError: naming both sides and the first keys that do not fit.
     """
-    state = checkpoint.get('state_dict', checkpoint)
-    loaded = own_names(model, {k.removeprefix('module.'): v for k, v in state.items()})
-    own = dict(model.state_dict())
-    fit = compare(own, loaded, training_only_keys(model))
+    own = model.state_dict()
+    loaded, fit = fitted(model, checkpoint.get('state_dict', checkpoint), wrappers=('module.',))
     weights = {k for k, v in own.items() if v.ndim > 1}
     fitting = len(weights - set(fit.missing) - set(fit.reshaped))
     smaller = min(len(weights), sum(getattr(v, 'ndim', 0) > 1 for v in loaded.values()))
