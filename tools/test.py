@@ -9,6 +9,7 @@ What was trained with --style is tested with it, or by the config in its work di
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import TYPE_CHECKING
 
 from cli import check_data, data_config, load_config, merge_options, parser, require
@@ -56,6 +57,7 @@ def show(cfg: Config, folder: str) -> None:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Entry point; returns the metrics."""
     args = parse_args(argv)
+    from timm_stylenorm.runner.stand_ins import UnreadHook
     from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
@@ -68,7 +70,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     check_data(cfg.get('test_dataloader'), args.data or args.config)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if 'ReportHook' not in {hook['type'] for hook in cfg.custom_hooks}:
-        cfg.custom_hooks = [*cfg.custom_hooks, {'type': 'ReportHook'}]
+        kind = 'ReportHook' if importlib.util.find_spec('mmseg') else 'UnreadHook'
+        cfg.custom_hooks = [*cfg.custom_hooks, {'type': kind}]
     if args.out:
         save_predictions(cfg, args.out)
     if args.show_dir:
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     runner = QuietRunner.from_cfg(cfg)
     metrics = runner.test()
-    unread = next(hook.unread for hook in runner.hooks if type(hook).__name__ == 'ReportHook')
+    unread = next(hook.unread for hook in runner.hooks if isinstance(hook, UnreadHook))
     if unread:
         some = '; '.join(unread.values())
         raise ValueError(f'{len(unread)} images were not tested, and the results are those of all others: {some}')

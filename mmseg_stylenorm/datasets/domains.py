@@ -1,6 +1,5 @@
 """Several domains in one data set, so that one loader tests on all of them."""
 
-import bisect
 import os.path as osp
 from collections.abc import Mapping, Sequence
 from logging import WARNING
@@ -9,10 +8,9 @@ from typing import Any
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
-from torch.utils.data import ConcatDataset
 
 from timm_stylenorm.errors import unknown
-from timm_stylenorm.runner.domains import DomainPart, known_domains, parts_by_domain
+from timm_stylenorm.runner.domains import DomainPart, DomainsInOrder, known_domains, parts_by_domain
 from timm_stylenorm.runner.loaders import with_pipeline
 
 from .loading import check_sizes
@@ -87,7 +85,7 @@ def _steps(dataset: object) -> list[str]:
 
 
 @DATASETS.register_module(name=['MultiDomainDataset', 'DomainConcatDataset'])  # the second is the former name
-class MultiDomainDataset(ConcatDataset):
+class MultiDomainDataset(DomainsInOrder):
     """Segmentation data sets of several domains, one after the other. Known as `DomainConcatDataset` too.
 
     The domain's name is in the meta information of every sample, as `domain`, where `DomainIoUMetric` finds it, and in
@@ -120,12 +118,10 @@ class MultiDomainDataset(ConcatDataset):
         parts = parts_by_domain(domains, only, DATASETS.build)
         if pipeline is not None:
             parts = _replaced(parts, pipeline, keep)
-        self.parts = [DomainPart(name, part) for name, part in parts.items()]
-        super().__init__(self.parts)
+        super().__init__([DomainPart(name, part) for name, part in parts.items()])
         first = next(iter(parts.values()))
         self.metainfo = {**first.metainfo, 'domains': list(parts), 'known_domains': known}
         self.metainfo['image_folders'], self.metainfo['left_out'] = image_folders(self), left_out(self)
-        self.keep_going = False  # see `item_or_stand_in`
         # what mmseg's confusion_matrix.py asks of a data set
         leaf = parts_of(first)[0]
         self.METAINFO = self.metainfo
@@ -135,17 +131,3 @@ class MultiDomainDataset(ConcatDataset):
     def __getitem__(self, index: int) -> dict[str, object]:
         """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
         return item_or_stand_in(self, super().__getitem__, index)
-
-    def _place(self, index: int) -> tuple[DomainPart, int]:
-        number = bisect.bisect_right(self.cumulative_sizes, index)
-        return self.parts[number], index - (self.cumulative_sizes[number - 1] if number else 0)
-
-    def domain_of(self, index: int) -> str:
-        """The domain of an image."""
-        part, own = self._place(index)
-        return part.domain_of(own)
-
-    def image_of(self, index: int) -> str:
-        """The path of an image."""
-        part, own = self._place(index)
-        return part.image_of(own)

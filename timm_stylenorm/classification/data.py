@@ -15,7 +15,7 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
@@ -29,6 +29,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from ..datafiles import UNREADABLE, drop_hidden
 from ..errors import unknown
 from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
+from ..runner.stand_ins import KeepsGoing, item_or_stand_in
 from .transforms import build_transform
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class LabelledImages(Dataset):
         self.transform = build_transform(transform)
         self.domain, self.shift = domain, shift
         self.classes: list[str] | None = None
+        self.keep_going = False  # see `readable`
 
     @property
     def metainfo(self) -> dict:
@@ -81,10 +83,18 @@ class LabelledImages(Dataset):
         """Name of the domain of image `index`."""
         return self.domain
 
+    def image_of(self, index: int) -> str:
+        """The path of an image, or its number where it has none."""
+        return f'number {index}'
+
     def __len__(self) -> int:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, object]:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return readable(self, self._sample, index)
+
+    def _sample(self, index: int) -> dict[str, object]:
         image, target = self.load(index)
         inputs = self.transform(image)
         if self.shift is not None:
@@ -92,6 +102,17 @@ class LabelledImages(Dataset):
                 raise ValueError('AugSplits is for training, and `shift` for tests: use one of the two')
             inputs = shift_image(inputs, self.shift, seed=index)
         return _sample(inputs, target, self.domain_of(index))
+
+
+def readable(dataset: KeepsGoing, get: Callable[[int], dict], index: int) -> dict[str, object]:
+    """`item_or_stand_in` for images: in a test that keeps going, `unread` of each sample is the image that it stands
+    for and the reason, as two texts that a collate function can take; they are empty for a sample of its own."""
+    item = item_or_stand_in(dataset, get, index, _mark, (OSError,))
+    return {'unread': ('', ''), **item} if dataset.keep_going else item
+
+
+def _mark(item: dict, image: str, reason: str) -> None:
+    item['unread'] = image, reason
 
 
 def _sample(inputs: Tensor, target: int, domain: str | None) -> dict[str, object]:
@@ -131,8 +152,11 @@ class FolderImages(LabelledImages):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> dict[str, object]:
-        return {key: value for key, value in super().__getitem__(index).items() if key != 'targets'}
+    def image_of(self, index: int) -> str:
+        return self.files[index]
+
+    def _sample(self, index: int) -> dict[str, object]:
+        return {key: value for key, value in super()._sample(index).items() if key != 'targets'}
 
 
 class TimmImages(LabelledImages):
@@ -157,6 +181,12 @@ class TimmImages(LabelledImages):
             return read_image(path, path), target
         image, target = self.dataset[index]
         return image.convert('RGB'), target
+
+    def image_of(self, index: int) -> str:
+        """Within an archive, the path in it."""
+        if self.reader is not None:
+            return self.reader.filename(index, absolute=True) or super().image_of(index)
+        return self.dataset.samples[index][0] if hasattr(self.dataset, 'samples') else super().image_of(index)
 
     def __len__(self) -> int:
         return len(self.dataset)

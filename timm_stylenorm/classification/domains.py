@@ -14,12 +14,12 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from timm.data import get_img_extensions
-from torch.utils.data import ConcatDataset, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ..datafiles import decode_text, is_hidden
 from ..errors import unknown
-from ..runner.domains import DomainPart, known_domains, parts_by_domain
-from .data import ImageOptions, LabelledImages, read_image
+from ..runner.domains import DomainPart, DomainsInOrder, known_domains, parts_by_domain
+from .data import ImageOptions, LabelledImages, read_image, readable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -94,12 +94,15 @@ class DomainFolders(LabelledImages):
         """Name of the folder the image is from, or the one that was given to all."""
         return self.samples[index][2] if self.domain is None else self.domain
 
+    def image_of(self, index: int) -> str:
+        return str(self.samples[index][0])
+
     def __len__(self) -> int:
         return len(self.samples)
 
 
 @DATASETS.register_module(name=['MultiDomainDataset', 'JoinedDataset'])  # the second is the former name
-class MultiDomainDataset(ConcatDataset):
+class MultiDomainDataset(DomainsInOrder):
     """Image sets of several domains, one after the other. Known as `JoinedDataset` too.
 
     The domain's name is in every sample as `domain`, where `TopK` and `AdaBNHook` find it.
@@ -130,6 +133,10 @@ class MultiDomainDataset(ConcatDataset):
         super().__init__([DomainPart(name, part) for name, part in parts.items()])
         first = getattr(next(iter(parts.values())), 'metainfo', {})
         self.metainfo = {**first, 'domains': list(parts), 'known_domains': known_domains(domains)}
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        return readable(self, super().__getitem__, index)
 
 
 def _of_split(

@@ -14,7 +14,8 @@ class TopK(BaseMetric):
     Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. Where
     the images carry a domain (several test sets in one `MultiDomainDataset`, or `DomainFolders`), it also reports
     `accuracy/<domain>/top1`, ... for each of them, and of several their mean, `accuracy/mean_top1`, in which domains
-    count alike. A class with the same score as the label's counts as ranked before it when its index is smaller.
+    count alike. A class with the same score as the label's counts as ranked before it when its index is smaller. An
+    image that could not be read, see `UnreadHook`, does not count.
 
     Args:
         topk: the values of k.
@@ -35,6 +36,9 @@ class TopK(BaseMetric):
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keep the rank of each label. data_samples: dicts with `scores` (K,), `target` (int) and maybe `domain`."""
         for sample in data_samples:
+            if 'unread' in sample:
+                self.results.append((None, None))  # processes must have as many results as images
+                continue
             scores, target = sample['scores'], sample['target']
             if max(self.topk) > len(scores):
                 raise ValueError(
@@ -48,6 +52,8 @@ class TopK(BaseMetric):
         """Percentages from the (rank, domain) pairs of all processes."""
         groups = defaultdict(list)
         for rank, domain in results:
+            if rank is None:
+                continue
             groups[''].append(rank)
             if domain is not None:
                 groups[f'{domain}/'].append(rank)

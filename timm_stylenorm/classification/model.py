@@ -112,7 +112,12 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         """Nothing: timm has initialised the net or loaded its weights, and the Runner's call would undo that."""
 
     def forward(
-        self, inputs: Tensor, targets: Tensor | None = None, mode: str = 'tensor', domain: list[str] | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        mode: str = 'tensor',
+        domain: list[str] | None = None,
+        unread: Sequence[Sequence[str]] | None = None,
     ) -> Tensor | dict[str, Tensor] | list[dict]:
         """What the Runner calls.
 
@@ -120,15 +125,17 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             inputs: (N, C, H, W), normalised.
             targets: labels (N,), or class probabilities (N, K).
             mode: 'tensor' gives the logits (N, K); 'loss' a dict of scalars; 'predict' one dict per image with
-                `scores` (K,), `label`, and `target` and `domain` where they are known.
+                `scores` (K,), `label`, and `target`, `domain` and `unread` where they are known.
             domain: name of the domain of each image, handed on to the metric, and to layers that mix domains.
+            unread: of a test that keeps going: for each image the path of that in whose place it stands, and for each
+                the reason, or empty; see `UnreadHook`.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
         if mode == 'loss':
             return self._losses(inputs, targets, domain)
         logits = self.net(inputs)
-        return logits if mode == 'tensor' else _predictions(logits, targets, domain)
+        return logits if mode == 'tensor' else _predictions(logits, targets, domain, unread)
 
     def _losses(self, images: Tensor, targets: Tensor | None, domain: list[str] | None) -> dict[str, Tensor]:
         if targets is None:
@@ -163,13 +170,18 @@ def _check_name(model: str) -> None:
     raise ValueError(f"timm has no model '{model}'{hint} See timm.list_models()")
 
 
-def _predictions(logits: Tensor, targets: Tensor | None, domain: list[str] | None) -> list[dict]:
+def _predictions(
+    logits: Tensor, targets: Tensor | None, domain: list[str] | None, unread: Sequence[Sequence[str]] | None
+) -> list[dict]:
     scores = F.softmax(logits.float(), dim=1).cpu()
     results = [dict(scores=row, label=label) for row, label in zip(scores, scores.argmax(1).tolist(), strict=True)]
     for i, target in enumerate([] if targets is None else targets.tolist()):
         results[i]['target'] = target
     for i, name in enumerate(domain or []):
         results[i]['domain'] = name
+    for result, image, reason in zip(results, *(unread or ((), ())), strict=False):
+        if image:
+            result['unread'] = {'image': image, 'reason': reason}
     return results
 
 

@@ -8,9 +8,9 @@ from ..patches import install_patches
 
 check_owners('mmengine')
 with needing(__name__):
-    from . import adabn, checkpoint, isw, optim, resume, styled
+    from . import adabn, checkpoint, isw, optim, resume, stand_ins, styled
     from .host import PATCHES
 
 install_patches(PATCHES)
 
-__all__ = ['adabn', 'checkpoint', 'isw', 'optim', 'resume', 'styled']
+__all__ = ['adabn', 'checkpoint', 'isw', 'optim', 'resume', 'stand_ins', 'styled']

@@ -1,9 +1,10 @@
 """Data sets of several domains, one after the other: what `MultiDomainDataset` is in every host."""
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..errors import unknown
 
@@ -27,19 +28,58 @@ class DomainPart(Dataset):
 
     def image_of(self, index: int) -> str:
         """The path of an image, or its number where the data set does not tell."""
-        known = getattr(self.dataset, 'get_data_info', None)
-        return f'number {index} of {self.domain}' if known is None else str(known(index).get('img_path'))
+        found = image_of(self.dataset, index)
+        return f'{found} of {self.domain}' if found == f'number {index}' else found
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        item = self.dataset[index]
-        views = len(item['inputs']) if isinstance(item['inputs'], list) else 0
-        samples = item.get('data_samples', [])
-        for sample in samples if isinstance(samples, list) else [samples]:
-            sample.set_metainfo({'domain': self.domain})
-        return {**item, 'domain': [self.domain] * views if views else self.domain}
+        return in_domain(self.dataset[index], self.domain)
+
+
+class DomainsInOrder(ConcatDataset):
+    """Data sets one after the other, and of each image the domain and the path, as its data set tells them.
+
+    `keep_going`: whether a test goes on after a file that cannot be read, see `stand_ins`.
+    """
+
+    keep_going = False
+
+    def _place(self, index: int) -> tuple[Dataset, int]:
+        number = bisect.bisect_right(self.cumulative_sizes, index)
+        return self.datasets[number], index - (self.cumulative_sizes[number - 1] if number else 0)
+
+    def domain_of(self, index: int) -> str | None:
+        """The domain of an image."""
+        part, own = self._place(index)
+        return part.domain_of(own) if hasattr(part, 'domain_of') else None
+
+    def image_of(self, index: int) -> str:
+        """The path of an image, or its number where the data set does not tell."""
+        return image_of(*self._place(index))
+
+
+def image_of(dataset: object, index: int) -> str:
+    """The path of an image, or its number where the data set does not tell."""
+    if hasattr(dataset, 'image_of'):
+        return str(dataset.image_of(index))
+    known = getattr(dataset, 'get_data_info', None)
+    return f'number {index}' if known is None else str(known(index).get('img_path', f'number {index}'))
+
+
+def in_domain(item: dict, domain: str) -> dict[str, object]:
+    """A sample, of one or several views, that says of which domain it is."""
+    for sample in samples_of(item):
+        sample.set_metainfo({'domain': domain})
+    views = item['inputs']
+    return {**item, 'domain': [domain] * len(views) if isinstance(views, list) else domain}
+
+
+def samples_of(item: dict) -> list:
+    """The data samples of all views of an image."""
+    samples = item.get('data_samples', [])
+    return samples if isinstance(samples, list) else [samples]
 
 
 def parts_by_domain(
