@@ -137,6 +137,18 @@ def test_a_stage_past_the_depth_of_an_encoder_is_refused():
         timm_stylenorm.add_style(Encoder(1), 'snr')
 
 
+@pytest.mark.parametrize('depth', [2, 3, 5])
+def test_every_site_that_is_listed_takes_a_layer(depth):
+    model = Encoder(depth)
+    rows = {row.name: row.modules for row in timm_stylenorm.list_sites(model)}
+    stages = [name for name in rows if name.removeprefix('stage').isdigit()]
+    assert stages == [f'stage{i}' for i in range(1, depth)]
+    assert {name.partition('.')[0] for name in rows if name.startswith('stage')} == {*stages}
+    assert len(rows['blocks']) == len(rows['blocks.sum']) == depth - 1
+    for name in [name for name in rows if name.startswith(('stage', 'blocks')) and not name.endswith('norm1')]:
+        timm_stylenorm.add_style(Encoder(depth), 'padain', sites=name)
+
+
 def test_an_extractor_of_no_level_has_no_stage():
     """As within encoders of depth 1 around networks whose first level has stride 4."""
     model = nn.Module()

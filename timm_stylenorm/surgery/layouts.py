@@ -25,6 +25,11 @@ Layout = tuple[int, int]
 _SLACK = 4  # positions that a stem without padding takes from a map
 
 
+def runs(site: Site, seen: Mapping[tuple[str, str], Arrivals] | None) -> bool:
+    """Whether a place in a stage is one that a probe has reached; any other place counts as one that runs."""
+    return seen is None or not site.of_stage or (site.name, site.where) in seen
+
+
 def reached(sites: Sequence[Site], seen: Mapping[tuple[str, str], Arrivals] | None, chosen: bool) -> list[Site]:
     """The sites without those in stages that a probe has not reached, such as stages past the depth of an encoder.
 
@@ -36,7 +41,7 @@ def reached(sites: Sequence[Site], seen: Mapping[tuple[str, str], Arrivals] | No
     Raises:
         ValueError: Nothing of a stage runs that the user has named, or nothing of the default sites.
     """
-    found = [site for site in sites if seen is None or not site.of_stage or (site.name, site.where) in seen]
+    found = [site for site in sites if runs(site, seen)]
     running = {site.asked for site in found}
     past = [site for site in sites if site.asked not in running]
     if past and (chosen or not found):

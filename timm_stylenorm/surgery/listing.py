@@ -11,6 +11,9 @@ from torch import nn
 from ..layers.companions import COMPANIONS
 from ..methods import METHODS, ROWS, Method, Placement
 from .add import add_style
+from .hooks import slots_open
+from .layouts import runs
+from .probe import probe
 from .sites import find_sites, site_names, sites_within
 
 
@@ -30,14 +33,19 @@ class SiteRow:
 
 
 def list_sites(model: nn.Module) -> list[SiteRow]:
-    """The sites of a model, in the order of `surgery.sites`; those that mean nothing in it are left out.
+    """The sites of a model, in the order of `surgery.sites`, without those that mean nothing in it or do not run.
 
     Names of modules and globs over them are sites, too.
     """
+    found = {name: find_sites(model, name) for name in site_names(model)}
+    every = [site for sites in found.values() for site in sites]
+    with slots_open(model, every):
+        seen = probe(model, every)
     rows = []
-    for name in site_names(model):
-        sites = find_sites(model, name)
-        rows.append(SiteRow(name, tuple(site.name for site in sites), tuple(site.channels for site in sites)))
+    for name, sites in found.items():
+        running = [site for site in sites if runs(site, seen)]
+        if running:
+            rows.append(SiteRow(name, tuple(s.name for s in running), tuple(s.channels for s in running)))
     return rows
 
 
