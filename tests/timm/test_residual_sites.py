@@ -15,6 +15,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.errors import StyleNormWarning
 from timm_stylenorm.layers import CrossNorm
 from timm_stylenorm.methods import METHODS, Placement
 from timm_stylenorm.surgery.sites import find_sites
@@ -236,6 +237,19 @@ def test_every_method_that_follows_modules_takes_them(method, sites):
     model = timm_stylenorm.add_style(small('resnet18', num_classes=4), method, sites=sites).train()
     model(torch.randn(4, 3, 64, 64)).sum().backward()
     assert [layer.attachment.method for _, layer in timm_stylenorm.style_layers(model)]
+
+
+@pytest.mark.filterwarnings('error:torch before 2.6')
+def test_a_compiler_that_leaves_out_containers_is_told_of_once(monkeypatch):
+    monkeypatch.setattr('timm_stylenorm.surgery.site.BEFORE_2_6', True)
+    timm_stylenorm.add_style(small('resnet18'), 'padain', sites=('blocks.residual', 'stage1'))
+    with pytest.warns(
+        StyleNormWarning, match=r"leaves out 3 style layers .*'layer2\.0\.downsample', an nn\.Seq"
+    ) as told:
+        timm_stylenorm.add_style(small('resnet18'), 'padain', sites='blocks.identity')
+    assert len(told) == 1
+    monkeypatch.setattr('timm_stylenorm.surgery.site.BEFORE_2_6', False)
+    timm_stylenorm.add_style(small('resnet18'), 'padain', sites='blocks.identity')
 
 
 def test_the_images_are_a_place(seen):

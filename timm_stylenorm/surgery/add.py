@@ -25,7 +25,7 @@ from .hooks import attach, detach_all, owner_of, replace, slots_open
 from .layouts import Unchecked, reached, settle
 from .meta import dim_of_images
 from .probe import Arrivals, probe
-from .site import Site
+from .site import Site, warn_of_containers
 from .sites import find_sites, sites_within
 from .structure import is_batch_norm, norms_after
 
@@ -75,6 +75,7 @@ def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
             if plan.site.where != 'replace':
                 attach(plan.site, plan.method, plan.layer)
         replace(model, {plan.site.module: plan.layer for plan in plans if plan.site.where == 'replace'})
+    warn_of_containers([plan.site for plan in plans])
     return model
 
 
@@ -193,9 +194,8 @@ def _check_placement(name: str, method: Method, site: Site, dim: int) -> None:
             raise ValueError(f'style method {name!r} is already at {site.name!r}; build the plain model')
         raise ValueError(_both_replace(other, name, site))
     if not is_batch_norm(site.module, dim):
-        raise ValueError(
-            f'style method {name!r} replaces batch norm, and {site.name!r} is {type(site.module).__name__}'
-        )
+        kind = type(site.module).__name__
+        raise ValueError(f'style method {name!r} replaces batch norm, and {site.name!r} is {kind}')
 
 
 def _addition(model: nn.Module, name: str, request: _Request, site: Site) -> StyleLayer:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+
+from ..errors import StyleNormWarning
+from ..torch_host import BEFORE_2_6
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,12 @@ class Site:
     def of_stage(self) -> bool:
         """Whether it was asked for as a stage, as the blocks of all stages, or as parts of these."""
         return re.match(r'stage\d|blocks(\.[a-z]+)?$', self.asked) is not None
+
+
+def warn_of_containers(sites: Sequence[Site]) -> None:
+    """Below torch 2.6, one warning for layers that the compiler would pass over, where nothing of ours could raise."""
+    held = [site.name for site in sites if site.where != 'replace' and isinstance(site.module, nn.Sequential)]
+    if BEFORE_2_6 and held:
+        text = f'torch before 2.6: torch.compile leaves out {len(held)} style layers without an error, as that at '
+        text += f'{held[0]!r}, an nn.Sequential, whose hooks it does not run; do not compile this model'
+        warnings.warn(text, StyleNormWarning, stacklevel=4)
