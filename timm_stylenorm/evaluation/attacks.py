@@ -34,7 +34,7 @@ def fgsm(
         eps: In units of the values in [0, 1], where the result stays too.
         cross_entropy: Whether that is the loss.
     """
-    middle, size = (torch.as_tensor(v, device=images.device, dtype=images.dtype).reshape(-1, 1, 1) for v in (mean, std))
+    middle, size = _by_channel(mean, images), _by_channel(std, images)
     with torch.enable_grad():
         inputs = images.detach().requires_grad_()
         logits = model(inputs)
@@ -65,12 +65,17 @@ def pgd(
         import foolbox
     except ImportError:
         raise ImportError('PGD needs foolbox: pip install foolbox') from None
-    middle, size = (torch.as_tensor(v, device=images.device, dtype=images.dtype).reshape(-1, 1, 1) for v in (mean, std))
+    middle, size = _by_channel(mean, images), _by_channel(std, images)
     shown = {'mean': middle.flatten(), 'std': size.flatten(), 'axis': -3}
     network = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device, preprocessing=shown)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
     attacked, _, _ = attack(network, (images * size + middle).clamp(0, 1), labels, epsilons=eps)
     return (attacked.detach() - middle) / size
+
+
+def _by_channel(values: Sequence[float] | Tensor, images: Tensor) -> Tensor:
+    """(C, 1, 1), beside images (N, C, H, W)."""
+    return torch.as_tensor(values, device=images.device, dtype=images.dtype).reshape(-1, 1, 1)
 
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[float], Sequence[float]], Tensor]

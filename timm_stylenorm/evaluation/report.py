@@ -79,7 +79,8 @@ def _csv(results: Sequence[Result]) -> str:
     writer = csv.writer(buffer, lineterminator='\n')
     writer.writerow([*TIMM_COLUMNS, 'protocol', *own, 'images', 'weights', 'weight_hash'])
     for result in results:
-        facts = {**_shown(result), **{name: f'{value:.3f}' for name, value in result.scores.items()}}
+        facts = {'model': _model(result), 'protocol': result.protocol, **result.provenance['config']}
+        facts |= {name: f'{value:.3f}' for name, value in result.scores.items()}
         for name in ('top1', 'top5'):
             if name in result.scores:
                 facts[f'{name}_err'] = f'{100 - result.scores[name]:.3f}'
@@ -88,15 +89,6 @@ def _csv(results: Sequence[Result]) -> str:
         columns = [*TIMM_COLUMNS, 'protocol', *own]
         writer.writerow([*(facts.get(name, '') for name in columns), *rest])
     return buffer.getvalue()
-
-
-def _shown(result: Result) -> dict[str, object]:
-    return {'model': _model(result), 'protocol': result.protocol, **dict(_config(result))}
-
-
-def _config(result: Result) -> Mapping[str, object]:
-    found = result.provenance.get('config', {})
-    return found if isinstance(found, Mapping) else {}
 
 
 def _markdown(results: Sequence[Result]) -> str:
@@ -123,7 +115,7 @@ def _notes(name: str, results: Sequence[Result]) -> list[str]:
         if told['batch_norms'] != 'clean':
             notes.append(f'{_model(result)}: through its {told["batch_norms"]} batch norms.')
         if told['missing']:
-            notes.append(f'{_model(result)}: without {", ".join(map(str, told["missing"]))}.')  # type: ignore[call-overload]
+            notes.append(f'{_model(result)}: without {", ".join(told["missing"])}.')
         for key in ('subset', 'limit', 'corruptions'):
             if told.get(key):
                 notes.append(f'{_model(result)}: {key} {told[key]}.')
