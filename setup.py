@@ -73,6 +73,7 @@ HOSTS = [*MMSEG, *MMDET, *MMPRETRAIN]
 CORRUPTIONS = ['imagecorruptions-imaug']
 EVALUATE = [*CORRUPTIONS, 'foolbox', 'matplotlib', 'tqdm']
 EXPLAIN = ['grad-cam>=1.5', 'scikit-learn', 'matplotlib', 'tqdm']  # grad-cam brings opencv-python-headless
+READERS = ['datasets', 'webdataset']  # of images that lie in no folders; tests of them are left out without them
 TEST = ['pytest>=8', 'pytest-xdist>=3.5', 'onnx', 'onnxscript', 'onnxruntime', 'cityscapesscripts', *EVALUATE, *EXPLAIN]
 
 TOOLS = ['stylenorm_tools', *(f'stylenorm_tools.{name}' for name in find_packages('tools'))]
@@ -100,6 +101,7 @@ setup(
         'corruptions': CORRUPTIONS,
         'evaluate': [*TIMM, *EVALUATE],
         'explain': [*TIMM, *EXPLAIN],
+        'readers': READERS,
         'test': HOSTS + TEST,
         'test-timm': TIMM + TEST,
         'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],

@@ -67,7 +67,7 @@ def with_folders(args: argparse.Namespace) -> Part:
         FileNotFoundError: No such folder, or no image in it.
     """
     import torch
-    from evaluate import build
+    from classifiers import build
 
     from timm_stylenorm.evaluation.engine import shown_by
     from timm_stylenorm.evaluation.folders import FolderDomain, class_names

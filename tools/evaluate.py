@@ -2,7 +2,9 @@
 
 MODEL is a name of timm, of this package too, whose weights are downloaded; `local-dir:FOLDER` or `hf-hub:NAME`;
 NAME=FILE with weights of your own; or a config with its checkpoint, CONFIG.py=FILE. ROOT holds a folder for each
-protocol, or is that of the only one; --list shows what lies in them. Several processes share the images:
+protocol, or is that of the only one; --list shows what lies in them. --root imagenet=PLACE says where the images of one
+protocol are: its folder or, of folders of classes, a .tar file, hfds/NAME:SPLIT or wds/FOLDER:SPLIT. Several processes
+share the images:
 python -m torch.distributed.run --nproc_per_node 2 tools/evaluate.py ...
 
 Writes results.json, results.csv, results.md, a picture for each protocol and report.html. A call that was broken off
@@ -18,15 +20,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import load_config, parser
+from classifiers import build
+from cli import assignment
 from disk import claimed
 from mistakes import command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from mmengine.config import Config
-    from torch import nn
+    from classifiers import Named
 
     from timm_stylenorm.evaluation import Options, Protocol, Result, Running
 
@@ -40,6 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument('--protocols', nargs='+', default=[], metavar='NAME')
     own.add_argument('--list', action='store_true', help='list the protocols, and leave')
     own.add_argument('--data', default='data', metavar='ROOT', help='default: data')
+    where = {'nargs': '+', 'action': 'extend', 'type': assignment, 'default': [], 'metavar': 'PROTOCOL=PLACE'}
+    own.add_argument('--root', **where, help='the place of a protocol, in place of that in ROOT')
     own.add_argument('--out', default='work_dirs/evaluate', metavar='DIR', help='default: work_dirs/evaluate')
     own.add_argument('--clean', metavar='DIR', help='the clean ImageNet validation images; default: ROOT/imagenet')
     own.add_argument('--metrics', nargs='+', metavar='NAME', help='those that are wanted; default: all of a protocol')
@@ -59,141 +63,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return own.parse_args(argv)
 
 
-def check(args: argparse.Namespace) -> dict[str, Path]:
-    """The folder of each protocol that was asked for.
+def check(args: argparse.Namespace) -> dict[str, str | Path]:
+    """The place of each protocol that was asked for.
 
     Raises:
         ValueError: No model or protocol, or an option out of range.
         FileNotFoundError: No folder of a protocol.
     """
+    from timm_stylenorm.errors import unknown
     from timm_stylenorm.evaluation.protocols import get_protocol
 
     if not args.models or not args.protocols:
-        raise ValueError('name at least one model and, behind --protocols, one protocol; --list shows them')
+        raise ValueError('name at least one model and, after --protocols, one protocol; --list shows them')
     for name, low in (('limit', 1), ('workers', 0), ('num_classes', 1)):
         value = getattr(args, name)
         if value is not None and value < low:
             raise ValueError(f'--{name.replace("_", "-")}: expected at least {low}, got {value}')
     if args.batch_size != 'auto' and not (args.batch_size.isdigit() and int(args.batch_size)):
         raise ValueError(f"--batch-size: a positive number or 'auto', got {args.batch_size!r}")
-    rows = {name: get_protocol(name) for name in args.protocols}
-    return {name: folder_of(row, name, Path(args.data), len(rows) == 1) for name, row in rows.items()}
+    rows, given = {name: get_protocol(name) for name in args.protocols}, roots(args)
+    for name in given:
+        if name not in (*rows, 'imagenet'):
+            raise ValueError(unknown('protocol of --root', name, rows))
+    return {name: given.get(name) or folder_of(row, name, args.data, len(rows) == 1) for name, row in rows.items()}
 
 
-def folder_of(row: Protocol, name: str, root: Path, only: bool) -> Path:
+def roots(args: argparse.Namespace) -> dict[str, str]:
+    """The places that --root gives, by protocol.
+
+    Raises:
+        FileNotFoundError: One of them does not exist.
+    """
+    from timm_stylenorm.evaluation.readers import place_of
+
+    found = dict(text.split('=', 1) for text in args.root)
+    for name, text in found.items():
+        place = place_of(text)
+        if isinstance(place, Path) and not place.exists():
+            raise FileNotFoundError(f"--root {name}={text}: no folder or file '{text}'")
+    return found
+
+
+def folder_of(row: Protocol, name: str, data: str, only: bool) -> str | Path:
     """ROOT/<folder of the protocol>, or ROOT itself for the only protocol."""
+    from timm_stylenorm.evaluation.readers import place_of
+
+    root = place_of(data)
+    if not isinstance(root, Path):
+        if only:
+            return data
+        raise ValueError(f'--data {data} is the place of one protocol; --root {name}=PLACE gives each its own')
     for folder in (row.folder, name, row.title):
         if (root / folder).is_dir():
             return root / folder
-    if only and root.is_dir():
+    if only and root.exists():
         return root
     raise FileNotFoundError(f"no folder '{root / row.folder}': {name} lies there as {row.layout}")
-
-
-def build(name: str, num_classes: int | None) -> tuple[nn.Module, str, str]:
-    """A model from its name on the command line, its name in tables, and where its weights are from.
-
-    Raises:
-        ValueError: timm has no such model, or the weights do not fit.
-        FileNotFoundError: No such file.
-    """
-    import timm
-
-    import timm_stylenorm  # noqa: F401 (registers the names with a style)
-    from timm_stylenorm.errors import unknown
-    from timm_stylenorm.models import default_cfgs
-
-    base, _, file = name.partition('=')
-    if Path(base).suffix == '.py':
-        return of_config(base, file)
-    plain = base.partition('.')[0]
-    register(plain)
-    if ':' not in base and not timm.is_model(plain):
-        raise ValueError(unknown('timm model', base, timm.list_models(), 'timm.list_models()'))
-    if file and num_classes is None:
-        num_classes = classes_in(file, base)
-    classes = {} if num_classes is None else {'num_classes': num_classes}
-    if file:
-        model = timm.create_model(base, **classes)
-        load(model, file)
-        return model, f'{base} ({Path(file).name})', f'checkpoint {file}'
-    model = timm.create_model(base, pretrained=True, **classes)
-    told = f'published as {base}'
-    if plain in default_cfgs:
-        told = f'those of the plain network ({base}): never trained with the style of its name'
-    return model, base, told
-
-
-def classes_in(file: str, name: str) -> int | None:
-    """The outputs of the head that a file has for a model of timm; None where it has none by that name."""
-    import timm
-
-    from timm_stylenorm.checkpoints import read_state_dict
-
-    head = getattr(timm.get_pretrained_cfg(name), 'classifier', None)
-    head = head[0] if isinstance(head, tuple | list) else head
-    state = read_state_dict(file)
-    found = (state.get(f'{prefix}{head}.weight') for prefix in ('', 'net.', 'module.'))
-    return next((len(weight) for weight in found if weight is not None), None)
-
-
-def load(model: nn.Module, file: str) -> None:
-    """All weights of a model from a file: timm's, the Runner's or a plain one.
-
-    Raises:
-        ValueError: It holds code or no weights, or does not fit.
-    """
-    from timm_stylenorm.checkpoints import read_state_dict
-    from timm_stylenorm.surgery.weights import fitted
-
-    state, fit = fitted(model, read_state_dict(file))
-    if not fit:
-        raise ValueError(f"'{file}' does not fit this {type(model).__name__}: {fit}")
-    model.load_state_dict(state, strict=False)
-
-
-def register(name: str) -> None:
-    """Make a name of a model with a style known, where it is not one of those that are."""
-    import timm
-
-    from timm_stylenorm import register_variants
-    from timm_stylenorm.methods import ROWS
-
-    for method in ROWS:
-        base = name.removesuffix(f'_{method}')
-        if base != name and timm.is_model(base) and not timm.is_model(name):
-            register_variants(base, [method])
-
-
-def of_config(config: str, file: str) -> tuple[nn.Module, str, str]:
-    """A classifier of a config with its checkpoint."""
-    model, _ = built(config, file)
-    if not hasattr(model, 'net'):
-        raise ValueError(f'{config}: evaluate measures classifiers, and this is a {type(model).__name__}; see test.py')
-    return classifier_of(model, config, file)
-
-
-def built(config: str, file: str) -> tuple[nn.Module, Config]:
-    """The model of a config whose checkpoint is named, without its weights, and the config."""
-    cfg = load_config(parser('').parse_args([config]))
-    from mmengine.registry import MODELS, init_default_scope
-
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if not file:
-        raise ValueError(f'{config} needs its checkpoint: {config}=work_dirs/.../iter_500.pth')
-    cfg.model.pop('init_checkpoint', None)
-    if cfg.model.get('pretrained'):
-        cfg.model.pretrained = False
-    return MODELS.build(cfg.model), cfg
-
-
-def classifier_of(model: nn.Module, config: str, file: str) -> tuple[nn.Module, str, str]:
-    """The network within a classifier, with its checkpoint and the normalisation of its images."""
-    load(model.net, file)
-    shown = model.data_preprocessor
-    config_of = {'mean': tuple(shown.mean.flatten().tolist()), 'std': tuple(shown.std.flatten().tolist())}
-    model.net.pretrained_cfg = {**(getattr(model.net, 'pretrained_cfg', None) or {}), **config_of}
-    return model.net, f'{Path(config).stem} ({Path(file).name})', f'checkpoint {file}'
 
 
 def options_of(args: argparse.Namespace) -> tuple[Options, Running]:
@@ -209,18 +134,17 @@ def options_of(args: argparse.Namespace) -> tuple[Options, Running]:
     return Options(args.subset, args.limit, args.seed, corruptions), running
 
 
-def measure(args: argparse.Namespace, folders: dict[str, Path]) -> list[Result]:
+def measure(args: argparse.Namespace, places: dict[str, str | Path], models: Iterable[Named]) -> list[Result]:
     """All models by all protocols."""
     from tqdm import tqdm
 
     from timm_stylenorm.evaluation import evaluate
 
     options, running = options_of(args)
-    clean = Path(args.clean) if args.clean else Path(args.data) / 'imagenet'
+    clean = args.clean or roots(args).get('imagenet') or Path(args.data) / 'imagenet'
     results = []
-    for word in args.models:
-        model, name, weights = build(word, args.num_classes)
-        for protocol, root in folders.items():
+    for model, name, weights in models:
+        for protocol, root in places.items():
             with tqdm(desc=f'{name} {protocol}', unit='image', disable=None) as bar:
 
                 def tell(part: str, done: int, total: int, bar: tqdm = bar) -> None:
@@ -230,7 +154,8 @@ def measure(args: argparse.Namespace, folders: dict[str, Path]) -> list[Result]:
                 metrics = args.metrics
                 result = evaluate(
                     model, protocol, root, name=name, weights=weights, metrics=metrics, bn=args.bn, mean=args.mean,
-                    std=args.std, clean=clean if clean.is_dir() else None, options=options, running=running,
+                    std=args.std, clean=None if isinstance(clean, Path) and not clean.is_dir() else clean,
+                    options=options, running=running,
                     store=Path(args.out) / 'cells', progress=tell,
                 )  # fmt: skip
             results.append(result)
@@ -257,14 +182,9 @@ def listing() -> str:
     return '\n'.join(lines)
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
-    args = parse_args(argv)
-    if args.list:
-        print(listing())
-        return
-    folders = check(args)
+def report(args: argparse.Namespace, models: Callable[[], Iterable[Named]]) -> list[Result]:
+    """Measures models, which are made once the arguments are checked, and writes the files of a report."""
+    places = check(args)
     import torch.distributed as dist
     from timm.utils import init_distributed_device
 
@@ -274,13 +194,24 @@ def main(argv: list[str] | None = None) -> None:
         init_distributed_device(argparse.Namespace(device=args.device or 'cuda', dist_backend=None, dist_url=None))
     first = not dist.is_initialized() or dist.get_rank() == 0
     with claimed(args.out, 'this measurement', 'choose another --out') if first else nullcontext():
-        results = measure(args, folders)
+        results = measure(args, places, models())
     if first:
         files = write_report(results, Path(args.out))
         print(told(results))
         print(f'written: {", ".join(str(file) for file in files)}')
     if dist.is_initialized():
         dist.destroy_process_group()
+    return results
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = parse_args(argv)
+    if args.list:
+        print(listing())
+        return
+    report(args, lambda: (build(word, args.num_classes) for word in args.models))
 
 
 if __name__ == '__main__':

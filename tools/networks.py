@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from classifiers import build, built, classifier_of, load
 from cli import data_parts, kind_of
-from evaluate import build, built, classifier_of, load
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
@@ -27,7 +27,7 @@ class Network:
     """A network in evaluation mode.
 
     Attributes:
-        name, weights: For tables; see `evaluate.build`.
+        name, weights: For tables; see `classifiers.build`.
         model: Normalised images (N, 3, H, W) to logits (N, K) or (N, K, h, w).
         part: The part of it that has sites: the model, or the backbone of a segmentor.
         show: How images reach it.

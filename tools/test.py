@@ -3,6 +3,8 @@
 Where the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
 domains.json, domains.png and confusion.png. --out has the folders of the images in it, for each domain.
 --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
+--protocols imagenet-c imagenet-r measures a classifier by protocols of robustness, whose files lie below --root, and
+writes a report to --out, as evaluate.py does for any model.
 What was trained with --style is tested with it, or by the config in its work dir.
 """
 
@@ -12,6 +14,8 @@ import argparse
 import importlib.util
 from typing import TYPE_CHECKING
 
+import evaluate
+from classifiers import classifier_of, model_of
 from cli import check_data, data_config, load_config, merge_options, parser, require
 from mistakes import command
 
@@ -24,10 +28,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own = parser(__doc__)
     own.add_argument('checkpoint', help='.pth file or URL')
     own.add_argument('--data', help='config, by path or name below configs/, whose test data and metric replace those')
-    own.add_argument('--out', help='folder for the predictions as PNG files (segmentation)')
+    own.add_argument('--protocols', nargs='+', metavar='NAME', help='of `stylenorm evaluate --list` (classification)')
+    own.add_argument('--root', default='data', help='with a folder for each protocol, or that of the only one')
+    own.add_argument('--out', help='folder for the predictions as PNG files (segmentation), or for the report')
     own.add_argument('--show-dir', help='folder for coloured overlays (segmentation)')
     own.add_argument('--tta', action='store_true', help='test-time augmentation of the config (segmentation)')
     return own.parse_args(argv)
+
+
+def by_protocols(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
+    """Scores by protocol and metric, 'imagenet-c/mCE'."""
+    out = args.out or f'{cfg.work_dir}/protocols'
+    given = evaluate.parse_args([args.config, '--protocols', *args.protocols, '--data', args.root, '--out', out])
+    results = evaluate.report(given, lambda: [classifier_of(model_of(cfg), args.config, args.checkpoint)])
+    return {f'{result.protocol}/{name}': score for result in results for name, score in result.scores.items()}
 
 
 def save_predictions(cfg: Config, folder: str) -> None:
@@ -61,6 +75,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from timm_stylenorm.runner.terminal import QuietRunner
 
     cfg = load_config(args)
+    if args.protocols:
+        return by_protocols(cfg, args)
     if args.data:
         other = data_config(args.data)
         require(other, args.data, 'test_evaluator')

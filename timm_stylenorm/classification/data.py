@@ -14,7 +14,6 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
@@ -28,6 +27,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..datafiles import UNREADABLE, drop_hidden
 from ..errors import unknown
+from ..evaluation.readers import PACKAGES, check_installed
 from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
 from ..runner.stand_ins import KeepsGoing, item_or_stand_in
 from .transforms import build_transform
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
     from typing_extensions import Unpack
 
-STREAMS = {'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
-PACKAGES = {'hfds': 'datasets', **STREAMS}
 SPLITS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'), ('test', 'testing'))
 
 
@@ -273,9 +271,7 @@ def timm_dataset(
 def _kind(name: str) -> str:
     """'hfds' of 'hfds/food101', '' of a folder; an error where nothing here can read it."""
     prefix = name.partition('/')[0].lower() if '/' in name else ''
-    if prefix in PACKAGES and importlib.util.find_spec(PACKAGES[prefix]) is None:
-        package = PACKAGES[prefix].replace('_', '-')
-        raise ImportError(f"data set '{name}' needs the package '{package}': pip install {package}")
+    check_installed(prefix, name)
     if prefix not in ('', 'torch', *PACKAGES):
         raise ValueError(unknown('kind of data set', f'{prefix}/', [f'{kind}/' for kind in ('torch', *PACKAGES)]))
     return prefix

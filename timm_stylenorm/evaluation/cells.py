@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
+from .classes import ClassImages
 from .idx import find_idx, read_idx
-from .images import Cell, ClassFolders, Row, Sample, files_in, folders_in, read_rgb
+from .images import Cell, Row, Sample, files_in, folders_in, reader_of
 from .labels import categories, objectnet, synsets
+from .readers import Source, StreamCell, is_tar
 from .scores import ALEXNET, EXTRA
 from .style_shifts import STYLE_SHIFTS, shift_image
 
@@ -69,7 +70,9 @@ class Options:
 
 def limited(cell: Cell, limit: int | None) -> Cell:
     """The same with at most so many images, spread evenly."""
-    if limit is not None and limit < len(cell.samples):
+    if limit is not None and limit < len(cell):
+        if not cell.samples:
+            raise ValueError(f'{cell.name} is read in order, and a limit takes images that are spread evenly')
         step = len(cell.samples) / limit
         cell.samples = [cell.samples[math.floor(i * step)] for i in range(limit)]
     return cell
@@ -83,27 +86,37 @@ def class_root(root: Path) -> Path:
     return inner[0] if inner else root
 
 
-def plain(root: Path, options: Options) -> list[Cell]:
+def _classes_of(place: Path | Source) -> Path | Source:
+    return place if isinstance(place, Source) or is_tar(place) else class_root(place)
+
+
+def plain(root: Path | Source, options: Options) -> list[Cell]:
     """One part: all images."""
-    return [ClassFolders.read(class_root(root), only=options.numbers()).cell('all')]
+    if not isinstance(root, Source) or root.kind != 'wds':
+        return [ClassImages.read(_classes_of(root), only=options.numbers()).cell('all')]
+    if options.subset is not None:
+        raise ValueError(f"'{root}' is read in order: a subset needs a folder or a tar file")
+    return [StreamCell.read(root, 'all')]
 
 
-def _subset(root: Path, names: Sequence[str]) -> list[Cell]:
-    found = ClassFolders.read(root, {name: i for i, name in enumerate(names)})
+def _subset(root: Path | Source, names: Sequence[str]) -> list[Cell]:
+    if isinstance(root, Source) and root.kind == 'wds':
+        raise ValueError(f"'{root}' has no names of classes, by which the {len(names)} classes are found")
+    found = ClassImages.read(root, {name: i for i, name in enumerate(names)})
     return [Cell('all', found.samples)]
 
 
-def imagenet_a(root: Path, options: Options) -> list[Cell]:
+def imagenet_a(root: Path | Source, options: Options) -> list[Cell]:
     return _subset(root, synsets('a'))
 
 
-def imagenet_r(root: Path, options: Options) -> list[Cell]:
+def imagenet_r(root: Path | Source, options: Options) -> list[Cell]:
     return _subset(root, synsets('r'))
 
 
-def clean_subset(root: Path, names: Sequence[str]) -> Cell:
+def clean_subset(root: Path | Source, names: Sequence[str]) -> Cell:
     """The ImageNet validation images of some classes."""
-    (cell,) = _subset(class_root(root), names)
+    (cell,) = _subset(_classes_of(root), names)
     return cell
 
 
@@ -116,7 +129,7 @@ def corruptions(root: Path, options: Options) -> list[Cell]:
         if name not in names:
             raise ValueError(unknown('corruption', name, names))
     return [
-        ClassFolders.read(places[name] / name / severity, only=options.numbers()).cell(f'{name}/{severity}')
+        ClassImages.read(places[name] / name / severity, only=options.numbers()).cell(f'{name}/{severity}')
         for name in wanted
         if name in places
         for severity in SEVERITIES
@@ -139,7 +152,7 @@ def c_bar(root: Path, options: Options) -> list[Cell]:
     """The ten corruptions of the release, at its five strengths each."""
     _with_groups(root)
     return [
-        ClassFolders.read(root / name / strength).cell(f'{name}/{strength}')
+        ClassImages.read(root / name / strength).cell(f'{name}/{strength}')
         for name, strengths in C_BAR.items()
         for strength in strengths.split()
         if (root / name / strength).is_dir()
@@ -150,7 +163,7 @@ def any_corruptions(root: Path, options: Options) -> list[Cell]:
     """Every corruption and severity that is there."""
     _with_groups(root)
     return [
-        ClassFolders.read(root / name / severity).cell(f'{name}/{severity}')
+        ClassImages.read(root / name / severity).cell(f'{name}/{severity}')
         for name in folders_in(root)
         for severity in folders_in(root / name)
         if folders_in(root / name / severity)
@@ -160,13 +173,13 @@ def any_corruptions(root: Path, options: Options) -> list[Cell]:
 def filters(root: Path, options: Options) -> list[Cell]:
     """Every filter that is there."""
     _with_groups(root)
-    return [ClassFolders.read(root / name).cell(name) for name in folders_in(root)] or _nothing(root, 'a filter')
+    return [ClassImages.read(root / name).cell(name) for name in folders_in(root)] or _nothing(root, 'a filter')
 
 
 def objectnet_images(root: Path, options: Options) -> list[Cell]:
     """The images of the classes that ImageNet has, without their border."""
     _, labels = objectnet(root)
-    return [Cell('all', ClassFolders.read(root / 'images', labels, border=1).samples)]
+    return [Cell('all', ClassImages.read(root / 'images', labels, border=1).samples)]
 
 
 def cue_conflict(root: Path, options: Options) -> list[Cell]:
@@ -183,7 +196,7 @@ def cue_conflict(root: Path, options: Options) -> list[Cell]:
                 raise ValueError(f"'{path}' is no '<shape>N-<texture>M.png' of {', '.join(names)}")
             if found[1] != found[2]:
                 numbers = names.index(found[1]), names.index(found[2])
-                samples.append(Sample(f'{folder}/{path.name}', partial(read_rgb, path), *numbers))
+                samples.append(Sample(f'{folder}/{path.name}', reader_of(path), *numbers))
     if not samples:
         raise FileNotFoundError(f"no images such as 'cat/cat1-clock1.png' in '{root}'")
     return [Cell('all', samples)]
@@ -253,7 +266,7 @@ class Corrupt:
         return torch.from_numpy(np.array(array)).permute(2, 0, 1)
 
 
-def corrupted(root: Path, options: Options) -> list[Cell]:
+def corrupted(root: Path | Source, options: Options) -> list[Cell]:
     """The images of a folder, clean and with each corruption at each severity, as the network would see them."""
     try:
         from imagecorruptions import get_corruption_names
@@ -265,6 +278,8 @@ def corrupted(root: Path, options: Options) -> list[Cell]:
         if name not in names:
             raise ValueError(unknown('corruption', name, names))
     (whole,) = plain(root, options)
+    if not whole.samples:
+        raise ValueError(f"'{root}' is read in order, and each image is corrupted by a seed of its own")
     return [
         Cell(f'{name}/{s}', list(whole.samples), whole.folders, Corrupt(name, int(s), options.seed))
         for name in wanted

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from timm.data import create_transform, resolve_model_data_config
 from timm.utils import unwrap_model
@@ -21,6 +22,7 @@ from .images import Cell, Shown
 from .labels import Groups
 from .protocols import Protocol, get_protocol
 from .provenance import config_of, digest, name_of, told_transform, versions, weight_hash
+from .readers import Source, place_of
 from .running import Progress, Runner, Running, rank
 from .scores import NEED_CLEAN
 
@@ -39,7 +41,7 @@ class Result:
     protocol: str
     scores: dict[str, float]
     cells: dict[str, dict[str, int]]
-    provenance: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -70,11 +72,12 @@ def evaluate(
         model: Gives logits (N, K) for normalised images (N, 3, H, W). Its images are prepared as timm's configuration
             of it says (`pretrained_cfg`), or as ImageNet's.
         protocol: One of `list_protocols()`.
-        root: The folder of its files, see `PROTOCOLS[protocol].layout`.
+        root: The folder of its files, see `PROTOCOLS[protocol].layout`. Where they are folders of classes, also a tar
+            file of these, 'hfds/NAME:SPLIT', or 'wds/FOLDER:SPLIT', whose labels are outputs of the network.
         name: Of the model, for tables; timm's by default.
         weights: Where they are from, for tables.
         metrics: Those that are wanted; by default all of the protocol, and what has to be complete is demanded.
-        clean: Folder of the clean ImageNet validation images, for `relative_mCE` and `top1_clean_subset`.
+        clean: The clean ImageNet validation images, in a place as `root`, for `relative_mCE` and `top1_clean_subset`.
         bn: Which of dual batch norms: 'clean' or 'adversarial'.
         mean: Of each channel, of values in [0, 1]; see `model`.
         std: See `mean`.
@@ -89,18 +92,20 @@ def evaluate(
         FileNotFoundError: The files of the protocol.
     """
     row = get_protocol(protocol)
-    root, options, running = Path(root), options or find.Options(), running or Running()
+    place, options, running = place_of(root), options or find.Options(), running or Running()
+    if not (row.in_readers or isinstance(place, Path)):
+        raise ValueError(f'{protocol} is read from folders, not by a reader as of {place}: {row.layout}')
     for metric in metrics or ():
         if metric not in row.metrics:
             raise ValueError(unknown(f'metric of {protocol}:', metric, row.metrics))
-    parts = [find.limited(cell, options.limit) for cell in row.cells(root, options)]
+    parts = [find.limited(cell, options.limit) for cell in row.cells(place, options)]
     lacking = _lacking(row, protocol, parts, metrics, options)
     base = unwrap_model(model)
     show = shown_by(base, mean, std, row.size)
-    groups = row.groups(root) if row.groups else None
+    groups = row.groups(place) if row.groups else None
     hashed = weight_hash(base)
     told: dict[str, object] = {
-        'model': name or name_of(base), 'weights': weights, 'weight_hash': hashed, 'root': str(root),
+        'model': name or name_of(base), 'weights': weights, 'weight_hash': hashed, 'root': str(place),
         'transform': told_transform(show), 'batch_norms': bn, 'missing': lacking, **asdict(options),
         'versions': versions(), 'config': config_of(base),
     }  # fmt: skip
@@ -111,11 +116,12 @@ def evaluate(
         stack.enter_context(eval_mode(model))
         if bn != 'clean':
             stack.enter_context(routed(base, bn))
-        counts = {cell.name: _kept(runner, cell, groups, root, keeper) for cell in parts}
+        counts = {cell.name: _kept(runner, cell, groups, place, keeper) for cell in parts}
         twin = None
         if clean is not None and NEED_CLEAN.intersection(row.metrics):
             runner = replace(runner, show=shown_by(base, mean, std))
-            twin = _kept(runner, _clean_cell(groups, Path(clean), options), groups, Path(clean), keeper)
+            other = place_of(clean)
+            twin = _kept(runner, _clean_cell(groups, other, options), groups, other, keeper)
     scores = row.scores(counts, twin)
     wanted = row.metrics if metrics is None else metrics
     chosen = {metric: scores[metric] for metric in wanted if metric in scores}
@@ -144,7 +150,7 @@ def _lacking(
     return sorted({part for gone in lacking.values() for part in gone})
 
 
-def _clean_cell(groups: Groups | None, clean: Path, options: find.Options) -> Cell:
+def _clean_cell(groups: Groups | None, clean: Path | Source, options: find.Options) -> Cell:
     if groups is not None:
         cell = find.clean_subset(clean, groups.names)
     else:
@@ -176,10 +182,10 @@ def shown_by(
     return Shown(mean, std, resize=type(transform)(steps))
 
 
-def _kept(runner: Runner, cell: Cell, groups: Groups | None, root: Path, keeper: Path | None) -> dict[str, int]:
+def _kept(runner: Runner, cell: Cell, groups: Groups | None, root: object, keeper: Path | None) -> dict[str, int]:
     """The counts of a part: those that an earlier call kept for the same files, or made now."""
     file = None if keeper is None else keeper / f'{cell.name.replace("/", "_")}.json'
-    files = digest([[sample.name, sample.label] for sample in cell.samples])
+    files = digest(cell.identity())
     if file is not None and file.is_file():
         kept = json.loads(file.read_text())
         if kept['files'] == files:

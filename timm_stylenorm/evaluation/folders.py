@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import StyleNormWarning
 from ..workers import end_with_parent
 from .cells import class_root, limited
-from .images import Cell, CellImages, ClassFolders, Sample, Shown, collate, files_in, folders_in, reader_of
+from .classes import ClassImages
+from .images import Cell, CellImages, Sample, Shown, collate, files_in, folders_in, reader_of
 from .labels import folder_indices
 
 
@@ -48,7 +50,7 @@ class FolderDomain:
         if classes and folders_in(class_root(root)):
             numbers = folder_indices(tuple(classes), outputs, root)
             labels = dict(zip(classes, numbers, strict=True))
-            cell = Cell(root.name, ClassFolders.read(class_root(root), labels).samples)
+            cell = Cell(root.name, ClassImages.read(class_root(root), labels).samples)
         else:
             cell = Cell(root.name, [Sample(path.name, reader_of(path), -1) for path in files_in(root)])
         if not cell.samples:
@@ -68,21 +70,20 @@ class FolderDomain:
             collate_fn=collate,
         )
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.show.mean, self.show.std))
-        damaged: list[int] = []
-        for images, indices, broken in loader:
-            damaged += broken
-            if images is not None:
-                labels = torch.tensor([self.cell.samples[i].label for i in indices])
-                yield (images / 255 - mean) / std, labels if self.labelled else None
+        damaged: list[str] = []
+        for batch in loader:
+            damaged += batch.damaged
+            if batch.images is not None:
+                yield (batch.images / 255 - mean) / std, torch.tensor(batch.labels) if self.labelled else None
         if damaged and not self._told:
-            some = ', '.join(self.cell.samples[i].name for i in damaged[:3])
+            some = ', '.join(damaged[:3])
             text = f'{self.cell.name}: {len(damaged)} files cannot be read and are left out: {some}'
             warnings.warn(text, StyleNormWarning, stacklevel=2)
             self._told = True
 
 
 def class_names(roots: Sequence[Path]) -> list[str]:
-    """Names of the folders of classes that any of these folders has, sorted; none where none has images in folders.
+    """Names of the folders of classes with images that any of these folders has, in the order of timm's readers.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -91,4 +92,4 @@ def class_names(roots: Sequence[Path]) -> list[str]:
     for root in roots:
         base = class_root(root)
         found.update(name for name in folders_in(base) if any(files_in(base / name)))
-    return sorted(found)
+    return sorted(found, key=natural_key)

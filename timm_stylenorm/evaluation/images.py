@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import get_img_extensions
+from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms as tv
@@ -19,6 +20,7 @@ from torchvision import transforms as tv
 from ..datafiles import UNREADABLE, is_hidden
 
 Reader = Callable[[], Image.Image]
+Item = tuple[Tensor | None, str, int, int | None]  # an image, or None for a damaged one; its name, label, texture
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Cell:
     folders: tuple[str, ...] = ()
     change: Callable[[Tensor, int], Tensor] | None = None
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def identity(self) -> object:
+        """What tells, as JSON, whether counts of an earlier call are of the same images."""
+        return [[sample.name, sample.label] for sample in self.samples]
+
+    def images(self, show: Shown, rank: int, world: int) -> Dataset[Item]:
+        """Those that one of several processes takes."""
+        return CellImages(self, show, range(rank, len(self.samples), world))
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -88,7 +101,7 @@ class Shown:
         return tv.functional.pil_to_tensor(image)
 
 
-class CellImages(Dataset):
+class CellImages(Dataset[Item]):
     """The images of a cell; those that cannot be read are None."""
 
     def __init__(self, cell: Cell, show: Shown, rows: Sequence[int]) -> None:
@@ -97,26 +110,47 @@ class CellImages(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> tuple[Tensor | None, int]:
+    def __getitem__(self, row: int) -> Item:
         index = self.rows[row]
         sample = self.cell.samples[index]
+        facts = sample.name, sample.label, sample.texture
         try:
             image = sample.read()
         except UNREADABLE:
-            return None, index
+            return None, *facts
         shown = self.show(image, sample.name)
-        return (shown if self.cell.change is None else self.cell.change(shown, index)), index
+        return shown if self.cell.change is None else self.cell.change(shown, index), *facts
 
 
-def collate(items: Sequence[tuple[Tensor | None, int]]) -> tuple[Tensor | None, list[int], list[int]]:
-    """Images of a batch (None for none), their numbers, and those of damaged ones."""
-    whole = [(image, index) for image, index in items if image is not None]
-    damaged = [index for image, index in items if image is None]
-    images = torch.stack([image for image, _ in whole]) if whole else None
-    return images, [index for _, index in whole], damaged
+@dataclass(frozen=True)
+class Batch:
+    """Images that could be read, and the names of the others.
+
+    Attributes:
+        images: (N, 3, H, W), uint8; None for none.
+        labels: N.
+        textures: N, or none.
+        damaged: Names.
+    """
+
+    images: Tensor | None
+    labels: list[int]
+    textures: list[int]
+    damaged: list[str]
 
 
-def read_rgb(path: Path, border: int = 0) -> Image.Image:
+def collate(items: Sequence[Item]) -> Batch:
+    """A batch of them."""
+    whole = [(image, label, texture) for image, _, label, texture in items if image is not None]
+    return Batch(
+        images=torch.stack([image for image, *_ in whole]) if whole else None,
+        labels=[label for _, label, _ in whole],
+        textures=[texture for *_, texture in whole if texture is not None],
+        damaged=[name for image, name, *_ in items if image is None],
+    )
+
+
+def read_rgb(path: Path | IO[bytes], border: int = 0) -> Image.Image:
     """A file as RGB, without a border of so many pixels."""
     with Image.open(path) as file:
         image = file.convert('RGB')
@@ -128,14 +162,9 @@ def pick(array: np.ndarray, index: int) -> Image.Image:
     return Image.fromarray(array[index]).convert('RGB')
 
 
-def natural(name: str) -> tuple[object, ...]:
-    """Sorts '2' before '10'."""
-    return tuple((0, int(part), '') if part.isdigit() else (1, 0, part) for part in re.split(r'(\d+)', name) if part)
-
-
 def folders_in(root: Path) -> list[str]:
-    """Names of the folders in a folder, without hidden ones."""
-    return sorted((p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)), key=natural)
+    """Names of the folders in a folder, without hidden ones, in the order of timm's readers: '2' before '10'."""
+    return sorted((p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)), key=natural_key)
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -144,55 +173,6 @@ def files_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in extensions and not is_hidden(path.name):
             yield path
-
-
-@dataclass(frozen=True)
-class ClassFolders:
-    """Images in `<root>/<class>/*`.
-
-    Attributes:
-        root: The folder of the classes.
-        names: Of the classes.
-        samples: All images.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    samples: list[Sample] = field(default_factory=list)
-
-    @classmethod
-    def read(
-        cls, root: Path, labels: Mapping[str, int] | None = None, border: int = 0, only: Sequence[int] | None = None
-    ) -> ClassFolders:
-        """All images below a folder; with `labels`, of those folders, which are numbered so.
-
-        Args:
-            root: The folder of the classes.
-            labels: Numbers of the folders; by default their order.
-            border: Pixels that are cut off on all sides.
-            only: Numbers of ImageNet's validation images that take part, by the last number in their names.
-
-        Raises:
-            FileNotFoundError: No such folder, or no image in it.
-        """
-        if not root.is_dir():
-            raise FileNotFoundError(f"no folder '{root}'")
-        names = folders_in(root)
-        numbers = {name: i for i, name in enumerate(names)} if labels is None else labels
-        wanted = None if only is None else set(only)
-        samples = []
-        for name in names:
-            for path in files_in(root / name) if name in numbers else ():
-                if wanted is None or int((re.findall(r'\d+', path.stem) or ['-1'])[-1]) in wanted:
-                    reader = reader_of(path, border)
-                    samples.append(Sample(f'{root.name}/{name}/{path.name}', reader, numbers[name]))
-        if not samples:
-            raise FileNotFoundError(f"no images in '{root}/<class>/'")
-        return cls(root, tuple(names) if labels is None else (), samples)
-
-    def cell(self, name: str) -> Cell:
-        """All images as a cell."""
-        return Cell(name, self.samples, self.names)
 
 
 def reader_of(path: Path, border: int = 0) -> Reader:

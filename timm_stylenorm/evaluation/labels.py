@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
 from timm.data import ImageNetInfo
+from timm.utils.misc import natural_key
 from torch import Tensor
+
+from ..errors import StyleNormWarning
 
 # Outputs of a network with 1000 for the 16 categories of the cue conflict test: Geirhos et al., ICLR 2019, as in
 # bethgelab/model-vs-human (helper/human_categories.py)
@@ -91,14 +95,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=8)  # asked for each batch
-def folder_indices(folders: tuple[str, ...], outputs: int, root: Path) -> tuple[int, ...]:
-    """Folders of classes -> outputs of a network.
+def folder_indices(folders: tuple[str, ...], outputs: int, root: object) -> tuple[int, ...]:
+    """Classes -> outputs of a network.
 
-    WordNet ids have their place among the 1000 of ImageNet. Other names, or those of a network with other classes, are
-    sorted, numbers as numbers: a network has one output for each.
+    WordNet ids have their place among the 1000 of ImageNet, and numbers are outputs, as in ImageNet-V2. Other names are
+    the outputs in the order in which they come, one for each: that of timm's reader of training folders, which has
+    'class2' before 'class10'.
 
     Raises:
-        ValueError: Neither is the case.
+        ValueError: None of these is the case.
     """
     known = {name: i for i, name in enumerate(synsets())}
     if outputs == len(known) and all(name in known for name in folders):
@@ -106,8 +111,12 @@ def folder_indices(folders: tuple[str, ...], outputs: int, root: Path) -> tuple[
     if all(re.fullmatch(r'\d+', name) for name in folders) and max(map(int, folders)) < outputs:
         return tuple(int(name) for name in folders)
     if len(folders) == outputs:
-        order = sorted(folders)
-        return tuple(order.index(name) for name in folders)
+        if list(folders) == sorted(folders, key=natural_key) != sorted(folders):
+            text = f"{root}: classes are numbered as by timm, '{folders[0]}', ..., '{folders[-1]}'; torchvision's "
+            warnings.warn(
+                f"{text}ImageFolder sorts '10' before '2', and capitals first", StyleNormWarning, stacklevel=2
+            )
+        return tuple(range(outputs))
     raise ValueError(
         f"'{root}' has {len(folders)} folders of classes, such as '{folders[0]}', and the network has {outputs} "
         'outputs: folders are named by WordNet ids (n01440764) or numbers, or there is one for each output'

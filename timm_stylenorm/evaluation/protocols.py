@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ..errors import unknown
 from . import cells as find
@@ -36,6 +35,7 @@ class Protocol:
         attack: Name of the attack on the images; see `attacks.ATTACKS`.
         note: What a reader of its numbers must know.
         folder: Name of its folder below a common root.
+        textures: Whether an image has a texture beside its class, and decisions for either are counted.
     """
 
     title: str
@@ -46,10 +46,16 @@ class Protocol:
     metrics: tuple[str, ...] = ('top1', 'top5')
     complete: Mapping[str, tuple[str, ...]] | None = None
     size: tuple[int, int] | None = None
-    groups: Callable[[Path], Groups] | None = None
+    groups: Callable[..., Groups] | None = None
     attack: str | None = None
     note: str = ''
     folder: str = ''
+    textures: bool = False
+
+    @property
+    def in_readers(self) -> bool:
+        """Whether its images may also lie in a tar file, or come from timm's readers: see `readers.place_of`."""
+        return self.cells in (find.plain, find.imagenet_a, find.imagenet_r, find.corrupted)
 
 
 _HENDRYCKS = 'Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261'
@@ -190,6 +196,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.cue_conflict,
         scores.shape_bias,
         metrics=('shape_bias', 'shape_top1', 'texture_top1'),
+        textures=True,
         size=(224, 224),
         groups=lambda _: categories(),
         note='shape decisions among those for the shape or the texture; images whose two cues agree are left out',

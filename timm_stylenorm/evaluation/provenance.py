@@ -12,6 +12,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from ..surgery.companions import training_only_keys
 from .images import Shown
 
 
@@ -34,9 +35,10 @@ def name_of(model: nn.Module) -> str:
 
 
 def weight_hash(model: nn.Module) -> str:
-    """Of all tensors of a model, by their names: the first 16 hexadecimal digits of their SHA-256."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    """Of all tensors of a model, by their names, without what only training needs and a file may lack: the first 16
+    hexadecimal digits of their SHA-256."""
+    digest, state = hashlib.sha256(), model.state_dict()
+    for key, value in sorted((key, state[key]) for key in state.keys() - training_only_keys(model)):
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

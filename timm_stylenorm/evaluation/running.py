@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..errors import StyleNormWarning
 from ..workers import end_with_parent
 from .attacks import ATTACKS
-from .images import Cell, CellImages, Shown, collate
+from .images import Batch, Cell, Shown, collate
 from .labels import Groups, folder_indices
 from .protocols import Protocol
 
@@ -64,7 +63,7 @@ class Runner:
         self.batch_size = 256 if automatic else int(self.running.batch_size)
         self.automatic = automatic
 
-    def count(self, cell: Cell, groups: Groups | None, root: Path) -> dict[str, int]:
+    def count(self, cell: Cell, groups: Groups | None, root: object) -> dict[str, int]:
         """Counts of a part over all processes; with an automatic batch size, half of it where memory ran out."""
         while True:
             try:
@@ -74,32 +73,35 @@ class Runner:
                     raise
                 self.batch_size //= 2
 
-    def _count(self, cell: Cell, groups: Groups | None, root: Path) -> dict[str, int]:
+    def _count(self, cell: Cell, groups: Groups | None, root: object) -> dict[str, int]:
         world = dist.get_world_size() if dist.is_initialized() else 1
-        rows = range(rank(), len(cell.samples), world)
+        share = len(range(rank(), len(cell), world))
         loader = DataLoader(
-            CellImages(cell, self.show, rows),
+            cell.images(self.show, rank(), world),
             batch_size=self.batch_size,
             num_workers=self.running.workers,
             worker_init_fn=end_with_parent,
             collate_fn=collate,
         )
-        names = ('total', 'shape', 'texture') if cell.samples[0].texture is not None else ('total', 'top1', 'top5')
-        counts, damaged, done = dict.fromkeys(names, 0), [], 0
+        names = ('total', 'shape', 'texture') if self.row.textures else ('total', 'top1', 'top5')
+        counts, damaged = dict.fromkeys(names, 0), []
         torch.manual_seed(self.seed)  # PGD starts at random
-        for images, indices, broken in loader:
-            damaged += broken
-            if images is not None:
-                for key, value in zip(names, self._batch(images, indices, cell, groups, root), strict=True):
+        for batch in loader:
+            damaged += batch.damaged
+            if batch.images is not None:
+                for key, value in zip(names, self._batch(batch.images, batch, cell, groups, root), strict=True):
                     counts[key] += value
-            done += len(indices) + len(broken)
             if self.progress is not None:
-                self.progress(cell.name, done, len(rows))
-        if damaged:
-            some = ', '.join(cell.samples[i].name for i in damaged[:3])
-            text = f'{cell.name}: {len(damaged)} files cannot be read and are left out: {some}'
+                self.progress(cell.name, counts['total'] + len(damaged), share)
+        lost = share - counts['total']
+        if lost > 0:
+            some = ', '.join(damaged[:3]) or 'see the log of the reader'
+            text = f'{cell.name}: {lost} files cannot be read and are left out: {some}'
             warnings.warn(text, StyleNormWarning, stacklevel=2)
-        return self._summed({**counts, 'damaged': len(damaged)})
+        summed = self._summed({**counts, 'damaged': lost})
+        if not summed['total'] or summed['damaged'] < 0:
+            raise ValueError(f'{cell.name} has {summed["total"]} images that can be read, of {len(cell)}')
+        return summed
 
     def _summed(self, counts: Mapping[str, int]) -> dict[str, int]:
         if not dist.is_initialized():
@@ -110,13 +112,12 @@ class Runner:
         return dict(zip(counts, values.tolist(), strict=True))
 
     def _batch(
-        self, images: Tensor, indices: Sequence[int], cell: Cell, groups: Groups | None, root: Path
+        self, images: Tensor, batch: Batch, cell: Cell, groups: Groups | None, root: object
     ) -> tuple[int, int, int]:
         inputs = (images.to(self.device).float() / 255 - self.mean) / self.std
         if self.running.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        samples = [cell.samples[i] for i in indices]
-        labels = torch.tensor([sample.label for sample in samples], device=self.device)
+        labels = torch.tensor(batch.labels, device=self.device)
         if self.row.attack is not None:
             outputs = self.outputs or self._logits(inputs).shape[1]
             targets = self._targets(labels, cell, outputs, root)
@@ -128,12 +129,11 @@ class Runner:
             scores, labels = logits, self._targets(labels, cell, logits.shape[1], root)
         if labels.max() >= scores.shape[1]:
             raise ValueError(f'{cell.name}: class {int(labels.max())}, and the network has {scores.shape[1]} outputs')
-        if samples[0].texture is not None:
-            chosen = scores.argmax(1)
-            textures = torch.tensor([sample.texture for sample in samples], device=self.device)
-            return len(samples), int((chosen == labels).sum()), int((chosen == textures).sum())
+        if self.row.textures:
+            chosen, textures = scores.argmax(1), torch.tensor(batch.textures, device=self.device)
+            return len(labels), int((chosen == labels).sum()), int((chosen == textures).sum())
         ranked = scores.topk(min(5, scores.shape[1]), 1).indices == labels[:, None]
-        return len(samples), int(ranked[:, 0].sum()), int(ranked.sum())
+        return len(labels), int(ranked[:, 0].sum()), int(ranked.sum())
 
     @torch.no_grad()
     def _logits(self, inputs: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Runner:
         self.outputs = logits.shape[1]
         return logits.float()
 
-    def _targets(self, labels: Tensor, cell: Cell, outputs: int, root: Path) -> Tensor:
+    def _targets(self, labels: Tensor, cell: Cell, outputs: int, root: object) -> Tensor:
         """Numbers of folders -> outputs of the network; labels of parts without folders are outputs already."""
         if not cell.folders:
             return labels

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from evaluate import build
+from classifiers import build
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
