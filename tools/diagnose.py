@@ -110,10 +110,10 @@ def with_config(args: argparse.Namespace) -> Part:
     chosen = [data_of(cfg, config, word) for word in (args.source, args.target)]
     cfg.test_dataloader = chosen[0][0].test_dataloader
     runner = runner_of(cfg, file, 'diagnose')
+    loaders = [loader_of(runner, data, domain, args) for data, domain in chosen]
     runner.load_or_resume()
     model = bare_model(runner.model).eval()
     net = model.net if hasattr(model, 'net') else model.get_submodule(cfg.model.get('where', 'backbone'))
-    loaders = [loader_of(runner, data, domain, args) for data, domain in chosen]
     return Part(net, *loaders, answers_of(model), f'{Path(config).stem} ({Path(file).name})')
 
 

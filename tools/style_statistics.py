@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import COUNT, SEED, network_arguments
+from disk import claimed
 from mistakes import command
 
 if TYPE_CHECKING:
@@ -223,7 +224,8 @@ def stages_of(network: Network) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
-    run(args)
+    with claimed(args.out, 'these statistics', 'choose another --out'):
+        run(args)
     print(f'wrote {args.out}: style.png, norms.png, probe.png, statistics.json')
 
 

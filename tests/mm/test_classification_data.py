@@ -344,6 +344,29 @@ def test_a_skipped_sampler_goes_on_where_it_was(pacs, run):
     assert list(islice(sampler, 15)) == drawn[25:]
 
 
+def test_a_held_out_share_is_of_each_class_and_domain_and_the_rest_is_trained_on(tmp_path):
+    for domain, label, count in [('photo', 'cat', 10), ('photo', 'dog', 5), ('sketch', 'cat', 5)]:
+        write_images(tmp_path / domain / label, count)
+    spec = dict(type='DomainFolders', root=str(tmp_path), holdout=0.2)
+    train, held = (DATASETS.build(dict(spec, split=split)).samples for split in ('train', 'crossval'))
+    assert sorted((domain, label) for _, label, domain in held) == [*[('photo', 0)] * 2, ('photo', 1), ('sketch', 0)]
+    assert sorted([*train, *held]) == sorted(DATASETS.build(dict(type='DomainFolders', root=str(tmp_path))).samples)
+    assert held == DATASETS.build(dict(spec, split='crossval')).samples
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(holdout=1.5, split='train'), r'holdout=1\.5'),
+        (dict(holdout=0.2), 'split=None'),
+        (dict(holdout=0.01, split='crossval'), 'leaves a part without any'),
+    ],
+)
+def test_a_share_that_is_none_is_refused(pacs, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DATASETS.build(dict(type='DomainFolders', root=pacs, **arguments))
+
+
 @pytest.fixture
 def shown(tmp_path, grey):
     """A test set as it is, and dark, by the names of the domains; in the scope of configs of classification."""

@@ -26,7 +26,7 @@ from timm_stylenorm.surgery.listing import fitting_methods
 
 QUICK = 'quickstart/deeplabv3plus_r18-small_1xb8-240_toy-streets.py'
 ROOT = Path(__file__).parents[2]
-HELPERS = {'__init__', 'cli', 'disk', 'mistakes', 'networks', 'processes', 'stylenorm'}
+HELPERS = {'__init__', 'classifiers', 'cli', 'disk', 'mistakes', 'networks', 'processes', 'stylenorm'}
 SCRIPTS = sorted(path.stem for path in ROOT.glob('tools/*.py') if path.stem not in HELPERS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,12 +42,15 @@ class DomainFolders(LabelledImages):
         split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
             `root`, in `splits` in it or beside it; None takes all images.
         split_missing_ok: take all images where there is no such list, and say so in the log, instead of raising.
+        holdout: instead of by lists, the share of the images of each class and domain that is 'crossval', between 0 and
+            1; the rest is 'train'. The names of files decide, so that every process and every run draws the same.
         **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
             of those of their folders, as for a shift of all of them.
 
     Raises:
         FileNotFoundError: no `root`, no image in a domain, no list of the split, or an image of a list is missing.
-        ValueError: a domain or a split that does not exist, a list of another data set.
+        ValueError: a domain or a split that does not exist, a list of another data set, a share that is none, or that
+            leaves a part without images.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class DomainFolders(LabelledImages):
         leave_out: Sequence[str] = (),
         split: str | None = None,
         split_missing_ok: bool = False,
+        holdout: float | None = None,
         **common: Unpack[ImageOptions],
     ) -> None:
         super().__init__(**common)
@@ -64,6 +69,11 @@ class DomainFolders(LabelledImages):
         known = _folders(Path(root))
         if split is not None and split not in SPLITS:
             raise ValueError(unknown('split', split, SPLITS))
+        if holdout is not None and (not 0 < holdout < 1 or split not in SPLITS[:2]):
+            raise ValueError(
+                f"DomainFolders: holdout is a share between 0 and 1 of split='crossval' beside split='train', got "
+                f'holdout={holdout} and split={split!r}'
+            )
         for name in (*(domains or ()), *leave_out):
             if name not in known:
                 raise ValueError(unknown('domain', name, known))
@@ -72,7 +82,9 @@ class DomainFolders(LabelledImages):
         self.samples: list[tuple[Path, int, str]] = []
         for domain in self.domains:
             found = list(self._find(Path(root) / domain, domain))
-            if split is not None:
+            if holdout is not None:
+                found = _part(found, holdout, split == 'crossval', domain)
+            elif split is not None:
                 found = _of_split(found, Path(root), f'{domain}_{split}_kfold.txt', split_missing_ok)
             if not found:
                 raise FileNotFoundError(f"no images in '{root}/{domain}/<class>/'")
@@ -137,6 +149,22 @@ class MultiDomainDataset(DomainsInOrder):
     def __getitem__(self, index: int) -> dict[str, object]:
         """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
         return readable(self, super().__getitem__, index)
+
+
+def _part(
+    samples: list[tuple[Path, int, str]], share: float, held_out: bool, domain: str
+) -> list[tuple[Path, int, str]]:
+    """The held-out share of each class, or the others."""
+    kept = []
+    for label in dict.fromkeys(label for _, label, _ in samples):
+        own = sorted((s for s in samples if s[1] == label), key=lambda s: zlib.crc32(s[0].name.encode()))
+        count = round(share * len(own))
+        kept += own[:count] if held_out else own[count:]
+    if samples and not kept:
+        raise ValueError(
+            f'DomainFolders: holdout={share} of {len(samples)} images of {domain} leaves a part without any'
+        )
+    return sorted(kept)
 
 
 def _of_split(

@@ -54,6 +54,8 @@ def domain_loader(loader: DataLoader, domain: str | None, limit: int | None) -> 
     known = [name for name in dict.fromkeys(own) if name is not None]
     if domain is None and len(known) > 1:
         raise ValueError(f'the data set has {len(known)} domains; name one of {", ".join(known)}')
+    if domain is not None and not known:
+        raise ValueError(f'the data set names no domains, and {domain!r} was asked for; a folder or CONFIG.py has one')
     if domain is not None and domain not in known:
         raise ValueError(unknown('domain', domain, known))
     indices = [index for index, name in enumerate(own) if domain is None or name == domain]
