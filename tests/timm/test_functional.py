@@ -251,16 +251,16 @@ def test_compiled_formula_equals_the_eager_kernel(memory_format):
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_other_devices_compute_the_same(monkeypatch, memory_format):
+def test_other_devices_compute_the_same(memory_format):
     """The formulas that other devices take, run on this one."""
     x, g = (torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format) for _ in range(2))
     results = []
-    for on_cpu in (True, False):
-        monkeypatch.setattr(backend, 'on_cpu', lambda view, on_cpu=on_cpu: on_cpu)
-        z = x.clone().requires_grad_()
-        y = permuted_adain(z, torch.tensor([2, 0, 1]))
-        moments = instance_moments(z)
-        results.append([y, *torch.autograd.grad(y, z, g), *moments, *torch.autograd.grad(sum(moments).sum(), z)])
+    for route in ('cpu', 'plain'):
+        with backend.force(route):
+            z = x.clone().requires_grad_()
+            y = permuted_adain(z, torch.tensor([2, 0, 1]))
+            moments = instance_moments(z)
+            results.append([y, *torch.autograd.grad(y, z, g), *moments, *torch.autograd.grad(sum(moments).sum(), z)])
     for actual, expected in zip(*results, strict=True):
         assert actual.stride() == expected.stride()
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

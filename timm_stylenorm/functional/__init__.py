@@ -10,7 +10,7 @@ from .adaptation import (
     image_weighted_max_square_loss,
     max_square_loss,
 )
-from .affine import instance_moments, restyle, style_affine
+from .affine import centred_affine, instance_moments, restyle, style_affine
 from .crossnorm import crop_box, crossnorm
 from .domain_norm import NORM_FLOOR, domain_norm
 from .efdmix import efdmix
@@ -18,7 +18,7 @@ from .losses import consistency_loss, covariance, dual_causality_loss, entropy, 
 from .styles import (
     adain,
     exchange_styles,
-    instance_norm_rule,
+    instance_norm,
     mixstyle,
     permuted_adain,
     uncertain_style,
@@ -27,6 +27,7 @@ from .styles import (
 __all__ = [
     'NORM_FLOOR',
     'adain',
+    'centred_affine',
     'consistency_loss',
     'covariance',
     'crop_box',
@@ -40,7 +41,7 @@ __all__ = [
     'image_weighted_entropy_loss',
     'image_weighted_max_square_loss',
     'instance_moments',
-    'instance_norm_rule',
+    'instance_norm',
     'max_square_loss',
     'mixstyle',
     'permuted_adain',

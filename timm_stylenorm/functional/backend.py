@@ -1,19 +1,23 @@
-"""What the kernel does to whole maps, without gradients: moments, affine map, reductions.
+"""Which code computes on a map, and what a CPU does to whole maps, without gradients: moments, affine map, reductions.
 
 On a CPU, `torch.var_mean` on a map costs an order of magnitude more than a copy, so these borrow the vectorised kernels
-of group norm and batch norm. Elsewhere they are the plain formulas.
+of group norm and batch norm.
 
 `x` is a dense map (see `dense`); small tensors have the shape (N, C) and the dtype of `precise`, since a map whose mean
-is large beside its deviation leaves only their difference: `shift` in x * scale + shift nearly cancels x * scale. On a
-CPU the map itself is shifted as well where that matters, see `moments`.
+is large beside its deviation leaves only their difference: `shift` in x * scale + shift nearly cancels x * scale. The
+map itself is shifted as well where that matters, see `moments`.
 
-The CPU's kernels see the map as `_view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, as N images
+The kernels see the map as `_view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, as N images
 (N, C, L, 1).
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -26,6 +30,52 @@ _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 is_compiling = (torch.compiler if hasattr(torch.compiler, 'is_compiling') else torch._utils).is_compiling  # noqa: SLF001
 is_exporting = torch.compiler.is_exporting if hasattr(torch.compiler, 'is_exporting') else is_compiling
 _HAS_AUTOCAST_OF_DEVICES = hasattr(torch.amp, 'is_autocast_available')
+
+
+ROUTES = (
+    'plain',  # formulas that torch differentiates: captured and transformed graphs, empty maps, other devices
+    'cpu',  # this file
+    'gpu',  # `cuda`: kernels that read and write the map in its own dtype
+)
+_forced: ContextVar[str | None] = ContextVar('route', default=None)
+
+
+def route(x: Tensor) -> str:
+    """The one of `ROUTES` that computes on the map `x`."""
+    if is_compiling() or torch.jit.is_tracing() or x.numel() == 0 or _is_transformed():
+        return 'plain'
+    forced = _forced.get()
+    if forced is not None:
+        return forced
+    if x.device.type == 'cuda' and x.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        return 'gpu' if _has_kernels(is_channels_last(x)) else 'plain'
+    return 'cpu' if x.device.type == 'cpu' else 'plain'
+
+
+@contextmanager
+def force(name: str) -> Iterator[None]:
+    """Within it, all maps in eager mode take one route: 'gpu' runs on a CPU as well, by references of its kernels.
+
+    Raises:
+        ValueError: No such route.
+    """
+    if name not in ROUTES:
+        raise ValueError(f'force: expected one of {", ".join(ROUTES)}, got {name!r}')
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active()  # noqa: SLF001 (there is no public way to ask)
+
+
+@cache
+def _has_kernels(channels_last: bool) -> bool:
+    """Whether `cuda` can run: torch 2.4 has what registers operators, and Triton comes with its builds for CUDA."""
+    return hasattr(torch.library, 'custom_op') and (not channels_last or find_spec('triton') is not None)
 
 
 def widen(x: Tensor) -> Tensor:
@@ -55,24 +105,18 @@ def spatial(x: Tensor, small: Tensor) -> Tensor:
     return small.reshape(*small.shape, *(1,) * (x.dim() - 2))
 
 
-def on_cpu(x: Tensor) -> bool:
-    """Whether to borrow the CPU's kernels."""
-    return x.device.type == 'cpu'
-
-
 def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def dense(x: Tensor) -> Tensor:
-    """The map wide, and contiguous unless it is channels last."""
-    x = widen(x)
+    """The map contiguous, unless it is channels last."""
     return x if is_channels_last(x) else x.contiguous()
 
 
 def parts(x: Tensor) -> list[slice]:
-    """The images of a map in groups that fit into the cache; on other devices all at once."""
-    step = max(1, _PART // max(1, x[:1].numel() * x.element_size())) if on_cpu(x) else max(1, len(x))
+    """The images of a map in groups that fit into the cache."""
+    step = max(1, _PART // max(1, x[:1].numel() * x.element_size()))
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
@@ -86,12 +130,8 @@ def _view(x: Tensor, channels_last: bool) -> Tensor:
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """mean and var, (N, C), and `middle`: about the mean of channels that lie far from zero beside their deviation.
 
-    `middle` is 0 for other channels, None if there are no far ones, and on other devices, where asking costs more than
-    it saves.
+    `middle` is 0 for other channels, None if there are no far ones.
     """
-    if not on_cpu(x):
-        var, mean = torch.var_mean(x, dim=tuple(range(2, x.dim())), correction=0)
-        return precise(mean), precise(var), None
     mean, var = _cpu_moments(x)
     far = mean.square() > _FAR**2 * var
     if not far.any():
@@ -127,7 +167,7 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, middle: Tensor | None = None
         x = torch.sub(x, spatial(x, middle.to(x.dtype)), out=out)
         shift = shift + middle * scale
     scale, shift = scale.to(x.dtype), shift.to(x.dtype)
-    if not on_cpu(x) or is_channels_last(x):
+    if is_channels_last(x):
         return torch.addcmul(spatial(x, shift), x, spatial(x, scale), out=out)
     scale, shift = scale.reshape(-1), shift.reshape(-1)
     zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
@@ -141,24 +181,13 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, middle: Tensor | None = None
 def reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """sum(g * x) and sum(g) over the positions, each (N, C)."""
     narrow = mean.to(x.dtype)
-    if on_cpu(x):
-        dot, total = _cpu_reductions(g, x, narrow)
-    else:
-        axes = tuple(range(2, x.dim()))
-        dot, total = (g * (x - spatial(x, narrow))).sum(axes), g.sum(axes)
-    dot, total = precise(dot), precise(total)
-    return dot + narrow * total, total
-
-
-def _cpu_reductions(g: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """sum(g * (x - mean)) and sum(g)."""
     channels_last = is_channels_last(x)
     images = _view(g, channels_last).split(1), _view(x, channels_last).split(1)
-    means = mean if channels_last else mean.reshape(1, -1)
+    means = narrow if channels_last else narrow.reshape(1, -1)
     one = torch.ones_like(means[0])
     sums = [
         torch.ops.aten.native_batch_norm_backward(g_i, x_i, one, m_i, one, None, None, False, 0.0, [False, True, True])
         for g_i, x_i, m_i in zip(*images, means, strict=True)
     ]
-    dot, total = (torch.stack(s).view_as(mean) for s in list(zip(*sums, strict=True))[1:])
-    return dot, total
+    dot, total = (precise(torch.stack(s).view_as(mean)) for s in list(zip(*sums, strict=True))[1:])
+    return dot + narrow * total, total

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .affine import instance_moments, style_affine
+from .affine import centred_affine, instance_moments
 from .styles import unbiased_std
 
 Box = tuple[slice, slice]  # rows and columns
@@ -44,11 +44,11 @@ def crossnorm(
     perms = [(axis, p) for axis, p in enumerate((perm, channel_perm)) if p is not None]
     if style_box is None and content_box is None:
         rule = partial(_own_rule, axes=[axis for axis, _ in perms], count=x.shape[2:].numel(), lam=lam, eps=eps)
-        return style_affine(x, rule, *(p for _, p in perms))
+        return centred_affine(x, rule, *(p for _, p in perms))
     style = x if style_box is None else _inside(x, style_box)
     mean, var = _permuted(instance_moments(style), perms)
     std = unbiased_std(var, style.shape[2:].numel(), eps)
-    y = style_affine(content, partial(_rule, count=content.shape[2:].numel(), lam=lam, eps=eps), mean, std)
+    y = centred_affine(content, partial(_rule, count=content.shape[2:].numel(), lam=lam, eps=eps), mean, std)
     if content_box is None:
         return y
     whole = x.clone()
@@ -100,7 +100,6 @@ def _rule(
     mean: Tensor, var: Tensor, style_mean: Tensor, style_std: Tensor, *, count: int, lam: float, eps: float
 ) -> tuple[Tensor, Tensor]:
     scale = style_std / unbiased_std(var, count, eps)
-    shift = style_mean - mean * scale
     if lam == 0:
-        return scale, shift
-    return torch.lerp(scale, torch.ones_like(scale), lam), shift * (1 - lam)
+        return scale, style_mean
+    return torch.lerp(scale, torch.ones_like(scale), lam), torch.lerp(style_mean, mean, lam)

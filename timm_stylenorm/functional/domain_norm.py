@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backend
-from .affine import Context, differentiable_grads, instance_moments, use_plain
+from .affine import instance_moments
 from .backend import widen
+from .formula import Context, differentiable_grads
 
 NORM_FLOOR = 1e-12
 
@@ -30,7 +31,8 @@ def domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         y in the dtype and memory format of `x`.
     """
-    return _plain_domain_norm(x, weight, bias, eps) if use_plain(x) else _DomainNorm.apply(x, weight, bias, eps)
+    run = _DomainNorm.apply if backend.route(x) == 'cpu' else _plain_domain_norm
+    return run(x, weight, bias, eps)
 
 
 def _columns(x: Tensor, small: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class _DomainNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        dense = backend.dense(x)
+        dense = backend.dense(widen(x))
         mean, var, middle = backend.moments(dense)
         rstd = (var + eps).rsqrt()
         y, norm = torch.empty_like(dense), torch.empty_like(dense[:, :1])
@@ -73,7 +75,7 @@ class _DomainNorm(torch.autograd.Function):
             inputs = x, weight, bias
             outputs = [_plain_domain_norm(*inputs, ctx.eps)]
             return *differentiable_grads(outputs, inputs, ctx.needs_input_grad[:3], [g]), None
-        dense = backend.dense(x)
+        dense = backend.dense(widen(x))
         g_x, sums = torch.empty_like(dense), []
         for part in backend.parts(dense):
             z, g_part = _normalised(dense, mean, rstd, middle, part), widen(g[part])

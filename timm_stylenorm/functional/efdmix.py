@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .affine import Context, use_plain
 from .backend import widen
+from .formula import Context
 
 
 def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         perm: (N,) integers below N.
         lmda: (N,), the share l of an image's own distribution.
     """
-    if backend.on_cpu(x) and not use_plain(x):
+    if backend.route(x) == 'cpu':
         return _EFDMix.apply(x, perm, (1 - lmda).to(widen(x).dtype))
     flat = x.flatten(2)
     index = flat.detach().argsort(-1)
@@ -39,7 +39,7 @@ class _EFDMix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, perm: Tensor, rest: Tensor) -> Tensor:
-        dense = backend.dense(x)
+        dense = backend.dense(widen(x))
         y, values = torch.empty_like(dense), dense.new_empty(dense.flatten(2).shape)
         order = torch.empty_like(values, dtype=torch.int32)
         for image, image_values, image_order in zip(dense, values, order, strict=True):

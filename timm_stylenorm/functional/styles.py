@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .affine import instance_moments, style_affine
+from .affine import centred_affine, instance_moments
 
 
 def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
@@ -19,10 +19,21 @@ def unbiased_std(var: Tensor, count: int, eps: float) -> Tensor:
     return (var * (count / max(count - 1, 1)) + eps).sqrt()
 
 
+def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Instance norm: weight * (x - m) / sqrt(v + eps) + bias.
+
+    Args:
+        x: (N, C, *spatial).
+        weight: (C,).
+        bias: (C,).
+        eps: Added to the biased variance.
+    """
+    return centred_affine(x, partial(instance_norm_rule, eps=eps), weight, bias)
+
+
 def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (N, C), of instance norm with an affine map (C,): weight * (x - m) / sqrt(v + eps) + bias."""
-    scale = weight / (var + eps).sqrt()
-    return scale, bias - mean * scale
+    """Scale and level, (N, C), of `instance_norm`."""
+    return weight / (var + eps).sqrt(), bias
 
 
 def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
@@ -48,14 +59,13 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
     mean, var = instance_moments(style)
     std = unbiased_std(var, style.shape[2:].numel(), eps)
     rule = partial(_adain_rule, count=content.shape[2:].numel(), eps=eps)
-    return style_affine(content, rule, mean, std)
+    return centred_affine(content, rule, mean, std)
 
 
 def _adain_rule(
     mean: Tensor, var: Tensor, style_mean: Tensor, style_std: Tensor, *, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    scale = style_std / unbiased_std(var, count, eps)
-    return scale, style_mean - mean * scale
+    return style_std / unbiased_std(var, count, eps), style_mean
 
 
 def exchange_styles(x: Tensor, perm: Tensor, axis: int = 0, eps: float = 1e-5) -> Tensor:
@@ -67,7 +77,7 @@ def exchange_styles(x: Tensor, perm: Tensor, axis: int = 0, eps: float = 1e-5) -
         axis: 0 or 1.
         eps: Added to the unbiased variances.
     """
-    return style_affine(x, partial(_exchange_rule, axis=axis, count=x.shape[2:].numel(), eps=eps), perm)
+    return centred_affine(x, partial(_exchange_rule, axis=axis, count=x.shape[2:].numel(), eps=eps), perm)
 
 
 def _exchange_rule(
@@ -97,7 +107,7 @@ def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | No
     if len(perm) > len(x):
         raise ValueError(f'permuted_adain: {len(perm)} styles for a batch of {len(x)} images')
     rule = partial(_permuted_adain_rule, count=x.shape[2:].numel(), eps=eps)
-    y = style_affine(x, rule, perm)
+    y = centred_affine(x, rule, perm)
     return y if gate is None else torch.where(gate, y, x)
 
 
@@ -105,11 +115,10 @@ def _permuted_adain_rule(mean: Tensor, var: Tensor, perm: Tensor, *, count: int,
     k = len(perm)
     std = unbiased_std(var, count, eps)
     scale = std[perm].detach() / (std[:k] + eps)
-    shift = mean[perm].detach() - mean[:k] * scale
+    level = mean[perm].detach()
     if k < len(mean):
-        rest = mean[k:]
-        scale, shift = torch.cat([scale, torch.ones_like(rest)]), torch.cat([shift, torch.zeros_like(rest)])
-    return scale, shift
+        scale, level = torch.cat([scale, torch.ones_like(mean[k:])]), torch.cat([level, mean[k:]])
+    return scale, level
 
 
 def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor:
@@ -126,15 +135,15 @@ def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor
         lmda: (N,), the share l of an image's own statistics.
         eps: Added to the unbiased variance.
     """
-    return style_affine(x, partial(_mixstyle_rule, count=x.shape[2:].numel(), eps=eps), perm, lmda)
+    rule = partial(_mixstyle_rule, count=x.shape[2:].numel(), eps=eps)
+    return centred_affine(x, rule, perm, lmda, through_moments=False)
 
 
 def _mixstyle_rule(
     mean: Tensor, var: Tensor, perm: Tensor, lmda: Tensor, *, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    mean, std, own = mean.detach(), unbiased_std(var.detach(), count, eps), lmda[:, None].to(mean.dtype)
-    scale = own + (1 - own) * std[perm] / std
-    return scale, own * mean + (1 - own) * mean[perm] - mean * scale
+    std, own = unbiased_std(var, count, eps), lmda[:, None]
+    return own + (1 - own) * std[perm] / std, own * mean + (1 - own) * mean[perm]
 
 
 def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:
@@ -151,7 +160,7 @@ def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float
         noise_std: e_s, (N, C), standard normal.
         eps: Added to all variances.
     """
-    return style_affine(x, partial(_dsu_rule, count=x.shape[2:].numel(), eps=eps), noise_mean, noise_std)
+    return centred_affine(x, partial(_dsu_rule, count=x.shape[2:].numel(), eps=eps), noise_mean, noise_std)
 
 
 def _dsu_rule(
@@ -162,5 +171,4 @@ def _dsu_rule(
     def spread(q: Tensor) -> Tensor:
         return unbiased_std(q.var(0, correction=0), len(q), eps)
 
-    scale = 1 + noise_std * spread(std) / std
-    return scale, mean + noise_mean * spread(mean) - mean * scale
+    return 1 + noise_std * spread(std) / std, mean + noise_mean * spread(mean)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..functional import instance_norm_rule, restyle, style_affine
+from ..functional import centred_affine, restyle
 from .norms import batch_moments
 from .owned import MainFirst, affine, is_read, statistics, update_running
 
@@ -61,11 +61,11 @@ class BatchInstanceNorm2d(MainFirst):
         bn = self.bn
         if not is_read(bn):
             y = restyle(bn(x), gate.expand(x.shape[0], -1), gate.new_zeros(1).expand(*x.shape[:2]))
-            return y + style_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)
+            return y + centred_affine(x, partial(_instance_rule, eps=self.eps), *affine(bn, x), gate)
         parameters, moments = (*affine(bn, x), gate), statistics(bn)
         if moments:
-            return style_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)
-        y, mean, var = style_affine(x, partial(_bin_batch_rule, eps=bn.eps), *parameters)
+            return centred_affine(x, partial(_bin_rule, eps=bn.eps), *parameters, *moments)
+        y, mean, var = centred_affine(x, partial(_bin_batch_rule, eps=bn.eps), *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y
 
@@ -88,8 +88,7 @@ BatchInstanceNorm2d.forms = {3: BatchInstanceNorm1d, 5: BatchInstanceNorm3d}
 def _instance_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
-    return (1 - gate) * scale, (1 - gate) * shift
+    return (1 - gate) * weight / (var + eps).sqrt(), (1 - gate) * bias
 
 
 def _bin_rule(
@@ -97,7 +96,7 @@ def _bin_rule(
 ) -> tuple[Tensor, Tensor]:
     batch = weight * gate / (b_var + eps).sqrt()
     instance = weight * (1 - gate) / (var + eps).sqrt()
-    return batch + instance, bias - batch * b_mean - instance * mean
+    return batch + instance, bias + batch * (mean - b_mean)
 
 
 def _bin_batch_rule(mean: Tensor, var: Tensor, *parameters: Tensor, eps: float) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..functional import crop_box, crossnorm, instance_moments, restyle, style_affine
+from ..functional import centred_affine, crop_box, crossnorm, instance_moments, restyle
 from ..functional.crossnorm import Box
 from ..functional.styles import unbiased_std
 from .arguments import check, check_count, check_flag, check_range
@@ -174,8 +174,8 @@ class SelfNorm(StyleLayer):
             _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
         )
         if not any(batched):
-            return style_affine(x, rule, *tensors)
-        y, *moved = style_affine(x, rule, *tensors)
+            return centred_affine(x, rule, *tensors)
+        y, *moved = centred_affine(x, rule, *tensors)
         learning = [bn for (_, bn), batch in zip(gates, batched, strict=True) if batch]
         for bn, mean, var in zip(learning, moved[::2], moved[1::2], strict=True):
             update_running(bn, mean, var, x.shape[0])
@@ -219,5 +219,4 @@ def _selfnorm_rule(
         if batch:
             moments += [b_mean.detach(), b_var.detach()]
         values.append(((z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias).sigmoid())
-    shift = mean * (values[1] - values[0]) if len(values) == 2 else torch.zeros_like(mean)
-    return values[0], shift, *moments
+    return values[0], values[-1] * mean, *moments

@@ -5,13 +5,11 @@ Zhang, Qi, Yang, Prisacariu, Wah, Torr, 'Domain-invariant Stereo Matching Networ
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import NORM_FLOOR, domain_norm, instance_norm_rule, style_affine
+from ..functional import NORM_FLOOR, domain_norm, instance_norm
 from ..functional.backend import widen
 from .arguments import check, check_flag
 from .norms import NormLayer
@@ -51,7 +49,7 @@ class DomainNorm2d(NormLayer):
             return domain_norm(x, self.weight, self.bias, self.eps)
         if self.l2:
             x = F.normalize(widen(x), dim=1, eps=NORM_FLOOR).to(x.dtype)
-        return style_affine(x, partial(instance_norm_rule, eps=self.eps), self.weight, self.bias)
+        return instance_norm(x, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, l2={self.l2}, order={self.order!r}, eps={self.eps}'

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..functional import instance_norm_rule, style_affine
-from ..functional.affine import Rule
+from ..functional import centred_affine, instance_norm
+from ..functional.formula import Rule
 from .arguments import check, check_flag, check_range
 from .base import is_plain
 from .norms import BATCH_NORMS, NormLayer, batch_moments
@@ -99,18 +99,15 @@ class IBN(NormLayer):
         plain = is_plain(self.IN, *_INSTANCE_NORMS.values())
         if not (plain and is_read(bn)):
             instance, batch = self._parts(x, 1)
-            if plain:
-                instance = style_affine(instance, partial(instance_norm_rule, eps=self.eps), *affine(self.IN, instance))
-            else:
-                instance = self.IN(instance)
+            instance = instance_norm(instance, *affine(self.IN, instance), self.eps) if plain else self.IN(instance)
             return _joined(instance, bn(batch), self.instance_first, 1)
         parameters = (*affine(self.IN, x[:, : self.instance_channels]), *affine(bn, x[:, self.instance_channels :]))
         moments = statistics(bn)
         rule: Rule = _ibn_rule if moments else _ibn_batch_rule
         rule = partial(rule, eps=self.eps, instance_first=self.instance_first)
         if moments:
-            return style_affine(x, rule, *parameters, *moments)
-        y, mean, var = style_affine(x, rule, *parameters)
+            return centred_affine(x, rule, *parameters, *moments)
+        y, mean, var = centred_affine(x, rule, *parameters)
         update_running(bn, mean, var, x.numel() // x.shape[1])
         return y
 
@@ -152,10 +149,11 @@ def _ibn_rule(
     *, eps: float, instance_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     half, n = len(in_w), mean.shape[0]  # not len: an exported graph would have it as a constant
-    mean = _joined(_split(mean, half, instance_first, 1)[0], b_mean.expand(n, -1), instance_first, 1)
-    var = _joined(_split(var, half, instance_first, 1)[0], b_var.expand(n, -1), instance_first, 1)
-    affine = _joined(in_w, bn_w, instance_first, 0), _joined(in_b, bn_b, instance_first, 0)
-    return instance_norm_rule(mean, var, *affine, eps=eps)
+    var = _split(var, half, instance_first, 1)[0]
+    b_scale = bn_w / (b_var + eps).sqrt()
+    b_level = bn_b + b_scale * (_split(mean, half, instance_first, 1)[1] - b_mean)
+    scale = _joined(in_w / (var + eps).sqrt(), b_scale.expand(n, -1), instance_first, 1)
+    return scale, _joined(in_b.expand(n, -1), b_level, instance_first, 1)
 
 
 def _ibn_batch_rule(

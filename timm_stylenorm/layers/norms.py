@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..functional import instance_norm_rule, style_affine
+from ..functional import instance_norm
 from .arguments import check
 from .base import StyleLayer
 
@@ -166,7 +165,7 @@ class InstanceNorm(NormLayer):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def restyle(self, x: Tensor) -> Tensor:
-        return style_affine(x, partial(instance_norm_rule, eps=self.eps), self.weight, self.bias)
+        return instance_norm(x, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps}'

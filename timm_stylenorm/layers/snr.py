@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import dual_causality_loss, instance_moments, instance_norm_rule, restyle, style_affine
-from ..functional.affine import Rule
+from ..functional import centred_affine, dual_causality_loss, instance_moments, restyle
+from ..functional.formula import Rule
 from .arguments import check, check_count, check_flag, check_range
 from .base import StyleLayer, called, is_plain
 
@@ -119,9 +119,9 @@ class SNR(StyleLayer):
         gate, tensors = self._gate(x)
         rule: Rule = partial(_snr_rule, gate=gate, eps=self.eps)
         if not self.training or self.head is None:
-            return style_affine(x, rule, self.weight, self.bias, *tensors)
+            return centred_affine(x, rule, self.weight, self.bias, *tensors)
         rule = partial(_snr_rule_with_branches, gate=gate, eps=self.eps, dense=self.dense)
-        y, *branches = style_affine(x, rule, self.weight, self.bias, *tensors)
+        y, *branches = centred_affine(x, rule, self.weight, self.bias, *tensors)
         maps = (restyle(x, *branches[:2]), y, restyle(x, *branches[2:])) if self.dense else branches
         logits = [self._logits(self.head, f) for f in maps]
         self.logits = logits[1]
@@ -166,19 +166,18 @@ def _given(mean: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
 def _snr_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float
 ) -> tuple[Tensor, Tensor]:
-    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
     a = gate(mean, bias, *tensors)
-    return a + (1 - a) * scale, (1 - a) * shift
+    return a + (1 - a) * weight / (var + eps).sqrt(), torch.lerp(bias.expand_as(mean), mean, a)
 
 
 def _snr_rule_with_branches(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float, dense: bool
 ) -> tuple[Tensor, ...]:
-    """The output's scale and shift, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
-    scale, shift = instance_norm_rule(mean, var, weight, bias, eps=eps)
-    a = gate(mean, bias, *tensors)
-    useful = a + (1 - a) * scale, (1 - a) * shift
-    useless = 1 - a + a * scale, a * shift
+    """The output's scale and level, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
+    a, scale, bias = gate(mean, bias, *tensors), weight / (var + eps).sqrt(), bias.expand_as(mean)
+    level, useless = torch.lerp(bias, mean, a), torch.lerp(mean, bias, a)
+    useful = a + (1 - a) * scale, level
     if dense:
-        return *useful, scale, shift, *useless
-    return *useful, *(mean * s + b for s, b in ((scale, shift), useful, useless))
+        other = 1 - a + a * scale
+        return *useful, scale, bias - mean * scale, other, useless - mean * other
+    return *useful, bias, level, useless

@@ -7,12 +7,11 @@ Selective Whitening', CVPR 2021, arXiv:2103.15597.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..functional import covariance, instance_norm_rule, style_affine, whitening_loss
+from ..functional import covariance, instance_norm, whitening_loss
 from .arguments import check, check_count, check_range
 from .kmeans import split_by_variance
 from .norms import NormLayer
@@ -65,7 +64,7 @@ class InstanceWhitening(NormLayer):
 
     def restyle(self, x: Tensor) -> Tensor:
         one, zero = x.new_ones(self.num_features), x.new_zeros(self.num_features)
-        y: Tensor = style_affine(x, partial(instance_norm_rule, eps=self.eps), one, zero)
+        y = instance_norm(x, one, zero, self.eps)
         if self.training and self.enabled:
             mask = self.pairs(x)
             if mask is not None:

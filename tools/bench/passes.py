@@ -1,0 +1,74 @@
+"""Which kernels a layer starts on a GPU and how often these go through the map, counted on a CPU by its operators."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from timm_stylenorm.functional import backend
+from timm_stylenorm.functional.map_ops import TRAFFIC
+
+from .measure import FORMATS, make
+
+SHAPE = (4, 32, 16, 24)  # no small tensor of a layer has as many elements
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+
+
+@dataclass
+class Count:
+    """Of one call, forward or backward.
+
+    Attributes:
+        maps: Kernels that read or write a whole map.
+        passes: Reads and writes of a map, in units of the bytes of the input.
+        small: Other kernels.
+        own: Calls of the operators of `map_ops`; 0 where the route was not taken.
+    """
+
+    maps: int = 0
+    passes: float = 0.0
+    small: int = 0
+    own: int = 0
+
+
+class Counter(TorchDispatchMode):
+    """Counts what runs within it, for maps like `x`."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.size, self.bytes, self.count = x.numel(), x.nbytes, Count()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        tensors = [t for t in [*tree_leaves((args, kwargs)), *tree_leaves(result)] if isinstance(t, Tensor)]
+        if func.namespace == 'stylenorm':
+            traffic = TRAFFIC[name]
+            self.count.own += 1
+            self.count.maps += 1
+            self.count.passes += traffic.reads + traffic.writes
+            self.count.small += traffic.small
+        elif not (func.is_view or name.startswith(('empty', 'new_empty', 'detach', '_unsafe_view'))):
+            maps = {t.data_ptr(): t for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
+            self.count.maps += bool(maps)
+            self.count.passes += sum(t.nbytes for t in maps.values()) / self.bytes
+            self.count.small += not maps
+        return result
+
+
+def gpu_passes(name: str, dtype: str = 'float32', memory_format: str = 'NCHW', route: str = 'gpu') -> tuple[Count, Count]:
+    """Forward and backward of a layer that acts, or of `nn.BatchNorm2d`, as on a GPU; parameters are float32."""
+    torch.manual_seed(0)
+    x, g = (torch.randn(SHAPE, dtype=DTYPES[dtype]).contiguous(memory_format=FORMATS[memory_format]) for _ in range(2))
+    layer = nn.BatchNorm2d(SHAPE[1]) if name == 'BatchNorm2d' else make(name, SHAPE[1])
+    x.requires_grad_()
+    with backend.force(route):
+        with Counter(x) as forward:
+            y = layer(x)
+        aux = getattr(layer, 'aux', None)
+        outputs, grads = ([y], [g]) if aux is None else ([y, aux], [g, torch.ones_like(aux)])
+        with Counter(x) as backward:
+            torch.autograd.grad(outputs, [x, *layer.parameters()], grads, allow_unused=True)
+    return forward.count, backward.count
