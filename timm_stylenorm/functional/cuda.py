@@ -136,12 +136,13 @@ def _through_moments(
 ) -> Tensor:
     """The gradient of the map from that of y, with its sums, and those of the moments in scale, level and extras."""
     count = x.shape[2:].numel()
-    zero = torch.zeros_like(scale) if g_mean is None or g_var is None else scale
-    g_mean, g_var = (zero if t is None else t for t in (g_mean, g_var))
+    sign = 1 if g is None else -1
+    slope = torch.zeros_like(scale) if g_var is None else g_var * (sign * 2 / count)
     if g is None or total is None:
-        return map_ops.affine(x, g_var * (2 / count), g_mean / count, centre)
-    level = torch.addcmul(g_mean, scale, total, value=-1).mul_(-1 / count)  # y has x - mean
-    return map_ops.gradient(g, x, scale, g_var * (-2 / count), level, centre)
+        return map_ops.affine(x, slope, None if g_mean is None else g_mean / count, centre)
+    through_y = scale * total  # y has x - mean
+    level = (through_y if g_mean is None else through_y.sub_(g_mean)).mul_(1 / count)
+    return map_ops.gradient(g, x, scale, slope, level, centre)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

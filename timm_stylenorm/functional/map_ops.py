@@ -31,12 +31,12 @@ class Traffic(NamedTuple):
 
     reads: int
     writes: int
-    small: int
+    small: int  # one more without a centre
 
 
 TRAFFIC = {
     'moments': Traffic(1, 0, 3),
-    'affine': Traffic(1, 1, 1),
+    'affine': Traffic(1, 1, 0),
     'sums': Traffic(2, 0, 1),
     'gradient': Traffic(2, 1, 7),
 }

@@ -114,7 +114,7 @@ def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | No
 def _permuted_adain_rule(mean: Tensor, var: Tensor, perm: Tensor, *, count: int, eps: float) -> tuple[Tensor, Tensor]:
     k = len(perm)
     std = unbiased_std(var, count, eps)
-    scale = std[perm].detach() / (std[:k] + eps)
+    scale = std[perm].detach() / ((std if k == len(std) else std[:k]) + eps)
     level = mean[perm].detach()
     if k < len(mean):
         scale, level = torch.cat([scale, torch.ones_like(mean[k:])]), torch.cat([level, mean[k:]])
@@ -143,7 +143,7 @@ def _mixstyle_rule(
     mean: Tensor, var: Tensor, perm: Tensor, lmda: Tensor, *, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     std, own = unbiased_std(var, count, eps), lmda[:, None]
-    return own + (1 - own) * std[perm] / std, own * mean + (1 - own) * mean[perm]
+    return torch.lerp(std[perm], std, own) / std, torch.lerp(mean[perm], mean, own)
 
 
 def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6) -> Tensor:
@@ -169,6 +169,6 @@ def _dsu_rule(
     std = unbiased_std(var, count, eps)
 
     def spread(q: Tensor) -> Tensor:
-        return unbiased_std(q.var(0, correction=0), len(q), eps)
+        return (q.var(0, correction=min(len(q) - 1, 1)) + eps).sqrt()
 
     return 1 + noise_std * spread(std) / std, mean + noise_mean * spread(mean)

@@ -212,5 +212,5 @@ class RandomStyleLayer(StyleLayer):
 
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:
     """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
-    shape = torch.full((n,), float(alpha), device=like.device)
-    return torch.distributions.Beta(shape, shape, validate_args=False).sample()
+    shape = torch.full((n, 2), float(alpha), device=like.device)
+    return torch.distributions.Dirichlet(shape, validate_args=False).sample()[:, 0]

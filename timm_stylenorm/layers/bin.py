@@ -88,14 +88,15 @@ BatchInstanceNorm2d.forms = {3: BatchInstanceNorm1d, 5: BatchInstanceNorm3d}
 def _instance_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    return (1 - gate) * weight / (var + eps).sqrt(), (1 - gate) * bias
+    rest = 1 - gate
+    return rest * weight / (var + eps).sqrt(), rest * bias
 
 
 def _bin_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    batch = weight * gate / (b_var + eps).sqrt()
-    instance = weight * (1 - gate) / (var + eps).sqrt()
+    on_batch = weight * gate
+    batch, instance = on_batch / (b_var + eps).sqrt(), (weight - on_batch) / (var + eps).sqrt()
     return batch + instance, bias + batch * (mean - b_mean)
 
 

@@ -215,7 +215,7 @@ def _selfnorm_rule(
     for batch, gate_eps in zip(batched, bn_eps, strict=True):
         fc, weight, bias = islice(rest, 3)
         z = mean * fc[:, 0, 0] + std * fc[:, 0, 1]
-        b_mean, b_var = (z.mean(0), z.var(0, correction=0)) if batch else islice(rest, 2)
+        b_var, b_mean = torch.var_mean(z, 0, correction=0) if batch else reversed([*islice(rest, 2)])
         if batch:
             moments += [b_mean.detach(), b_var.detach()]
         values.append(((z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias).sigmoid())

@@ -38,7 +38,8 @@ class DSU(RandomStyleLayer):
     def restyle(self, x: Tensor) -> Tensor:
         if not self.should_apply(x):
             return x
-        noise_mean, noise_std = self.factor * torch.randn(2, *x.shape[:2], device=x.device)
+        noise = torch.randn(2, *x.shape[:2], device=x.device)
+        noise_mean, noise_std = noise if self.factor == 1 else self.factor * noise
         return uncertain_style(x, noise_mean, noise_std, self.eps)
 
     def extra_repr(self) -> str:

@@ -17,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..functional import centred_affine, instance_norm
 from ..functional.formula import Rule
+from ..functional.styles import instance_norm_rule
 from .arguments import check, check_flag, check_range
 from .base import is_plain
 from .norms import BATCH_NORMS, NormLayer, batch_moments
@@ -149,11 +150,11 @@ def _ibn_rule(
     *, eps: float, instance_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     half, n = len(in_w), mean.shape[0]  # not len: an exported graph would have it as a constant
-    var = _split(var, half, instance_first, 1)[0]
-    b_scale = bn_w / (b_var + eps).sqrt()
-    b_level = bn_b + b_scale * (_split(mean, half, instance_first, 1)[1] - b_mean)
-    scale = _joined(in_w / (var + eps).sqrt(), b_scale.expand(n, -1), instance_first, 1)
-    return scale, _joined(in_b.expand(n, -1), b_level, instance_first, 1)
+    centre = _joined(_split(mean, half, instance_first, 1)[0], b_mean.expand(n, -1), instance_first, 1)
+    var = _joined(_split(var, half, instance_first, 1)[0], b_var.expand(n, -1), instance_first, 1)
+    affine = _joined(in_w, bn_w, instance_first, 0), _joined(in_b, bn_b, instance_first, 0)
+    scale, level = instance_norm_rule(mean, var, *affine, eps=eps)
+    return scale, level + (mean - centre) * scale
 
 
 def _ibn_batch_rule(

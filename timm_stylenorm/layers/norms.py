@@ -140,8 +140,8 @@ def _refuse(cls: type, norm: _BatchNorm) -> None:
 
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Moments over images and positions, (C,), from the instance moments, (N, C); biased."""
-    batch_mean = mean.mean(0)
-    return batch_mean, var.mean(0) + (mean - batch_mean).square().mean(0)
+    between, batch_mean = torch.var_mean(mean, 0, correction=0)
+    return batch_mean, var.mean(0) + between
 
 
 class InstanceNorm(NormLayer):

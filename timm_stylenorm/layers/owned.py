@@ -182,7 +182,7 @@ def update_running(bn: _BatchNorm, mean: Tensor, var: Tensor, count: int) -> Non
         counter = bn.num_batches_tracked
         if counter is not None:
             counter.add_(1)
-        plain = 0.0 if counter is None else 1 / counter.float()
+        plain = 0.0 if counter is None or bn.momentum is not None else 1 / counter.float()
         factor = bn.momentum if bn.momentum is not None else plain
         bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), factor)
         unbiased = (var * (count / (count - 1))).to(bn.running_var.dtype)

@@ -16,6 +16,10 @@ SHAPE = (4, 32, 16, 24)  # no small tensor of a layer has as many elements
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
+_FREE = ('empty', 'new_empty', 'detach', '_unsafe_view', 'promote_types')  # they start no kernel
+_CREATES = ('new_', 'zeros_like', 'ones_like')  # they read no tensor
+
+
 @dataclass
 class Count:
     """Of one call, forward or backward.
@@ -49,8 +53,9 @@ class Counter(TorchDispatchMode):
             self.count.own += 1
             self.count.maps += 1
             self.count.passes += traffic.reads + traffic.writes
-            self.count.small += traffic.small
-        elif not (func.is_view or name.startswith(('empty', 'new_empty', 'detach', '_unsafe_view'))):
+            self.count.small += traffic.small + (args[-1] is None)
+        elif not (func.is_view or name.startswith(_FREE)):
+            tensors = tree_leaves(result) if name.startswith(_CREATES) else tensors
             maps = {t.data_ptr(): t for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
             self.count.maps += bool(maps)
             self.count.passes += sum(t.nbytes for t in maps.values()) / self.bytes
@@ -58,7 +63,9 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def gpu_passes(name: str, dtype: str = 'float32', memory_format: str = 'NCHW', route: str = 'gpu') -> tuple[Count, Count]:
+def gpu_passes(
+    name: str, dtype: str = 'float32', memory_format: str = 'NCHW', route: str = 'gpu'
+) -> tuple[Count, Count]:
     """Forward and backward of a layer that acts, or of `nn.BatchNorm2d`, as on a GPU; parameters are float32."""
     torch.manual_seed(0)
     x, g = (torch.randn(SHAPE, dtype=DTYPES[dtype]).contiguous(memory_format=FORMATS[memory_format]) for _ in range(2))
