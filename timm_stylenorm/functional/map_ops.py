@@ -23,7 +23,7 @@ from torch import Tensor
 from .backend import is_channels_last, spatial
 
 _EPS = 1e-12  # var is recovered from (var + eps) ** -0.5; eps must vanish beside any real var
-_TINY = 1e-20  # what a scale of 0 becomes where the primitives divide by it
+_TINY = 1e-20  # scales below it are raised where the primitives divide by them
 
 
 class Traffic(NamedTuple):
@@ -177,7 +177,7 @@ def gradient_on_gpu(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: T
         y = torch.empty_like(x)
         triton_kernels.gradient(g.flatten(2), x.flatten(2), y.flatten(2), scale, slope, level, centre)
         return y
-    weight = torch.where(scale.abs() < _TINY, _TINY, scale)  # of (g - level / weight - (x - mean) * ...) * weight
+    weight = torch.add(scale, scale.abs() < _TINY, alpha=2 * _TINY)  # they divide the other terms by it
     one, count = torch.ones_like(_row(weight)), torch.ones(1, dtype=torch.int32, device=x.device)
     g, view, sum_g, sum_dot = _as_channels(g), _as_channels(x), _row(level / weight), _row(slope / weight)
     y = torch.batch_norm_backward_elemt(g, view, _row(centre[0]), one, _row(weight), sum_g, sum_dot, count)

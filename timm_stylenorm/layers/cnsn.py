@@ -215,8 +215,10 @@ def _selfnorm_rule(
     for batch, gate_eps in zip(batched, bn_eps, strict=True):
         fc, weight, bias = islice(rest, 3)
         z = mean * fc[:, 0, 0] + std * fc[:, 0, 1]
-        b_var, b_mean = torch.var_mean(z, 0, correction=0) if batch else reversed([*islice(rest, 2)])
         if batch:
+            b_var, b_mean = torch.var_mean(z, 0, correction=0)
             moments += [b_mean.detach(), b_var.detach()]
+        else:
+            b_mean, b_var = islice(rest, 2)
         values.append(((z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias).sigmoid())
     return values[0], values[-1] * mean, *moments

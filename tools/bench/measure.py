@@ -108,9 +108,9 @@ def compiled_ratios(names: list[str], shape: tuple[int, ...], rounds: int, bar: 
     return ratios({name: forward_backward(module, x, g) for name, module in modules.items()}, rounds, bar)
 
 
-def saved_maps(name: str, shape: tuple[int, ...], memory_format: str) -> float:
+def saved_maps(name: str, shape: tuple[int, ...], memory_format: str, dtype: torch.dtype = torch.float32) -> float:
     """Bytes that a training forward keeps for the backward pass, in units of the input map; shared memory once."""
-    x, _ = maps(shape, memory_format)
+    x = maps(shape, memory_format)[0].to(dtype)
     layer = nn.BatchNorm2d(shape[1]) if name == 'BatchNorm2d' else make(name, shape[1])
     kept = {}
 

@@ -8,7 +8,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from timm_stylenorm.functional import backend
-from timm_stylenorm.functional.map_ops import TRAFFIC
 
 from .measure import FORMATS, make
 
@@ -41,7 +40,10 @@ class Counter(TorchDispatchMode):
     """Counts what runs within it, for maps like `x`."""
 
     def __init__(self, x: Tensor) -> None:
+        from timm_stylenorm.functional.map_ops import TRAFFIC  # which needs torch 2.4
+
         super().__init__()
+        self.traffic = TRAFFIC
         self.size, self.bytes, self.count = x.numel(), x.nbytes, Count()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -49,7 +51,7 @@ class Counter(TorchDispatchMode):
         name = func.overloadpacket.__name__
         tensors = [t for t in [*tree_leaves((args, kwargs)), *tree_leaves(result)] if isinstance(t, Tensor)]
         if func.namespace == 'stylenorm':
-            traffic = TRAFFIC[name]
+            traffic = self.traffic[name]
             self.count.own += 1
             self.count.maps += 1
             self.count.passes += traffic.reads + traffic.writes
