@@ -15,8 +15,8 @@ from torch import nn
 from timm_stylenorm import layers
 from timm_stylenorm.functional import adain, backend, instance_moments, permuted_adain, restyle, style_affine
 
-if not hasattr(torch.library, 'custom_op'):
-    pytest.skip('torch before 2.4 has no torch.library.custom_op', allow_module_level=True)
+if not hasattr(torch.library, 'register_fake'):
+    pytest.skip('torch before 2.4 has no torch.library.register_fake', allow_module_level=True)
 
 from timm_stylenorm.functional import map_ops
 

@@ -75,7 +75,7 @@ def _is_transformed() -> bool:
 @cache
 def _has_kernels(channels_last: bool) -> bool:
     """Whether `cuda` can run: torch 2.4 has what registers operators, and Triton comes with its builds for CUDA."""
-    return hasattr(torch.library, 'custom_op') and (not channels_last or find_spec('triton') is not None)
+    return hasattr(torch.library, 'register_fake') and (not channels_last or find_spec('triton') is not None)
 
 
 def widen(x: Tensor) -> Tensor:

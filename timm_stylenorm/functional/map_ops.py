@@ -15,6 +15,7 @@ kernels of `triton_kernels`. On a CPU a reference computes the same in float64, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,10 +61,7 @@ def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
     return x if centre is None else x - spatial(x, centre.double().sum(0))
 
 
-@torch.library.custom_op(
-    'stylenorm::moments', mutates_args=(), device_types='cpu', schema='(Tensor x) -> (Tensor, Tensor)'
-)
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     """Centre, (1 or 2, N, C), and biased variance, (N, C), of every channel of every image."""
     var, exact = torch.var_mean(x.double().flatten(2), -1, correction=0)
     mean = exact.to(_small_like(x))
@@ -71,13 +69,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return centre, var.to(mean)
 
 
-@moments.register_fake
-def _(x: Tensor) -> tuple[Tensor, Tensor]:
-    var = x.new_empty(x.shape[:2], dtype=_small_like(x))
-    return var.new_empty(1 + is_channels_last(x), *var.shape), var
-
-
-@moments.register_kernel('cuda')
 def moments_on_gpu(x: Tensor) -> tuple[Tensor, Tensor]:
     if is_channels_last(x):
         from . import triton_kernels
@@ -88,24 +79,17 @@ def moments_on_gpu(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.view(1, *x.shape[:2]), var.view(x.shape[:2])
 
 
-@torch.library.custom_op(
-    'stylenorm::affine',
-    mutates_args=(),
-    device_types='cpu',
-    schema='(Tensor x, Tensor scale, Tensor? level, Tensor? centre) -> Tensor',
-)
-def affine(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> Tensor:
+def _fake_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    var = x.new_empty(x.shape[:2], dtype=_small_like(x))
+    return var.new_empty(1 + is_channels_last(x), *var.shape), var
+
+
+def affine_reference(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> Tensor:
     """(x - mean) * scale + level, like x; without a centre x * scale + level, without a level that of 0."""
     y = _centred(x, centre) * spatial(x, scale)
     return torch.empty_like(x).copy_(y if level is None else y + spatial(x, level))
 
 
-@affine.register_fake
-def _(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> Tensor:
-    return torch.empty_like(x)
-
-
-@affine.register_kernel('cuda')
 def affine_on_gpu(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> Tensor:
     y = torch.empty_like(x)
     if is_channels_last(x):
@@ -119,26 +103,13 @@ def affine_on_gpu(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor
     return y
 
 
-@torch.library.custom_op(
-    'stylenorm::sums',
-    mutates_args=(),
-    device_types='cpu',
-    schema='(Tensor g, Tensor x, Tensor? centre) -> (Tensor, Tensor)',
-)
-def sums(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
+def sums_reference(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
     """sum(g) and sum(g * (x - mean)) over the positions, each (N, C)."""
     wide, small = g.double(), _small_like(x)
     total, dot = (t.flatten(2).sum(-1).to(small) for t in (wide, wide * _centred(x, centre)))
     return total, dot
 
 
-@sums.register_fake
-def _(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
-    total = x.new_empty(x.shape[:2], dtype=_small_like(x))
-    return total, torch.empty_like(total)
-
-
-@sums.register_kernel('cuda')
 def sums_on_gpu(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
     if is_channels_last(x):
         from . import triton_kernels
@@ -152,24 +123,17 @@ def sums_on_gpu(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Te
     return total.view(shape), dot.view(shape)
 
 
-@torch.library.custom_op(
-    'stylenorm::gradient',
-    mutates_args=(),
-    device_types='cpu',
-    schema='(Tensor g, Tensor x, Tensor scale, Tensor slope, Tensor level, Tensor centre) -> Tensor',
-)
-def gradient(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: Tensor, centre: Tensor) -> Tensor:
+def _fake_sums(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
+    total = x.new_empty(x.shape[:2], dtype=_small_like(x))
+    return total, torch.empty_like(total)
+
+
+def gradient_reference(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: Tensor, centre: Tensor) -> Tensor:
     """g * scale - (x - mean) * slope - level, like x."""
     y = g.double() * spatial(x, scale) - _centred(x, centre) * spatial(x, slope) - spatial(x, level)
     return torch.empty_like(x).copy_(y)
 
 
-@gradient.register_fake
-def _(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: Tensor, centre: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@gradient.register_kernel('cuda')
 def gradient_on_gpu(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: Tensor, centre: Tensor) -> Tensor:
     if is_channels_last(x):
         from . import triton_kernels
@@ -182,3 +146,31 @@ def gradient_on_gpu(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: T
     g, view, sum_g, sum_dot = _as_channels(g), _as_channels(x), _row(level / weight), _row(slope / weight)
     y = torch.batch_norm_backward_elemt(g, view, _row(centre[0]), one, _row(weight), sum_g, sum_dot, count)
     return y.view_as(x)
+
+
+def _operator(schema: str, reference: Callable, on_gpu: Callable, fake: Callable) -> Callable:
+    """Registers `stylenorm::NAME(...)`; a call costs a quarter of what one by `torch.library.custom_op` does."""
+    name = schema.partition('(')[0]
+    torch.library.define(f'stylenorm::{name}', schema[len(name) :], tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(f'stylenorm::{name}', 'cpu', reference)
+    torch.library.impl(f'stylenorm::{name}', 'cuda', on_gpu)
+    torch.library.register_fake(f'stylenorm::{name}', fake)
+    return getattr(torch.ops.stylenorm, name).default
+
+
+moments = _operator('moments(Tensor x) -> (Tensor, Tensor)', moments_reference, moments_on_gpu, _fake_moments)
+affine = _operator(
+    'affine(Tensor x, Tensor scale, Tensor? level, Tensor? centre) -> Tensor',
+    affine_reference,
+    affine_on_gpu,
+    lambda x, scale, level, centre: torch.empty_like(x),
+)
+sums = _operator(
+    'sums(Tensor g, Tensor x, Tensor? centre) -> (Tensor, Tensor)', sums_reference, sums_on_gpu, _fake_sums
+)
+gradient = _operator(
+    'gradient(Tensor g, Tensor x, Tensor scale, Tensor slope, Tensor level, Tensor centre) -> Tensor',
+    gradient_reference,
+    gradient_on_gpu,
+    lambda g, x, scale, slope, level, centre: torch.empty_like(x),
+)
