@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ..errors import StyleNormWarning
 from ..functional import backend
-from .arguments import check_range
+from .arguments import check_flag, check_range
 from .companions import COMPANIONS
 
 if TYPE_CHECKING:
@@ -189,19 +189,56 @@ def called(module: nn.Module, small: Tensor) -> Tensor:
 
 
 class RandomStyleLayer(StyleLayer):
-    """A layer without parameters that acts in training, with probability `p` for each call.
+    """A layer without parameters that acts in training, with probability `p` for each call. A subclass defines `act`.
 
     The coin is read on the host: for p between 0 and 1 one graph break for each call under `torch.compile`, and no cost
     where it comes up tails.
+
+    Args:
+        p: Probability that a call acts; it can be changed later.
+        branch_free: Work in every call, and choose by `torch.where` on the device between the result and the input: one
+            graph for all values of `p`, but the full cost in every call.
 
     Raises:
         ValueError: `p` outside [0, 1].
     """
 
-    def __init__(self, p: float) -> None:
+    chance: Tensor | None  # `p` where a graph can read it and need not hold it
+
+    def __init__(self, p: float, branch_free: bool = False) -> None:
         super().__init__()
         check_range(self, 0, 1, p=p)
+        check_flag(self, branch_free=branch_free)
+        self.branch_free = branch_free
+        self.register_buffer('chance', torch.empty(()) if branch_free else None, persistent=False)
         self.p = p
+
+    @property
+    def p(self) -> float:
+        """Probability that a call acts."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = p
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.chance is not None:
+            self.chance.fill_(self._p)
+
+    def act(self, x: Tensor) -> Tensor:
+        """What the layer does to a map where the coin says so."""
+        raise NotImplementedError
+
+    def restyle(self, x: Tensor) -> Tensor:
+        if self.chance is None or not self.training or x.shape[2:].numel() == 1:
+            return self.act(x) if self.should_apply(x) else x
+        return torch.where(torch.rand((), device=x.device) < self.chance * self.turns(), self.act(x), x)
+
+    def turns(self) -> float:
+        """The share of the layers of one style that act where any does, of those without a branch."""
+        return 1.0
 
     def should_apply(self, x: Tensor) -> bool:
         """Whether to act on `x` now; a map of one position has no deviation and never changes."""
@@ -213,4 +250,7 @@ class RandomStyleLayer(StyleLayer):
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:
     """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
     shape = torch.full((n, 2), float(alpha), device=like.device)
-    return torch.distributions.Dirichlet(shape, validate_args=False).sample()[:, 0]
+    if not backend.is_compiling():
+        return torch.distributions.Dirichlet(shape, validate_args=False).sample()[:, 0]
+    gamma = torch.distributions.Gamma(shape, torch.ones_like(shape), validate_args=False).sample()
+    return gamma[:, 0] / gamma.sum(1)  # the same draws; graphs cannot hold the operator of the others

@@ -53,10 +53,11 @@ class CrossNorm(RandomStyleLayer):
             the paper's 1-instance mode.
         lam: Share of the map that stays as it is.
         eps: Added to the unbiased variances.
+        branch_free: See `RandomStyleLayer`. Each layer then draws for itself, with probability p * active / layers.
 
     Raises:
-        ValueError: `p` or `lam` outside [0, 1], an unknown `crop`, `active` below 0, or neither `images` nor
-            `channels`; in forward, a crop of a map that has not two spatial axes.
+        ValueError: `p` or `lam` outside [0, 1], an unknown `crop`, or one with `branch_free`, `active` below 0, or
+            neither `images` nor `channels`; in forward, a crop of a map that has not two spatial axes.
     """
 
     choice: Choice | None = None
@@ -72,8 +73,9 @@ class CrossNorm(RandomStyleLayer):
         channels: bool = False,
         lam: float = 0.0,
         eps: float = 1e-5,
+        branch_free: bool = False,
     ) -> None:
-        super().__init__(p)
+        super().__init__(p, branch_free)
         if crop not in ('neither', 'style', 'content', 'both'):
             raise ValueError(f"CrossNorm: crop must be 'neither', 'style', 'content' or 'both', got {crop!r}")
         check(self, eps=eps)
@@ -82,6 +84,8 @@ class CrossNorm(RandomStyleLayer):
         check_flag(self, images=images, channels=channels)
         if not (images or channels):
             raise ValueError('CrossNorm: images exchange statistics, or channels, or both; got False for both')
+        if branch_free and crop != 'neither':
+            raise ValueError(f'CrossNorm: boxes are drawn on the host, so that branch_free has none, got crop={crop!r}')
         self.active, self.crop, self.images, self.channels = active, crop, images, channels
         self.lam, self.eps = lam, eps
 
@@ -99,9 +103,10 @@ class CrossNorm(RandomStyleLayer):
             return x.shape[2:].numel() > 1
         return self.choice.acts(self.index, self.p) and x.shape[2:].numel() > 1
 
-    def restyle(self, x: Tensor) -> Tensor:
-        if not self.should_apply(x):
-            return x
+    def turns(self) -> float:
+        return 1.0 if self.choice is None else self.choice.active / self.choice.count
+
+    def act(self, x: Tensor) -> Tensor:
         if self.crop != 'neither' and x.dim() != 4:
             raise ValueError(f'CrossNorm: crop={self.crop!r} takes maps (N, C, H, W), got {tuple(x.shape)}')
         perm = torch.randperm(x.shape[0], device=x.device) if self.images else None

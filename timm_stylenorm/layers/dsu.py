@@ -24,20 +24,26 @@ class DSU(RandomStyleLayer):
         p: Probability that a call draws.
         eps: Added to the variances, over positions and over the batch.
         factor: Multiplies the draws.
+        branch_free: See `RandomStyleLayer`.
 
     Raises:
         ValueError: `p` outside [0, 1].
     """
 
-    def __init__(self, num_features: int | None = None, p: float = 0.5, eps: float = 1e-6, factor: float = 1.0) -> None:
-        super().__init__(p)
+    def __init__(
+        self,
+        num_features: int | None = None,
+        p: float = 0.5,
+        eps: float = 1e-6,
+        factor: float = 1.0,
+        branch_free: bool = False,
+    ) -> None:
+        super().__init__(p, branch_free)
         check(self, eps=eps)
         check_range(self, 0, factor=factor)
         self.eps, self.factor = eps, factor
 
-    def restyle(self, x: Tensor) -> Tensor:
-        if not self.should_apply(x):
-            return x
+    def act(self, x: Tensor) -> Tensor:
         noise = torch.randn(2, *x.shape[:2], device=x.device)
         noise_mean, noise_std = noise if self.factor == 1 else self.factor * noise
         return uncertain_style(x, noise_mean, noise_std, self.eps)

@@ -41,9 +41,14 @@ class _Mixing(RandomStyleLayer):
     domains: Tensor | None = None  # of the images of the next batch
 
     def __init__(
-        self, num_features: int | None = None, p: float = 0.5, alpha: float = 0.1, mix: str = 'random'
+        self,
+        num_features: int | None = None,
+        p: float = 0.5,
+        alpha: float = 0.1,
+        mix: str = 'random',
+        branch_free: bool = False,
     ) -> None:
-        super().__init__(p)
+        super().__init__(p, branch_free)
         check(self, alpha=alpha)
         if mix not in ('random', 'crossdomain'):
             raise ValueError(f"{type(self).__name__}: mix must be 'random' or 'crossdomain', got {mix!r}")
@@ -56,9 +61,7 @@ class _Mixing(RandomStyleLayer):
     def mixed(self, x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def restyle(self, x: Tensor) -> Tensor:
-        if not self.should_apply(x):
-            return x
+    def act(self, x: Tensor) -> Tensor:
         lmda = beta(self.alpha, len(x), x)
         domains = self.domains if self.mix == 'crossdomain' else None
         return self.mixed(x, mixing_partners(len(x), self.mix, x, domains), lmda)
@@ -79,6 +82,7 @@ class MixStyle(_Mixing):
         mix: 'random' or 'crossdomain', see `mixing_partners`. The domains of a batch are told by
             `timm_stylenorm.set_domains`; without them 'crossdomain' takes its halves for two domains.
         eps: Added to the unbiased variance.
+        branch_free: See `RandomStyleLayer`.
 
     Raises:
         ValueError: `p` outside [0, 1], `alpha` not positive, or an unknown `mix`.
@@ -91,8 +95,9 @@ class MixStyle(_Mixing):
         alpha: float = 0.1,
         mix: str = 'random',
         eps: float = 1e-6,
+        branch_free: bool = False,
     ) -> None:
-        super().__init__(num_features, p, alpha, mix)
+        super().__init__(num_features, p, alpha, mix, branch_free)
         check(self, eps=eps)
         self.eps = eps
 
@@ -108,6 +113,7 @@ class EFDMix(_Mixing):
         p: Probability that a call mixes.
         alpha: Of the Beta distribution.
         mix: 'random' or 'crossdomain', see `MixStyle`.
+        branch_free: See `RandomStyleLayer`.
 
     Raises:
         ValueError: `p` outside [0, 1], `alpha` not positive, or an unknown `mix`.

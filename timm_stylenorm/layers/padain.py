@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional import permuted_adain
-from .arguments import check, check_flag
+from .arguments import check
 from .base import RandomStyleLayer
 
 
@@ -25,13 +25,12 @@ class PermutedAdaIN(RandomStyleLayer):
 
     Args:
         num_features: Not used; any layer can stand where a norm layer is built.
-        p: Probability that a call permutes. Between 0 and 1 the coin is read on the host: one graph break for each
-            call under `torch.compile`, and no cost where it comes up tails.
+        p: Probability that a call permutes.
         eps: See `permuted_adain`.
         mode: 'permute' draws a permutation of the batch. 'source_target' is the adversarial stage of FADA
             (the authors' file FADA/core/models/permuteAdaIN.py): the batch is [source; target], image i of the
             first half takes the statistics of image i + N/2, the second half passes unchanged.
-        branch_free: Decide by `torch.where` instead of a branch: no graph break, but the full cost in every call.
+        branch_free: See `RandomStyleLayer`.
 
     Raises:
         ValueError: `p` outside [0, 1] or an unknown mode; in forward, an odd batch in mode 'source_target'.
@@ -45,26 +44,22 @@ class PermutedAdaIN(RandomStyleLayer):
         mode: str = 'permute',
         branch_free: bool = False,
     ) -> None:
-        super().__init__(p)
+        super().__init__(p, branch_free)
         if mode not in ('permute', 'source_target'):
             raise ValueError(f"PermutedAdaIN: mode must be 'permute' or 'source_target', got {mode!r}")
         check(self, eps=eps)
-        check_flag(self, branch_free=branch_free)
         self.eps = eps
         self.mode = mode
-        self.branch_free = branch_free
 
     def restyle(self, x: Tensor) -> Tensor:
         if self.mode == 'source_target' and self.training and len(x) % 2 and len(x) > 1:
             raise ValueError(
                 f"PermutedAdaIN: mode 'source_target' takes [source; target] in equal halves, got {len(x)} images"
             )
-        gate = None
-        if self.branch_free and self.training and x.shape[2:].numel() > 1:
-            gate = torch.rand((), device=x.device) < self.p
-        elif not self.should_apply(x):
-            return x
-        return permuted_adain(x, self._draw(x), self.eps, gate)
+        return super().restyle(x)
+
+    def act(self, x: Tensor) -> Tensor:
+        return permuted_adain(x, self._draw(x), self.eps)
 
     def _draw(self, x: Tensor) -> Tensor:
         if self.mode == 'permute':
