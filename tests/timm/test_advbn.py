@@ -313,6 +313,18 @@ def trained():
     return model
 
 
+def test_a_batch_asks_once_whether_features_are_clamped(monkeypatch):
+    """A question is a wait for the device."""
+    asked = []
+    clamps = AdvBN.clamps
+    monkeypatch.setattr(AdvBN, 'clamps', lambda layer, x: asked.append(layer.clamp) or clamps(layer, x))
+    model, recipe = prepared(n=2, size=32)[:2]
+    recipe.losses(model, torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), closure(model))
+    assert asked.count('auto') == 1
+    assert len(asked) == 1 + 2 + 1  # two steps, and the pass that trains
+    assert {layer.clamp for _, layer in timm_stylenorm.style_layers(model) if isinstance(layer, AdvBN)} == {'auto'}
+
+
 @pytest.mark.slow
 def test_the_ascent_raises_the_loss_of_a_trained_network_more_than_random_noise_does(trained):
     model, generator = copy.deepcopy(trained), torch.Generator().manual_seed(1)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+import torch._dynamo.testing
 from expected import LONELY, UNTAKEN
 from since import WHOLE_GRAPHS
 from torch import nn
@@ -69,16 +70,16 @@ def test_a_layer_is_one_graph_for_all_batch_sizes_and_probabilities(name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_a_styled_network_is_one_graph_and_equals_eager(name):
-    """Draws of a graph are those of eager mode, with a backend that does not fuse them."""
+    """With a backend that runs the graph as it is, so that it draws what eager mode draws."""
     torch.manual_seed(0)
     style = {'type': name, **({'branch_free': True} if name in DRAWING else {})}
     eager = timm_stylenorm.add_style(timm.create_model('resnet18', num_classes=4), style).train()
     model = copy.deepcopy(eager)
     torch._dynamo.reset()
-    count = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    count = torch._dynamo.testing.CompileCounterWithBackend('eager')
     compiled = torch.compile(model, fullgraph=True, backend=count)
-    for n in (3, *range(4, 13)) if name in ('padain', 'bin') else (3, 4, 5):
-        x = torch.randn(n, 3, 64, 64)
+    for n in (3, 4, 5):
+        x = torch.randn(n, 3, 32, 32)
         results = []
         for net in (eager, compiled):
             torch.manual_seed(n)

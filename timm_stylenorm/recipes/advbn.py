@@ -16,7 +16,7 @@ from ..errors import unknown
 from ..layers import AdvBN
 from ..surgery.add import add_style, style_layers
 from ..surgery.companions import provide
-from ..surgery.context import eval_mode
+from ..surgery.context import eval_mode, override_attr
 from ..surgery.frozen import let_style_train
 from ..surgery.hooks import module_of
 from ..surgery.sites import find_sites
@@ -110,10 +110,12 @@ class AdvBNRecipe(Recipe):
             with replay.playing(features):
                 return total(forward_loss(images, [LossTerm(target)]))
 
-        with routed(model, 'adversarial'):
+        layer, features = replay.layer, replay.features
+        clamps = layer.clamps(features)  # asked once for a batch, since a GPU's answer has to be waited for
+        with routed(model, 'adversarial'), override_attr([layer], 'clamp', clamps):
             with eval_mode(model):
-                noise = ascend(replay.layer, replay.features, loss)
-            with replay.playing(replay.layer.perturb(replay.features, *noise)):
+                noise = ascend(layer, features, loss)
+            with replay.playing(layer.perturb(features, *noise)):
                 adversarial = forward_loss(images, [LossTerm(target, name='adv')])
         same = clean.keys() & adversarial.keys()
         if same:
