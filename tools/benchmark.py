@@ -13,19 +13,20 @@ CPU time of the process, so that other programs disturb little. Sections:
     saved     bytes kept for the backward pass, in units of the input map
     steps     whole training steps of models against the plain model
     breaks    graph breaks of one training call under torch.compile
-    cuda      eager on a GPU, by CUDA events; left out where there is none
+    passes    on a GPU, counted on a CPU: passes over the map (its kernels forward + backward; other kernels)
+    cuda      `--device cuda`: eager on a GPU, by CUDA events, in float32 and bfloat16, against BatchNorm2d, with the
+              plain formula's ratio and the peak of memory in units of the input
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,8 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from bench.measure import Cell
 
-SECTIONS = ('eager', 'compiled', 'recycled', 'saved', 'steps', 'breaks', 'cuda')
+SECTIONS = ('eager', 'compiled', 'recycled', 'saved', 'steps', 'breaks', 'passes', 'cuda')
 FORMATS = ('NCHW', 'channels_last')
-RECYCLE = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34)}
 MARKS = '<!-- benchmark -->\n', '<!-- /benchmark -->'
 
 
@@ -66,6 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--shapes', nargs='+', type=shape_of, metavar='NxCxHxW', help='default: three shapes of 100 MB and more'
     )
     parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS))
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='cuda: section cuda and no other')
     parser.add_argument('--rounds', type=COUNT, help='default: 15')
     parser.add_argument('--quick', action='store_true', help='tiny shapes and 2 rounds, to see that it runs')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='OUT.json')
@@ -80,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if name not in known:
             parser.error(unknown('layer', name, known))
     args.layers = args.layers or known
+    args.sections = ['cuda'] if args.device == 'cuda' else [one for one in args.sections if one != 'cuda']
     args.rounds = args.rounds or (2 if args.quick else 15)
     sizes = QUICK if args.quick else Sizes()
     args.sizes = Sizes(tuple(args.shapes), sizes.models, sizes.saved) if args.shapes else sizes
@@ -92,31 +94,6 @@ def shape_of(text: str) -> tuple[int, ...]:
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f'expected NxCxHxW such as 32x256x56x56, got {text!r}')
     return tuple(map(int, parts))
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers depend on."""
-    import timm
-    import torch
-
-    import timm_stylenorm
-
-    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    models = [line.partition(':')[2].strip() for line in info.splitlines() if line.startswith('model name')]
-    return {
-        'stylenorm': timm_stylenorm.__version__,
-        'torch': torch.__version__,
-        'timm': timm.__version__,
-        'python': platform.python_version(),
-        'system': platform.platform(),
-        'cpu': models[0] if models else platform.processor(),
-        'cpus': os.cpu_count(),
-        'vector instructions': torch.backends.cpu.get_cpu_capability(),
-        'threads': torch.get_num_threads(),
-        'load at the start': round(os.getloadavg()[0], 2),
-        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        'allocator': {key: os.environ[key] for key in RECYCLE if key in os.environ} or 'default',
-    }
 
 
 def table(title: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,6 +138,8 @@ def measure_compiled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]
 
 def measure_recycled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     """The tables of sections eager and compiled, from a process with another allocator."""
+    from bench.environment import RECYCLE
+
     sections = ['eager', *(['compiled'] if 'compiled' in args.sections else [])]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / 'eager'
@@ -203,18 +182,35 @@ def measure_breaks(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
     from bench.measure import graph_breaks
 
     columns = {
-        title: [(name, graph_breaks(name, always)) for name in args.layers]
-        for title, always in (('default arguments', False), ('p=1', True))
+        title: [(name, graph_breaks(name, always, branch_free)) for name in args.layers]
+        for title, always, branch_free in (
+            ('default arguments', False, False),
+            ('p=1', True, False),
+            ('branch_free', False, True),
+        )
     }
     return table('Graph breaks of one training call under torch.compile', columns)
 
 
-def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
-    """The table of section cuda."""
-    from bench.measure import cuda_ratios
+def measure_passes(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
+    """The table of section passes."""
+    from bench.passes import DTYPES, pass_cells
 
-    columns = by_format_and_shape(cuda_ratios, args, bar)
-    return table('Forward and backward against BatchNorm2d, eager, on the GPU', columns)
+    names = ['BatchNorm2d', *args.layers]
+    columns = {dtype: pass_cells(names, dtype) for dtype in DTYPES}
+    return table('Passes over the map on a GPU: kernels that touch it, forward + backward; other kernels', columns)
+
+
+def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
+    """The tables of section cuda."""
+    from bench.measure import cuda_ratios
+    from bench.passes import DTYPES
+
+    tables = []
+    for dtype in DTYPES:
+        columns = by_format_and_shape(partial(cuda_ratios, DTYPES[dtype]), args, bar)
+        tables += table(f'Forward and backward against BatchNorm2d, eager, on the GPU, {dtype}', columns)
+    return tables
 
 
 def turns(args: argparse.Namespace, sections: list[str]) -> int:
@@ -224,7 +220,7 @@ def turns(args: argparse.Namespace, sections: list[str]) -> int:
     from timm_stylenorm.methods import METHODS
 
     shapes, models = len(args.sizes.shapes), len(args.sizes.models)
-    columns = {'eager': len(args.formats) * shapes, 'cuda': len(args.formats) * shapes, 'compiled': shapes}
+    columns = {'eager': len(args.formats) * shapes, 'cuda': 4 * len(args.formats) * shapes, 'compiled': shapes}
     calls = sum(columns.get(section, 0) for section in sections) * (len(args.layers) + 1)
     if 'steps' in sections:
         calls += models * (sum(name in METHODS for name in args.layers) + len(RECIPES) + 1)
@@ -232,14 +228,14 @@ def turns(args: argparse.Namespace, sections: list[str]) -> int:
     return (args.rounds + 1) * calls + inner
 
 
-def show(cell: Cell | float | None) -> str:
+def show(cell: Cell | float | str | None) -> str:
     """One cell of a Markdown table."""
     if cell is None:
         return ''
     if not isinstance(cell, dict):
-        return str(cell) if isinstance(cell, int) else f'{cell:.2f}'
-    peak = f', peak {cell["peak"]:.1f}' if 'peak' in cell else ''
-    return f'{cell["ratio"]:.2f} [{cell["low"]:.2f}, {cell["high"]:.2f}]{peak}'
+        return f'{cell:.2f}' if isinstance(cell, float) else str(cell)
+    more = ''.join(f', {key} {cell[key]:.1f}' for key in ('plain', 'peak') if key in cell)
+    return f'{cell["ratio"]:.2f} [{cell["low"]:.2f}, {cell["high"]:.2f}]{more}'
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -280,8 +276,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.update:
         around_tables(args.update)  # a page without marks is refused now, not after half an hour
     torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        args.sections = [section for section in args.sections if section != 'cuda']
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: torch finds no CUDA device here')
+    from bench.environment import environment
+
     result: dict[str, Any] = {'environment': environment(), 'rounds': args.rounds, 'tables': []}
     with tqdm(total=turns(args, args.sections), unit='call', smoothing=0.02) as bar:
         for section in args.sections:

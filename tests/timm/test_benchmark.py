@@ -5,9 +5,11 @@ from pathlib import Path
 
 import benchmark
 import pytest
+import torch
 from bench import measure
+from bench.passes import DTYPES, pass_cells
 from expected import LONELY
-from since import WHOLE_GRAPHS
+from since import WHOLE_GRAPHS, since
 from tqdm import tqdm
 
 from timm_stylenorm.methods import METHODS
@@ -68,9 +70,24 @@ def test_tables_are_printed_and_written(tmp_path, capsys):
 def test_breaks_are_counted(tmp_path):
     result = run(tmp_path, '--sections', 'breaks', '--layers', 'padain', 'bin')
     assert result['tables'][0]['rows'] == {
-        'padain': {'default arguments': 1, 'p=1': 0},
-        'bin': {'default arguments': 0, 'p=1': 0},
+        'padain': {'default arguments': 1, 'p=1': 0, 'branch_free': 0},
+        'bin': {'default arguments': 0, 'p=1': 0, 'branch_free': 0},
     }
+
+
+@since('torch', '2.4', 'nothing registers operators')
+@pytest.mark.parametrize('name', ['padain', 'mixstyle', 'bin'])
+def test_the_page_shows_the_passes_that_are_counted(name):
+    page = Path(benchmark.__file__).parents[1] / 'docs/performance.md'
+    table = page.read_text().partition('<!-- passes -->')[2].partition('<!-- /passes -->')[0]
+    cells = [dict(pass_cells([name], dtype))[name] for dtype in DTYPES]
+    assert f'| {name} | {" | ".join(cells)} |' in table, 'update it: python tools/benchmark.py --sections passes'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match='--device cuda: torch finds no CUDA device'):
+        run(tmp_path, '--device', 'cuda')
 
 
 def test_a_page_without_marks_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import timm_stylenorm
 from timm_stylenorm import layers
+from timm_stylenorm.functional import backend
 from timm_stylenorm.methods import METHODS, RECIPE_STYLES
 from timm_stylenorm.recipes import LossTerm, Recipe, build_recipe
 
@@ -44,11 +45,12 @@ def acting(layer: type[nn.Module]) -> dict[str, float]:
     return {k: v for k, v in {'p': 1.0, 'active': 0}.items() if k in parameters}
 
 
-def make(name: str, channels: int, always: bool = True) -> nn.Module:
-    """A layer in training mode; with `always` one that acts in every call."""
+def make(name: str, channels: int, always: bool = True, branch_free: bool = False) -> nn.Module:
+    """A layer in training mode; with `always` one that acts in every call, with `branch_free` so where it can be."""
     torch.manual_seed(0)
     cls = layer_classes()[name]
-    return cls(channels, **(acting(cls) if always else {})).train()
+    free = {'branch_free': True} if branch_free and 'branch_free' in inspect.signature(cls).parameters else {}
+    return cls(channels, **(acting(cls) if always else {}), **free).train()
 
 
 def forward_backward(layer: nn.Module, x: Tensor, g: Tensor) -> Step:
@@ -126,11 +128,11 @@ def saved_maps(name: str, shape: tuple[int, ...], memory_format: str, dtype: tor
     return sum(size for place, size in kept.items() if place not in parameters) / x.untyped_storage().nbytes()
 
 
-def graph_breaks(name: str, always: bool) -> int:
+def graph_breaks(name: str, always: bool, branch_free: bool = False) -> int:
     """Breaks of one training call under `torch.compile`."""
     torch.compiler.reset()
     explain = torch._dynamo.explain  # noqa: SLF001 (torch.compiler has no name for it)
-    return len(explain(make(name, 16, always))(torch.randn(4, 16, 8, 8)).break_reasons)
+    return len(explain(make(name, 16, always, branch_free))(torch.randn(4, 16, 8, 8)).break_reasons)
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict | None = None) -> Step:
@@ -167,9 +169,11 @@ def step_ratios(names: list[str], arch: str, batch: int, size: int, rounds: int,
     return ratios(steps, rounds, bar)
 
 
-def cuda_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm) -> list:
-    """As `layer_ratios` on a GPU by CUDA events, with the peak memory of one call in units of the input."""
-    x, g = maps(shape, memory_format, 'cuda')
+def cuda_ratios(
+    dtype: torch.dtype, names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm
+) -> list:
+    """As `layer_ratios` on a GPU by CUDA events; with the plain formula's ratio, and the peak of memory of one call."""
+    x, g = (t.to(dtype) for t in maps(shape, memory_format, 'cuda'))
     modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1]), **{name: make(name, shape[1]) for name in names}}
     steps = {name: forward_backward(module.cuda(), x, g) for name, module in modules.items()}
     origin = torch.cuda.Event(enable_timing=True)
@@ -182,9 +186,12 @@ def cuda_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, ro
         return origin.elapsed_time(now)
 
     cells = ratios(steps, rounds, bar, clock)
+    with backend.force('plain'):
+        plain = dict(ratios(steps, rounds, bar, clock))
     for name, cell in cells:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         steps[name]()
+        cell['plain'] = plain[name]['ratio']
         cell['peak'] = (torch.cuda.max_memory_allocated() - before) / x.untyped_storage().nbytes()
     return cells

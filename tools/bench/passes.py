@@ -19,6 +19,9 @@ _FREE = ('empty', 'new_empty', 'detach', '_unsafe_view', 'promote_types')  # the
 _CREATES = ('new_', 'zeros_like', 'ones_like')  # they read no tensor
 
 
+_TWICE = ('native_batch_norm', '_native_batch_norm')  # they read their maps twice, for sums and for the result
+
+
 @dataclass
 class Count:
     """Of one call, forward or backward.
@@ -60,9 +63,21 @@ class Counter(TorchDispatchMode):
             tensors = tree_leaves(result) if name.startswith(_CREATES) else tensors
             maps = {t.data_ptr(): t for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
             self.count.maps += bool(maps)
+            if name.startswith(_TWICE):
+                maps |= {-t.data_ptr(): t for t in tree_leaves(args) if isinstance(t, Tensor) and t.data_ptr() in maps}
             self.count.passes += sum(t.nbytes for t in maps.values()) / self.bytes
             self.count.small += not maps
         return result
+
+
+def pass_cells(names: list[str], dtype: str) -> list[tuple[str, str]]:
+    """(name, cell) pairs; contiguous and channels last maps have the same counts."""
+    cells = []
+    for name in names:
+        there, back = gpu_passes(name, dtype)
+        passes = there.passes + back.passes
+        cells.append((name, f'{passes:.0f} ({there.maps} + {back.maps}; {there.small} + {back.small})'))
+    return cells
 
 
 def gpu_passes(
