@@ -104,7 +104,7 @@ setup(
         'readers': READERS,
         'test': HOSTS + TEST,
         'test-timm': TIMM + TEST,
-        'dev': HOSTS + TEST + ['ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
+        'dev': HOSTS + TEST + ['triton; sys_platform == "linux"', 'ruff>=0.17,<0.18', 'mypy>=2.4,<2.5'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',
