@@ -14,7 +14,7 @@ from .backend import dense, is_channels_last, widen
 from .formula import Context, Functions, Rule, RuleContext, call, plain_backward, plain_moments, small_grads
 
 
-def _like(g: Tensor, x: Tensor) -> Tensor:
+def like(g: Tensor, x: Tensor) -> Tensor:
     """A gradient in the layout of the dense map `x`."""
     if not is_channels_last(x):
         return g.contiguous()
@@ -65,7 +65,7 @@ class _Restyle(torch.autograd.Function):
             total, dot = widen(g).sum(axes), (widen(g) * widen(x)).sum(axes)
         else:
             x = dense(x)
-            total, dot = map_ops.sums(_like(g, x), x, None)
+            total, dot = map_ops.sums(like(g, x), x, None)
         return g_x, dot.to(scale.dtype), total if ctx.needs_input_grad[2] else None
 
 
@@ -113,7 +113,7 @@ class _CentredAffine(torch.autograd.Function):
         x, scale = dense(x), ctx.results[0].detach().contiguous()
         total = dot = None
         if g is not None:
-            g = _like(g, x)
+            g = like(g, x)
             total, dot = map_ops.sums(g, x, centre)
         g_mean, g_var, *g_tensors = small_grads(ctx.results, ctx.leaves, (dot, total, *g_extras))
         if not ctx.needs_input_grad[0]:

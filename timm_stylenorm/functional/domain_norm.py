@@ -31,8 +31,8 @@ def domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         y in the dtype and memory format of `x`.
     """
-    run = _DomainNorm.apply if backend.route(x) == 'cpu' else _plain_domain_norm
-    return run(x, weight, bias, eps)
+    runs = {'plain': _plain_domain_norm, 'cpu': _DomainNorm.apply, 'gpu': _OnGpu.apply}
+    return runs[backend.route(x)](x, weight, bias, eps)
 
 
 def _columns(x: Tensor, small: Tensor) -> Tensor:
@@ -72,9 +72,7 @@ class _DomainNorm(torch.autograd.Function):
     def backward(ctx: _Context, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd, middle, norm = ctx.saved_tensors
         if torch.is_grad_enabled():
-            inputs = x, weight, bias
-            outputs = [_plain_domain_norm(*inputs, ctx.eps)]
-            return *differentiable_grads(outputs, inputs, ctx.needs_input_grad[:3], [g]), None
+            return _plain_backward(ctx, x, weight, bias, g)
         dense = backend.dense(widen(x))
         g_x, sums = torch.empty_like(dense), []
         for part in backend.parts(dense):
@@ -88,6 +86,50 @@ class _DomainNorm(torch.autograd.Function):
             g_x[part].addcmul_(g_z, backend.spatial(x, rstd[part].to(z.dtype)))
         g_weight, g_bias = (torch.cat(s).sum(0).to(weight.dtype) for s in zip(*sums, strict=True))
         return g_x.to(x.dtype), g_weight, g_bias, None
+
+
+class _OnGpu(torch.autograd.Function):
+    """`domain_norm` by the operators of `map_ops`, which keeps x, its moments and one norm for each position."""
+
+    @staticmethod
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        from . import map_ops
+
+        dense = backend.dense(x)
+        centre, var = map_ops.moments(dense)
+        rstd = (var + eps).rsqrt()
+        z = map_ops.affine(dense, rstd, None, centre)
+        norm = torch.linalg.vector_norm(z, dim=1, keepdim=True, dtype=var.dtype).clamp_(min=NORM_FLOOR)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, bias, centre, rstd, norm)
+        return map_ops.affine(
+            z.div_(norm), *(t.to(var.dtype).expand_as(var).contiguous() for t in (weight, bias)), None
+        )
+
+    @staticmethod
+    def backward(ctx: _Context, g: Tensor) -> tuple[Tensor | None, ...]:
+        from . import map_ops
+        from .cuda import like
+
+        x, weight, bias, centre, rstd, norm = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _plain_backward(ctx, x, weight, bias, g)
+        dense = backend.dense(x)
+        g, unit = like(g, dense), map_ops.affine(dense, rstd, None, centre).div_(norm)
+        g_bias, g_weight = (t.sum(0).to(weight.dtype) for t in map_ops.sums(g, unit, None))
+        g_z = map_ops.affine(g, weight.to(rstd.dtype).expand_as(rstd).contiguous(), None, None)
+        along = (g_z * unit).sum(1, keepdim=True, dtype=rstd.dtype).masked_fill_(norm <= NORM_FLOOR, 0.0)
+        g_z.addcmul_(unit, along, value=-1).div_(norm)
+        total, dot = map_ops.sums(g_z, dense, centre)
+        share = rstd / x.shape[2:].numel()
+        g_x = map_ops.gradient(g_z, dense, rstd, share * rstd.square() * dot, share * total, centre)
+        return g_x, g_weight, g_bias, None
+
+
+def _plain_backward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> tuple[Tensor | None, ...]:
+    """For a double backward."""
+    outputs = [_plain_domain_norm(x, weight, bias, ctx.eps)]
+    return *differentiable_grads(outputs, (x, weight, bias), ctx.needs_input_grad[:3], [g]), None
 
 
 def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, middle: Tensor | None, part: slice) -> Tensor:

@@ -52,7 +52,6 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        tensors = [t for t in [*tree_leaves((args, kwargs)), *tree_leaves(result)] if isinstance(t, Tensor)]
         if func.namespace == 'stylenorm':
             traffic = self.traffic[name]
             self.count.own += 1
@@ -60,14 +59,18 @@ class Counter(TorchDispatchMode):
             self.count.passes += traffic.reads + traffic.writes
             self.count.small += traffic.small + (args[-1] is None)
         elif not (func.is_view or name.startswith(_FREE)):
-            tensors = tree_leaves(result) if name.startswith(_CREATES) else tensors
-            maps = {t.data_ptr(): t for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
-            self.count.maps += bool(maps)
-            if name.startswith(_TWICE):
-                maps |= {-t.data_ptr(): t for t in tree_leaves(args) if isinstance(t, Tensor) and t.data_ptr() in maps}
-            self.count.passes += sum(t.nbytes for t in maps.values()) / self.bytes
-            self.count.small += not maps
+            read = {} if name.startswith(_CREATES) else self.maps(args)
+            written = self.maps(result)
+            self.count.maps += bool(read or written)
+            self.count.small += not (read or written)
+            times = 2 if name.startswith(_TWICE) else 1
+            self.count.passes += (times * sum(read.values()) + sum(written.values())) / self.bytes
         return result
+
+    def maps(self, tree: object) -> dict[int, int]:
+        """Address -> bytes of the maps among some tensors."""
+        tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+        return {t.data_ptr(): t.nbytes for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
 
 
 def pass_cells(names: list[str], dtype: str) -> list[tuple[str, str]]:
