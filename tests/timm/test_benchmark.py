@@ -76,7 +76,7 @@ def test_breaks_are_counted(tmp_path):
 
 
 @since('torch', '2.4', 'nothing registers operators')
-@pytest.mark.parametrize('name', ['padain', 'mixstyle', 'bin'])
+@pytest.mark.parametrize('name', ['padain', 'mixstyle', 'bin', 'domainnorm'])
 def test_the_page_shows_the_passes_that_are_counted(name):
     page = Path(benchmark.__file__).parents[1] / 'docs/performance.md'
     table = page.read_text().partition('<!-- passes -->')[2].partition('<!-- /passes -->')[0]

@@ -50,6 +50,13 @@ def test_a_layer_passes_over_the_map_as_often_as_batch_norm(name, dtype, memory_
     assert backward.small <= most[1]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_domainnorm_needs_no_maps_in_another_dtype(dtype):
+    forward, backward = gpu_passes('domainnorm', dtype)
+    assert forward.own
+    assert forward.passes + backward.passes <= 30
+
+
 def test_the_count_sees_whether_the_route_was_taken():
     forward, backward = gpu_passes('padain', route='plain')
     assert forward.own == backward.own == 0
