@@ -192,16 +192,16 @@ def test_offsets_have_64_bits(seen):
     x = torch.empty(3, 4, 8, dtype=torch.float16)
     scale = torch.empty(3, 4)
     grid = triton_kernels.Grid(x)
-    strides = (HUGE, 2**29 + 1, 2**28 + 1)
-    last = 2 * (2 * HUGE + 3 * (2**29 + 1) + 7 * (2**28 + 1))
-    blocks = {'BLOCK_L': 4, 'BLOCK_C': 4}
+    strides = (HUGE, 2**30 + 1, 2**29 + 1)  # 32 bits hold each, but not twice, three and seven times as much
+    last = 2 * (2 * HUGE + 3 * (2**30 + 1) + 7 * (2**29 + 1))
+    blocks = {'BLOCK_L': 2, 'BLOCK_C': 4}
     sizes = *grid.sizes, 3
     pointers = [scale] * 3
     kernels = {
-        'affine': (triton_kernels.affine_kernel, 6, (x, x, *pointers, *sizes, *strides, *strides), {'LEVEL': True}),
-        'gradient': (triton_kernels.gradient_kernel, 6, (x, x, x, *pointers, scale, *sizes, *strides * 3), {}),
-        'sums': (triton_kernels.sums_kernel, 3, (x, x, scale, scale, *sizes, 1, 2, *strides * 2), {}),
-        'moments': (triton_kernels.moments_kernel, 3, (x, scale, *sizes, 1, 2, *strides), None),
+        'affine': (triton_kernels.affine_kernel, 12, (x, x, *pointers, *sizes, *strides, *strides), {'LEVEL': True}),
+        'gradient': (triton_kernels.gradient_kernel, 12, (x, x, x, *pointers, scale, *sizes, *strides * 3), {}),
+        'sums': (triton_kernels.sums_kernel, 6, (x, x, scale, scale, *sizes, 2, 2, *strides * 2), {}),
+        'moments': (triton_kernels.moments_kernel, 6, (x, scale, *sizes, 2, 2, *strides), None),
     }
     for name, (kernel, programs, args, options) in kernels.items():
         seen.loads, seen.stores = [], []

@@ -101,6 +101,7 @@ def test_half_precision_is_rounded_once(dtype, memory_format):
     torch.testing.assert_close(y, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_first_and_second_derivatives():
     x = torch.randn(2, 3, 3, 2, dtype=torch.double, requires_grad=True)
     style = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
@@ -192,6 +193,7 @@ def test_force_names_the_routes_and_ends():
     assert backend.route(x) == 'cpu'
 
 
+@pytest.mark.slow
 @WHOLE_GRAPHS
 def test_captured_graphs_hold_the_plain_formula():
     x, perm = torch.randn(3, 4, 6, 5), torch.tensor([2, 0, 1])
