@@ -11,6 +11,7 @@ from since import WHOLE_GRAPHS
 from torch import nn
 
 import timm_stylenorm
+from timm_stylenorm.functional import backend
 from timm_stylenorm.layers import CrossNorm
 from timm_stylenorm.methods import METHODS
 
@@ -83,7 +84,8 @@ def test_a_styled_network_is_one_graph_and_equals_eager(name):
         results = []
         for net in (eager, compiled):
             torch.manual_seed(n)
-            y = net(x)
+            with backend.force('plain' if name == 'efdmix' else 'cpu'):  # sorts rank equal values in any order
+                y = net(x)
             losses = timm_stylenorm.style_losses(eager if net is eager else model, torch.zeros(n, dtype=torch.long))
             results.append([y, *losses.values()])
         torch.testing.assert_close(results[1], results[0], rtol=1e-2, atol=1e-3)

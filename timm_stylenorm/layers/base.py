@@ -232,8 +232,10 @@ class RandomStyleLayer(StyleLayer):
         raise NotImplementedError
 
     def restyle(self, x: Tensor) -> Tensor:
-        if self.chance is None or not self.training or x.shape[2:].numel() == 1:
+        if self.chance is None:
             return self.act(x) if self.should_apply(x) else x
+        if not self.training or x.shape[2:].numel() == 1:
+            return x
         return torch.where(torch.rand((), device=x.device) < self.chance * self.turns(), self.act(x), x)
 
     def turns(self) -> float:
