@@ -45,7 +45,7 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_commands_for_a_folder_of_ones_own_run(own_folder, capsys):
     (block,) = [code for code in re.findall(r'^```bash\n(.*?)^```', GUIDES, re.M | re.S) if 'mine.py' in code]
-    for line in block.splitlines():
+    for line in block.replace('--seeds 0 1 2', '--seeds 0').splitlines():
         words = [str(path) for word in shlex.split(line)[1:] for path in (sorted(Path().glob(word)) or [word])]
         assert stylenorm.main(words) == 0, line
     assert 'unseen' in capsys.readouterr().out
