@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import load_config, parser
+from cli import data_parts, load_config, parser
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -91,8 +92,8 @@ def register(name: str) -> None:
 
 def of_config(config: str, file: str) -> Named:
     """A classifier of a config with its checkpoint."""
-    model, _ = built(config, file)
-    return classifier_of(model, config, file)
+    model, cfg = built(config, file)
+    return classifier_of(model, cfg, config, file)
 
 
 def built(config: str, file: str) -> tuple[nn.Module, Config]:
@@ -114,8 +115,8 @@ def model_of(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model)
 
 
-def classifier_of(model: nn.Module, config: str, file: str) -> Named:
-    """The network within a classifier, with its checkpoint and the normalisation of its images.
+def classifier_of(model: nn.Module, cfg: Config, config: str, file: str) -> Named:
+    """The network within a classifier, with its checkpoint, and its images prepared as the config tests it.
 
     Raises:
         ValueError: It is no classifier, or the weights do not fit.
@@ -126,5 +127,20 @@ def classifier_of(model: nn.Module, config: str, file: str) -> Named:
     load(model.net, file)
     shown = model.data_preprocessor
     config_of = {'mean': tuple(shown.mean.flatten().tolist()), 'std': tuple(shown.std.flatten().tolist())}
+    config_of |= tested(cfg, config)
     model.net.pretrained_cfg = {**(getattr(model.net, 'pretrained_cfg', None) or {}), **config_of}
     return model.net, f'{Path(config).stem} ({Path(file).name})', f'checkpoint {file}'
+
+
+def tested(cfg: Config, config: str) -> dict[str, object]:
+    """How a config scales and crops the images that it tests on; a warning where timm has no words for it."""
+    from timm_stylenorm.classification.transforms import geometry
+    from timm_stylenorm.errors import StyleNormWarning
+
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    transforms = [part.get('transform') for part in data_parts(dataset)] if dataset else []
+    found = geometry(transforms[0]) if transforms else {}
+    if found is None:
+        text = f"{config}: images are scaled as timm does for this model, not by the config's transform {transforms[0]}"
+        warnings.warn(text, StyleNormWarning, stacklevel=2)
+    return found or {}

@@ -146,7 +146,6 @@ def load_config(args: argparse.Namespace) -> 'Config':
 
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise ValueError('--launcher pytorch is for processes that torchrun starts, as `bash tools/dist_train.sh` does')
-    style, recipe = read_style(args.style), read_recipe(args.recipe)
     if importlib.util.find_spec('mmseg'):
         with each_line_once():
             import mmseg_stylenorm  # noqa: F401 (registers the segmentation side)
@@ -155,6 +154,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
     cfg = read_config(path)
     merge_options(cfg, args.cfg_options)
     require(cfg, args.config, 'model')
+    style, recipe = read_style(args.style), read_recipe(args.recipe)  # of methods that the config imports, too
     put_style(cfg, style, recipe)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or _work_dir(cfg, path, slug(style, recipe))

@@ -97,7 +97,7 @@ def network(word: str, args: argparse.Namespace) -> Network:
         names = classes_of(cfg)
         if not hasattr(model, 'net'):
             return segmentor(model, cfg, base, file, args)
-        net, name, weights = classifier_of(model, base, file)
+        net, name, weights = classifier_of(model, cfg, base, file)
     else:
         net, name, weights = build(word, args.num_classes)
     if not names and net.num_classes == 1000:

@@ -40,7 +40,7 @@ def by_protocols(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     """Scores by protocol and metric, 'imagenet-c/mCE'."""
     out = args.out or f'{cfg.work_dir}/protocols'
     given = evaluate.parse_args([args.config, '--protocols', *args.protocols, '--data', args.root, '--out', out])
-    results = evaluate.report(given, lambda: [classifier_of(model_of(cfg), args.config, args.checkpoint)])
+    results = evaluate.report(given, lambda: [classifier_of(model_of(cfg), cfg, args.config, args.checkpoint)])
     return {f'{result.protocol}/{name}': score for result in results for name, score in result.scores.items()}
 
 

@@ -1,7 +1,10 @@
 """The configs and commands of docs/guides.md, and the tables of docs/choosing.md that take models to make."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,18 @@ def test_the_commands_for_a_folder_of_ones_own_run(own_folder, capsys):
         assert stylenorm.main(words) == 0, line
     assert 'unseen' in capsys.readouterr().out
     assert (own_folder / 'work_dirs').is_dir()
+
+
+@pytest.mark.slow
+def test_a_method_of_ones_own_is_known_to_the_command_line(own_folder):
+    (own_folder / 'my_methods.py').write_text(configs()['my_methods.py'])
+    (line,) = re.findall(r'^custom_imports = .*my_methods.*$', GUIDES, re.M)
+    (own_folder / 'own.py').write_text((own_folder / 'mine.py').read_text() + line + '\n')
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(own_folder), os.environ.get('PYTHONPATH', '')])}
+    words = [sys.executable, str(DOCS.parent / 'tools/train.py'), 'own.py', '--style', 'meandrop', 'share=0.5']
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'meandrop' in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize('title', ['street_snr.py', 'street_isw.py'])

@@ -14,6 +14,7 @@ import train as train_tool
 from test_classification_data import write_idx, write_images
 
 from timm_stylenorm import add_style
+from timm_stylenorm.errors import StyleNormWarning
 from timm_stylenorm.evaluation.idx import find_idx, read_idx
 from timm_stylenorm.evaluation.report import read_results
 from timm_stylenorm.evaluation.style_shifts import STYLE_SHIFTS
@@ -49,6 +50,29 @@ def test_a_config_is_tested_by_protocols_as_evaluate_does_it(world, capsys):
     theirs = read_results(Path('out/results.json'))
     assert [r.cells for r in theirs] == [one.cells, two.cells]
     assert [r.provenance['weight_hash'] for r in theirs] == [one.provenance['weight_hash']] * 2
+
+
+@pytest.mark.parametrize(
+    ('transform', 'told'),
+    [
+        ('dict(input_size=48, is_training=False)', 'CenterCrop(size=(48, 48))'),
+        ("[dict(type='Resize', size=(40, 56))]", 'size=(40, 56)'),
+        ("[dict(type='Resize', size=50), dict(type='CenterCrop', size=40)]", 'CenterCrop(size=(40, 40))'),
+    ],
+)
+def test_images_are_scaled_as_the_config_tests_them(world, transform, told):
+    data = f"dict(type='TimmDataset', root='data/imagenet', split='val', transform={transform})"
+    Path('config.py').write_text(f'{CLASSIFIER}test_dataloader = dict(dataset={data})\n')
+    test_tool.main(['config.py', 'snr.pth', '--style', 'snr', '--protocols', 'imagenet'])
+    (result,) = read_results(Path('work_dirs/config_snr/protocols/results.json'))
+    assert told in result.provenance['transform']
+
+
+def test_a_transform_that_is_more_than_scaling_is_told(world):
+    data = "dict(type='TimmDataset', root='data/imagenet', split='val', transform=[dict(type='Pad', padding=4)])"
+    Path('config.py').write_text(f'{CLASSIFIER}test_dataloader = dict(dataset={data})\n')
+    with pytest.warns(StyleNormWarning, match='Pad'):
+        test_tool.main(['config.py', 'snr.pth', '--style', 'snr', '--protocols', 'imagenet'])
 
 
 @pytest.mark.parametrize(

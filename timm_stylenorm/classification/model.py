@@ -1,7 +1,7 @@
 """A timm model, with or without style layers, as a model of mmengine's Runner."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,7 +74,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             raise ValueError(f'StyleNormClassifier: expected 0 <= label_smoothing < 1, got {label_smoothing}')
         _check_name(model)
         procedure = Recipe() if recipe is None else build_recipe(recipe)
-        net = timm.create_model(model, num_classes=num_classes, **model_kwargs)
+        net = _created(model, num_classes, model_kwargs)
         if small_images:
             use_small_stem(net)
         if style is not None:
@@ -158,6 +158,20 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             )
         loss = self.soft_loss if targets.is_floating_point() else self.hard_loss
         return loss(logits.float(), targets)
+
+
+def _created(model: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
+    """timm's model; a ValueError where its weights do not fit, with the way that takes other classes."""
+    try:
+        return timm.create_model(model, num_classes=num_classes, **kwargs)
+    except RuntimeError as error:
+        file = kwargs.get('checkpoint_path')
+        if not file:
+            raise
+        raise ValueError(
+            f'checkpoint_path={file!r} does not fit {model} with {num_classes} classes; pretrained=True with '
+            f'pretrained_cfg_overlay=dict(file={file!r}) takes another number of classes. {error}'
+        ) from error
 
 
 def _check_name(model: str) -> None:

@@ -25,6 +25,33 @@ def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.
     return tv.Compose([*_build_steps(transform or ()), _to_tensor])
 
 
+def geometry(transform: dict | Sequence[dict] | None) -> dict[str, object] | None:
+    """How images of a test are scaled and cropped, in the words of timm's configuration of a model.
+
+    Args:
+        transform: As `build_transform` takes it.
+
+    Returns:
+        Some of `input_size`, `crop_pct`, `crop_mode` and `interpolation`; nothing of images that stay as they are; None
+        where steps do more than these words can say.
+    """
+    if isinstance(transform, dict):
+        found = {k: transform[k] for k in ('input_size', 'crop_pct', 'crop_mode', 'interpolation') if k in transform}
+        size = found.get('input_size')
+        return {**found, 'input_size': (3, size, size)} if isinstance(size, int) else found
+    steps = [dict(step) for step in transform or ()]
+    kinds = [step['type'] for step in steps]
+    if not steps:
+        return {}
+    scaled = {'interpolation': steps[0].get('interpolation', 'bilinear')}
+    if kinds == ['Resize'] and not isinstance(steps[0]['size'], int):
+        return {**scaled, 'input_size': (3, *steps[0]['size']), 'crop_pct': 1.0, 'crop_mode': 'squash'}
+    if kinds == ['Resize', 'CenterCrop'] and all(isinstance(step['size'], int) for step in steps):
+        side = steps[1]['size']
+        return {**scaled, 'input_size': (3, side, side), 'crop_pct': side / steps[0]['size'], 'crop_mode': 'center'}
+    return None
+
+
 class AugSplits:
     """An image, and further views of it, changed by transforms: timm's `--aug-splits`, of AugMix with the JSD loss.
 

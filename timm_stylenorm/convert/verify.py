@@ -64,7 +64,7 @@ def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[st
 def _build(conversion: Conversion, name: str | None, num_classes: int | None) -> nn.Module:
     name = name or conversion.model
     if name is None:
-        raise ValueError('timm has no name for this network: say which model to verify against')
+        raise ValueError('timm has no name for this network: say which model to verify against, --verify NAME')
     if not timm.is_model(name):
         raise ValueError(unknown('timm model', name, timm.list_models(), 'timm.list_models()'))
     if num_classes is None:

@@ -55,6 +55,11 @@ class PlaceReport:
     methods: list[MethodAt]
     is_read: bool = False
 
+    @property
+    def is_worth(self) -> bool:
+        """Whether enough of the drop comes back for a method that acts there to be worth a try."""
+        return self.share is not None and self.share.value >= WORTH and self.matched.is_clear
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -84,34 +89,38 @@ class Diagnosis:
         return sorted(self.places, key=lambda place: -place.matched.value)
 
     @property
+    def judged(self) -> PlaceReport:
+        """The best place; the last stage of a classifier only where it regains nearly all."""
+        first, *others = self.ranked
+        is_less = first.is_read and first.share is not None and first.share.value < ALL
+        return others[0] if is_less and others else first
+
+    @property
     def verdict(self) -> str:
         """What it comes to, in sentences."""
         unit = 'nats of entropy' if self.measure == 'entropy' else f'points of {self.measure}'
-        drop = f'{self.drop} {unit}'
-        ranked = self.ranked
-        if ranked[0].share is None:
+        drop, first, best = f'{self.drop} {unit}', self.ranked[0], self.judged
+        if best.share is None:
             return f'From source to target no more is lost than by chance ({drop}): there is nothing to regain.'
         told = ''
-        if ranked[0].is_read and ranked[0].share.value < ALL and len(ranked) > 1:
+        if first is not best and first.share is not None:
             told = (
-                f' After {ranked[0].site} it is {ranked[0].matched} ({ranked[0].share.value:.0f} %), but its channel '
-                'means are what the classifier reads, and to match them matches classes, too.'
+                f' After {first.site} it is {first.matched} ({first.share.value:.0f} %), but its channel means are '
+                'what the classifier reads, and to match them matches classes, too.'
             )
-            ranked = ranked[1:]
-        return f'Of {drop} that are lost, {_said(ranked[0])}{told}'
+        return f'Of {drop} that are lost, {_said(best, best.share.value)}{told}'
 
     def to_dict(self) -> dict[str, object]:
         """For JSON, with the verdict and the ranking."""
         return {'verdict': self.verdict, 'ranking': [place.site for place in self.ranked], **asdict(self)}
 
 
-def _said(best: PlaceReport) -> str:
+def _said(best: PlaceReport, share: float) -> str:
     """What the best place comes to."""
-    share = best.share.value if best.share else 0.0
     back = (
         f'{best.matched} ({share:.0f} %) come back where maps at {best.site} get the channel statistics of the source.'
     )
-    if share < WORTH or not best.matched.is_clear:
+    if not best.is_worth:
         return f'{back} Little of the drop is style, as channel statistics tell it: little can be regained.'
     much = 'Most' if share >= MOST else 'A part'
     return f'{back} {much} of the drop is style: methods that act at {best.site} are worth a try.'

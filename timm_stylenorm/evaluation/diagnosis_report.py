@@ -35,8 +35,8 @@ def told(diagnosis: Diagnosis) -> str:
         '',
         diagnosis.verdict,
     ]
-    best = diagnosis.ranked[0]
-    if best.share is not None and best.methods:
+    best = diagnosis.judged
+    if best.is_worth and best.methods:
         lines += ['', f'methods that act at {best.site}:']
         for entry in best.methods:
             where = f'with sites={entry.sites[0]}' if entry.sites else 'by default'

@@ -1,7 +1,7 @@
 """Style layers: modules that restyle a feature map and know nothing of models."""
 
 from .advbn import AdvBN
-from .base import StyleLayer
+from .base import RandomStyleLayer, StyleLayer
 from .bin import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .cnsn import CrossNorm, SelfNorm
 from .domainnorm import DomainNorm2d
@@ -35,6 +35,7 @@ __all__ = [
     'MixStyle',
     'NormLayer',
     'PermutedAdaIN',
+    'RandomStyleLayer',
     'SelectiveWhitening',
     'SelfNorm',
     'StyleLayer',

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import ClassVar
@@ -60,11 +61,17 @@ class QuietRunner(Runner):
 
 @contextmanager
 def each_line_once() -> Iterator[None]:
-    """What is printed within appears at the end, and no line twice: hosts repeat themselves while they are imported."""
+    """What is printed within appears at the end, and no line twice: hosts repeat themselves while they are imported.
+
+    Their warnings are left out: they are of compiled operators that they do not find, and that nothing here needs.
+    """
     said = io.StringIO()
+    logging.disable(logging.WARNING)
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(said), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             yield
     finally:
+        logging.disable(logging.NOTSET)
         for line in dict.fromkeys(said.getvalue().splitlines()):
             print(line)  # noqa: T201 (it has been printed)
