@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from bench.runs import read_json, write_json
 from cli import COUNT, SEED, at_least
@@ -62,7 +61,6 @@ def draw_picture(picture: Picture, seed: int, size: tuple[int, int], gap: float)
 
 
 def _write(out: Path, seed: int, size: tuple[int, int], gap: float, picture: Picture) -> None:
-    cv2.setNumThreads(1)
     image, ids = draw_picture(picture, seed, size, gap)
     image_path, label_path, train_path = picture.files(out)
     save_png(image_path, image)

@@ -6,6 +6,7 @@ another tool by the id of its parent, which changes when the parent ends.
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -18,7 +19,13 @@ workers = standalone('workers')
 
 
 def pool(count: int) -> ProcessPoolExecutor:
-    """An executor whose processes end with this one."""
+    """An executor whose processes end with this one.
+
+    OpenCV has one thread from now on: a forked process waits for ever where it counts on, or stops, threads of its
+    parent, which it has not.
+    """
+    if 'cv2' in sys.modules:
+        sys.modules['cv2'].setNumThreads(1)
     return ProcessPoolExecutor(count, initializer=workers.end_with_parent)
 
 

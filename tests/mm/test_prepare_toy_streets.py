@@ -1,6 +1,8 @@
 """tools/prepare_toy_streets.py: two domains, one distribution of streets, and nothing that depends on the machine."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +177,15 @@ def test_a_wrong_argument_is_named(tmp_path, capsys, flag, value, message):
         toy.main([str(tmp_path / 'out'), flag, value])
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_processes_do_not_wait_for_threads_of_opencv_that_only_their_parent_has(tmp_path):
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(toy.__file__).parent)!r})
+import cv2, numpy as np
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (31, 31), 3)
+import prepare_toy_streets
+prepare_toy_streets.main([{str(tmp_path / 'streets')!r}, '--train', '2', '--val', '2', '--size', '64x32', '--workers', '2'])
+"""
+    assert subprocess.run([sys.executable, '-c', script], timeout=100, capture_output=True).returncode == 0
