@@ -186,6 +186,6 @@ import cv2, numpy as np
 cv2.setNumThreads(4)
 cv2.GaussianBlur(np.zeros((2000, 2000), np.float32), (31, 31), 3)
 import prepare_toy_streets
-prepare_toy_streets.main([{str(tmp_path / 'streets')!r}, '--train', '2', '--val', '2', '--size', '64x32', '--workers', '2'])
+prepare_toy_streets.main('streets --train 2 --val 2 --size 64x32 --workers 2'.split())
 """
-    assert subprocess.run([sys.executable, '-c', script], timeout=100, capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, '-c', script], timeout=100, cwd=tmp_path).returncode == 0
