@@ -106,7 +106,7 @@ def test_torchvisions_image_folder_works(folders):
     ('prefix', 'package'), [('hfds', 'datasets'), ('wds', 'webdataset'), ('tfds', 'tensorflow-datasets')]
 )
 def test_a_missing_package_is_named_with_its_cure(monkeypatch, prefix, package):
-    monkeypatch.setattr(data_module.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=f'needs the package .{package}.: pip install {package}'):
         build(name=f'{prefix}/food101', root='.')
 
@@ -149,7 +149,7 @@ def test_a_stream_is_read_in_order_by_a_loader(monkeypatch):
             return 3
 
     monkeypatch.setattr(data_module, 'create_dataset', lambda *args, **kwargs: Stream())
-    monkeypatch.setattr(data_module.importlib.util, 'find_spec', lambda name: True)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
     stream = build(name='wds/imagenet', root='.', domain='web')
     batch = next(iter(DataLoader(stream, batch_size=3)))
     assert batch['targets'].tolist() == [0, 1, 2] == batch['inputs'][:, 0, 0, 0].tolist()

@@ -151,6 +151,7 @@ def rare(tmp_path, count=200):
     )
 
 
+@pytest.mark.slow
 def test_a_loader_shows_each_class_as_often_as_the_others(tmp_path):
     """What the crops hold, over some epochs, through workers."""
     dataset = rare(tmp_path)

@@ -90,6 +90,7 @@ print(json.dumps(changed))
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_in_the_hosts_but_what_the_tables_name():
     run = subprocess.run([sys.executable, '-c', COMPARE, HERE], capture_output=True, text=True, check=True)
     changed = json.loads(run.stdout.splitlines()[-1])

@@ -92,8 +92,9 @@ def wait_for_file(folder, pattern):
 
 
 def test_a_tool_and_what_it_starts_end_with_the_tool_that_started_it(tmp_path):
-    call = "call('prepare_toy_streets.py', sys.argv[1], '--train', '5000', '--workers', '2')"
-    process = python('-c', f'import sys; from demo import call; {call}', tmp_path / 'out')
+    call = "run([sys.executable, 'prepare_toy_streets.py', sys.argv[1], '--train', '5000', '--workers', '2'])"
+    tools = Path(processes.__file__).parent
+    process = python('-c', f'import sys; from processes import run; {call}', tmp_path / 'out', cwd=tools)
     assert not kill_and_look(process, 3)
 
 
@@ -134,6 +135,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_workers_of_a_runners_loader_end_with_it_even_if_nobody_takes_what_they_load():
     process = python('-c', LOADER)
     wait_for(process, 'loaded')

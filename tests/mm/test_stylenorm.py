@@ -138,6 +138,7 @@ def test_configs_are_listed(shown):
     assert shown('configs', 'quickstart').split() == [name for name in list_configs() if 'quickstart' in name]
 
 
+@pytest.mark.slow
 def test_the_sites_of_a_model_are_listed_with_the_methods_that_fit(shown):
     text = shown('sites', 'resnet18')
     assert re.search(r'^  stage2 +1 +128 +layer2\.1$', text, re.M)

@@ -8,14 +8,14 @@ import pytest
 
 pytest.importorskip('mmengine')
 import cli
+import stylenorm
 import train
 
 from timm_stylenorm.runner.configs import config_root, find_config, list_configs
 from timm_stylenorm.runner.terminal import QuietRunner
 
 TOOLS = config_root().parent / 'tools'
-HELPERS = {'__init__.py', 'cli.py', 'disk.py', 'mistakes.py', 'processes.py'}
-SCRIPTS = sorted(path.name for path in TOOLS.glob('*.py') if path.name not in HELPERS)
+SCRIPTS = sorted({'stylenorm.py', *(f'{tool.script}.py' for tool in stylenorm.COMMANDS.values())})
 
 
 @pytest.fixture

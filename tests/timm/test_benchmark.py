@@ -66,6 +66,7 @@ def test_tables_are_printed_and_written(tmp_path, capsys):
     assert json.loads(page.with_suffix('.json').read_text()) == result
 
 
+@pytest.mark.slow
 @WHOLE_GRAPHS
 def test_breaks_are_counted(tmp_path):
     result = run(tmp_path, '--sections', 'breaks', '--layers', 'padain', 'bin')

@@ -74,6 +74,7 @@ print(len(timm_stylenorm.list_methods()), {'timm', 'torchvision', 'mmengine'} & 
 """
 
 
+@pytest.mark.slow
 def test_layers_and_add_style_need_no_host():
     packages = (*HOSTS, 'PIL', 'cv2')
     run = run_without(packages, EVERY_METHOD)

@@ -209,6 +209,7 @@ def test_copies_and_pickles_compute_the_same(part):
     assert torch.equal(pickle.loads(pickle.dumps(model))(images), y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('whole', [pytest.param(True, marks=WHOLE_GRAPHS), False])
 @pytest.mark.parametrize('part', [pytest.param(p, marks=CONTAINERS if p == 'identity' else ()) for p in PARTS])
 def test_compiled_models_compute_the_same(part, whole):

@@ -137,6 +137,7 @@ def test_a_stage_past_the_depth_of_an_encoder_is_refused():
         timm_stylenorm.add_style(Encoder(1), 'snr')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('depth', [2, 3, 5])
 def test_every_site_that_is_listed_takes_a_layer(depth):
     model = Encoder(depth)

@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ..errors import unknown
-from .loaders import domains, same_size
+from .loaders import Batch, domains, same_size
 
 Answer = tuple[Tensor, Tensor | None]
 
 
-def answers_of(model: BaseModel) -> Callable[[Any], list[Answer]]:
+def answers_of(model: BaseModel) -> Callable[[Batch], list[Answer]]:
     """For a batch of its loader, the logits (K,) or (K, H, W) and the label, or None, of each image.
 
     Raises:
         ValueError: In the first batch: a model that is neither a classifier of this package nor a segmentor.
     """
 
-    def predict(batch: Any) -> list[Answer]:
+    def predict(batch: Batch) -> list[Answer]:
         return [_answer(sample) for part in same_size(batch) for sample in model.test_step(dict(part))]
 
     return predict
