@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import data_parts, load_config, parser
+from cli import load_config, parser, tested_parts
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -137,8 +137,7 @@ def tested(cfg: Config, config: str) -> dict[str, object]:
     from timm_stylenorm.classification.transforms import geometry
     from timm_stylenorm.errors import StyleNormWarning
 
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    transforms = [part.get('transform') for part in data_parts(dataset)] if dataset else []
+    transforms = [part.get('transform') for part in tested_parts(cfg)]
     found = geometry(transforms[0]) if transforms else {}
     if found is None:
         text = f"{config}: images are scaled as timm does for this model, not by the config's transform {transforms[0]}"

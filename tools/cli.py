@@ -278,6 +278,13 @@ def data_parts(dataset: dict) -> Iterator[dict]:
         yield from data_parts(part)
 
 
+def tested_parts(cfg: 'Config') -> Iterator[dict]:
+    """Those of a config's test; none where it has no test data."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if dataset:
+        yield from data_parts(dataset)
+
+
 def _lacking(folder: str, config: str) -> str:
     parent = os.path.dirname(folder.rstrip('/')) or '.'
     siblings = sorted(e.name for e in os.scandir(parent) if e.is_dir()) if os.path.isdir(parent) else []

@@ -60,6 +60,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return own.parse_args(argv)
 
 
+def part_of(args: argparse.Namespace) -> Part:
+    """What a command line names: folders of a classifier have classes, all else goes by the model's config."""
+    config = args.model.partition('=')[0]
+    if Path(config).suffix != '.py':
+        return with_folders(args)
+    cfg = load_config(parser('').parse_args([config, '--work-dir', str(args.out)]))
+    has_folders = all(Path(word).is_dir() for word in (args.source, args.target))
+    return with_folders(args) if has_folders and 'backbone' not in cfg.model else with_config(args, cfg)
+
+
 def with_folders(args: argparse.Namespace) -> Part:
     """A classifier on two folders.
 
@@ -91,7 +101,7 @@ def _outputs(net: nn.Module) -> int:
     return int(net.num_classes)
 
 
-def with_config(args: argparse.Namespace) -> Part:
+def with_config(args: argparse.Namespace, cfg: Config) -> Part:
     """A model of a config on two data sets.
 
     Raises:
@@ -105,7 +115,6 @@ def with_config(args: argparse.Namespace) -> Part:
     config, _, file = args.model.partition('=')
     if not file:
         raise ValueError(f'{config} needs its checkpoint: {config}=work_dirs/.../iter_500.pth')
-    cfg = load_config(parser('').parse_args([config, '--work-dir', str(args.out)]))
     require(cfg, config, 'test_dataloader', 'test_evaluator', 'test_cfg')
     chosen = [data_of(cfg, config, word) for word in (args.source, args.target)]
     cfg.test_dataloader = chosen[0][0].test_dataloader
@@ -171,21 +180,12 @@ def main(argv: list[str] | None = None) -> Diagnosis:
     args = parse_args(argv)
     from timm_stylenorm.evaluation.diagnosis_report import told, write_diagnosis
 
-    domains = [word for word in (args.source, args.target) if not Path(word).is_dir()]
-    of_config = Path(args.model.partition('=')[0]).suffix == '.py'
     with claimed(args.out, 'this diagnosis', 'choose another --out'):
-        part = with_config(args) if of_config and (domains or is_segmentor(args.model)) else with_folders(args)
-        found = measured(part, args)
+        found = measured(part_of(args), args)
         files = write_diagnosis(found, args.out)
     print(told(found))
     print(f'written: {", ".join(str(file) for file in files)}')
     return found
-
-
-def is_segmentor(model: str) -> bool:
-    """Whether the model of a config has a backbone, and so no folders of classes."""
-    cfg = load_config(parser('').parse_args([model.partition('=')[0]]))
-    return 'backbone' in cfg.model
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from classifiers import build, built, classifier_of, load
-from cli import data_parts, kind_of
+from cli import kind_of, tested_parts
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
@@ -63,8 +63,7 @@ class Network:
 
     def inputs(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W), uint8, normalised, on the device."""
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std))
-        return (images.to(self.device).float() / 255 - mean) / std
+        return self.show.inputs(images, self.device)
 
 
 def networks(args: argparse.Namespace) -> list[Network]:
@@ -125,8 +124,7 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     """Names of the classes of the data set that a config tests on, where its type says them."""
     from mmengine.registry import DATASETS
 
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    for part in data_parts(dataset) if dataset else ():
+    for part in tested_parts(cfg):
         names = (part.get('metainfo') or {}).get('classes')
         with DATASETS.switch_scope_and_registry(None) as registry:  # the one of the config's default scope
             kind = registry.get(kind_of(part))

@@ -156,6 +156,13 @@ def test_an_unknown_site_is_refused_before_anything_runs(net):
         diagnose(net, None, None, sites=['stage9'])
 
 
+def test_a_module_that_does_not_run_is_refused(net):
+    net.spare = nn.Conv2d(3, 8, 3)
+    with pytest.raises(ValueError, match=r"'spare'.*does not run"):
+        find_places(net, ['spare'])
+    del net.spare
+
+
 @pytest.mark.parametrize('name', ['resnet18', 'swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224'])
 def test_places_are_what_the_network_passes_on(name):
     size = {} if name == 'resnet18' else {'img_size': 64, 'window_size': 2} if 'swin' in name else {'img_size': 64}

@@ -43,8 +43,7 @@ STARTERS = {
 }  # fmt: skip
 MAY_START = {  # file: why
     'tools/processes.py': 'the one that starts them',
-    'timm_stylenorm/evaluation/folders.py': 'end_with_parent',
-    'timm_stylenorm/evaluation/running.py': 'end_with_parent',
+    'timm_stylenorm/evaluation/images.py': 'end_with_parent',
     'timm_stylenorm/runner/answers.py': 'takes over the worker_init_fn of a loader of the Runner',
     'timm_stylenorm/runner/isw.py': 'end_with_parent',
     'timm_stylenorm/runner/loaders.py': 'takes over the worker_init_fn of a loader of the Runner',

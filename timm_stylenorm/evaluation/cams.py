@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from ..errors import unknown
 from ..installed import needing
 from ..surgery.context import eval_mode, override_attr
-from ..surgery.layouts import grid_of, settle
-from ..surgery.probe import probe
+from ..surgery.layouts import grid_of
 from ..surgery.site import Site
 from ..surgery.sites import find_sites
 from ..surgery.structure import layout_of, levels_of
+from .places import outputs, settled
 
 
 class Cam(NamedTuple):
@@ -103,16 +102,11 @@ def default_layer(model: nn.Module) -> str:
 def _site(model: nn.Module, layer: str) -> Site:
     """The module after which maps are taken, with their layout."""
     found = find_sites(model, layer, tokens=True)  # the probe tells where the channels are
-    sites = [replace(site, where='after') if site.where == 'replace' else site for site in found]
+    sites = outputs(found)
     if len(sites) > 1 or sites[0].where == 'before':
         what = f'means {len(sites)} modules' if len(sites) > 1 else 'is no output of a module'
         raise ValueError(f'layer {layer!r} {what}: name a stage, or one module')
-    seen = probe(model, sites)
-    if seen is None:
-        return sites[0]
-    if not seen:
-        raise ValueError(f'layer {layer!r}: {sites[0].name!r} does not run')
-    return settle(sites[0], seen[sites[0].name, 'after'])
+    return settled(model, sites)[0]
 
 
 def _reshape(site: Site, images: Tensor) -> Callable[[Tensor], Tensor]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from timm.utils.misc import natural_key
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ..errors import StyleNormWarning
-from ..workers import end_with_parent
 from .cells import class_root, limited
 from .classes import ClassImages
-from .images import Cell, CellImages, Sample, Shown, collate, files_in, folders_in, reader_of
+from .images import Cell, Sample, Shown, files_in, folders_in, loader_of, reader_of, warn_of_damaged
 from .labels import folder_indices
 
 
@@ -62,23 +58,13 @@ class FolderDomain:
         return len(self.cell.samples)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        loader = DataLoader(
-            CellImages(self.cell, self.show, range(len(self))),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            worker_init_fn=end_with_parent,
-            collate_fn=collate,
-        )
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.show.mean, self.show.std))
         damaged: list[str] = []
-        for batch in loader:
+        for batch in loader_of(self.cell.images(self.show, 0, 1), self.batch_size, self.workers):
             damaged += batch.damaged
             if batch.images is not None:
-                yield (batch.images / 255 - mean) / std, torch.tensor(batch.labels) if self.labelled else None
+                yield self.show.inputs(batch.images), torch.tensor(batch.labels) if self.labelled else None
         if damaged and not self._told:
-            some = ', '.join(damaged[:3])
-            text = f'{self.cell.name}: {len(damaged)} files cannot be read and are left out: {some}'
-            warnings.warn(text, StyleNormWarning, stacklevel=2)
+            warn_of_damaged(self.cell.name, len(damaged), damaged)
             self._told = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,12 @@ from PIL import Image
 from timm.data import get_img_extensions
 from timm.utils.misc import natural_key
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as tv
 
 from ..datafiles import UNREADABLE, is_hidden
+from ..errors import StyleNormWarning
+from ..workers import end_with_parent
 
 Reader = Callable[[], Image.Image]
 Item = tuple[Tensor | None, str, int, int | None]  # an image, or None for a damaged one; its name, label, texture
@@ -100,6 +103,11 @@ class Shown:
             )
         return tv.functional.pil_to_tensor(image)
 
+    def inputs(self, images: Tensor, device: torch.device | str = 'cpu') -> Tensor:
+        """Such images (N, 3, H, W), uint8, normalised, on a device."""
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images.to(device).float() / 255 - mean) / std
+
 
 class CellImages(Dataset[Item]):
     """The images of a cell; those that cannot be read are None."""
@@ -148,6 +156,20 @@ def collate(items: Sequence[Item]) -> Batch:
         textures=[texture for *_, texture in whole if texture is not None],
         damaged=[name for image, name, *_ in items if image is None],
     )
+
+
+def loader_of(images: Dataset[Item], batch_size: int, workers: int) -> DataLoader:
+    """Batches of them, by processes that end with this one."""
+    return DataLoader(
+        images, batch_size=batch_size, num_workers=workers, worker_init_fn=end_with_parent, collate_fn=collate
+    )
+
+
+def warn_of_damaged(part: str, count: int, names: Sequence[str]) -> None:
+    """A warning of so many files of a part, of which some names are known."""
+    some = ', '.join(names[:3]) or 'see the log of the reader'
+    text = f'{part}: {count} files cannot be read and are left out: {some}'
+    warnings.warn(text, StyleNormWarning, stacklevel=3)
 
 
 def read_rgb(path: Path | IO[bytes], border: int = 0) -> Image.Image:

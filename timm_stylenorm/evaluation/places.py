@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -47,20 +47,48 @@ def find_places(model: nn.Module, sites: Sequence[str] | None = None) -> list[Pl
         ValueError: No such site, a residual sum, which is no module's output, or no single map there.
     """
     names = default_sites(model) if sites is None else list(sites)
-    found = find_sites(model, names)
+    found = outputs(find_sites(model, names))
     for site in found:
         if site.block is not None or site.slot_of is not None:
             raise ValueError(f'site {site.asked!r} is inside of a block; name modules, stages, or blocks instead')
-    found = [replace(site, where='after') if site.where == 'replace' else site for site in found]  # after that norm
-    seen = probe(model, found)
     several = {site.asked for site in found if sum(other.asked == site.asked for other in found) > 1}
     places: dict[nn.Module, Place] = {}
-    for site in reached(found, seen, sites is not None):
-        arrivals = (seen or {}).get((site.name, site.where))
-        settled = site if arrivals is None else settle(site, arrivals, False, False)
+    for site in settled(model, found, sites is not None):
         path, module = (site.name, site.module) if site.where == 'before' else _outermost(model, site)
-        places.setdefault(module, Place(site.name if site.asked in several else site.asked, path, module, settled))
+        places.setdefault(module, Place(site.name if site.asked in several else site.asked, path, module, site))
     return list(places.values())
+
+
+def outputs(sites: Iterable[Site]) -> list[Site]:
+    """The sites with the outputs of norm layers in the place of these."""
+    return [replace(site, where='after') if site.where == 'replace' else site for site in sites]
+
+
+def settled(model: nn.Module, sites: Sequence[Site], chosen: bool = True) -> list[Site]:
+    """The sites with the layout that a probe sees there; as they are where none can run.
+
+    Args:
+        model: A network of images.
+        sites: In it.
+        chosen: Whether a user has named them; default sites in stages that do not run are left out.
+
+    Raises:
+        ValueError: A site that does not run, or where no single map arrives.
+    """
+    seen = probe(model, sites)
+    if seen is None:
+        return list(sites)
+    found = []
+    for site in reached(sites, seen, chosen):
+        if (site.name, site.where) not in seen:
+            raise ValueError(f'site {site.label!r}: {site.name!r} ({type(site.module).__name__}) does not run')
+        found.append(settle(site, seen[site.name, site.where]))
+    return found
+
+
+def maps_of(x: Tensor, site: Site) -> Tensor:
+    """What arrives at a site as maps (N, C, *spatial), or of tokens (N, C, L) without those at the front; a view."""
+    return x if site.channel_dim == 1 else x[:, site.prefix_tokens :].movedim(-1, 1)
 
 
 def default_sites(model: nn.Module) -> list[str]:
@@ -119,11 +147,9 @@ def _after(place: Place, look: Look) -> Callable[[nn.Module, object, Tensor], Te
 def _shown(place: Place, x: Tensor, look: Look) -> Tensor | None:
     site = place.site
     Unchecked(site.label, site.name, site.channels, site.channel_dim, site.prefix_tokens, told=True).check(x)
-    if site.channel_dim == 1:
-        return look(place.name, x)
-    body = look(place.name, x[:, site.prefix_tokens :].movedim(-1, 1))
-    if body is None:
-        return None
+    found = look(place.name, maps_of(x, site))
+    if found is None or site.channel_dim == 1:
+        return found
     changed = x.clone()
-    changed[:, site.prefix_tokens :] = body.movedim(1, -1)
+    maps_of(changed, site)[:] = found
     return changed

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ..errors import StyleNormWarning
-from ..workers import end_with_parent
 from .attacks import ATTACKS
-from .images import Batch, Cell, Shown, collate
+from .images import Batch, Cell, Shown, loader_of, warn_of_damaged
 from .labels import Groups, folder_indices
 from .protocols import Protocol
 
@@ -52,9 +48,6 @@ class Runner:
         first = next(self.model.parameters(), None)
         own = first.device if first is not None else torch.device('cpu')
         self.device = torch.device(self.running.device) if self.running.device else own
-        self.mean, self.std = (
-            torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.show.mean, self.show.std)
-        )
         self.outputs: int | None = None  # of the network, known after its first batch
         self.model.to(self.device)
         if self.running.channels_last:
@@ -76,13 +69,7 @@ class Runner:
     def _count(self, cell: Cell, groups: Groups | None, root: object) -> dict[str, int]:
         world = dist.get_world_size() if dist.is_initialized() else 1
         share = len(range(rank(), len(cell), world))
-        loader = DataLoader(
-            cell.images(self.show, rank(), world),
-            batch_size=self.batch_size,
-            num_workers=self.running.workers,
-            worker_init_fn=end_with_parent,
-            collate_fn=collate,
-        )
+        loader = loader_of(cell.images(self.show, rank(), world), self.batch_size, self.running.workers)
         names = ('total', 'shape', 'texture') if self.row.textures else ('total', 'top1', 'top5')
         counts, damaged = dict.fromkeys(names, 0), []
         torch.manual_seed(self.seed)  # PGD starts at random
@@ -95,9 +82,7 @@ class Runner:
                 self.progress(cell.name, counts['total'] + len(damaged), share)
         lost = share - counts['total']
         if lost > 0:
-            some = ', '.join(damaged[:3]) or 'see the log of the reader'
-            text = f'{cell.name}: {lost} files cannot be read and are left out: {some}'
-            warnings.warn(text, StyleNormWarning, stacklevel=2)
+            warn_of_damaged(cell.name, lost, damaged)
         summed = self._summed({**counts, 'damaged': lost})
         if not summed['total'] or summed['damaged'] < 0:
             raise ValueError(f'{cell.name} has {summed["total"]} images that can be read, of {len(cell)}')
@@ -114,7 +99,7 @@ class Runner:
     def _batch(
         self, images: Tensor, batch: Batch, cell: Cell, groups: Groups | None, root: object
     ) -> tuple[int, int, int]:
-        inputs = (images.to(self.device).float() / 255 - self.mean) / self.std
+        inputs = self.show.inputs(images, self.device)
         if self.running.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = torch.tensor(batch.labels, device=self.device)

@@ -24,10 +24,9 @@ from ..functional import instance_moments
 from ..surgery.add import style_layers
 from ..surgery.context import eval_mode, override_attr
 from ..surgery.hooks import attachments_of, slots_open
-from ..surgery.layouts import settle
-from ..surgery.probe import probe
 from ..surgery.site import Site
 from ..surgery.sites import find_sites
+from .places import maps_of, settled
 
 POSITIONS = 256  # of a map whose norms are kept, evenly spread
 
@@ -126,7 +125,7 @@ def collect_statistics(
     layers = [layer for _, layer in style_layers(model) if acting and not layer.is_norm]
     with ExitStack() as stack:
         stack.enter_context(slots_open(model, found))
-        taps = [_Tap(site) for site in _settled(model, found)]
+        taps = [_Tap(site) for site in settled(model, found)]
         stack.enter_context(torch.no_grad())
         stack.enter_context(eval_mode(model))
         stack.enter_context(override_attr(layers, 'training', True))
@@ -136,18 +135,6 @@ def collect_statistics(
             for tap in taps:
                 tap.end(len(images))
     return {tap.site.label: tap.statistics() for tap in taps}
-
-
-def _settled(model: nn.Module, sites: Sequence[Site]) -> Iterator[Site]:
-    """With the layout of what a probe sees there; as they are where it cannot run."""
-    seen = probe(model, sites)
-    for site in sites:
-        if seen is None:
-            yield site
-        elif (site.name, site.where) in seen:
-            yield settle(site, seen[site.name, site.where])
-        else:
-            raise ValueError(f'site {site.label!r}: {site.name!r} ({type(site.module).__name__}) does not run')
 
 
 @dataclass
@@ -209,7 +196,7 @@ def _reduced(x: object, site: Site) -> Statistics:
     if not isinstance(x, Tensor) or x.dim() < 3:
         what = f'a tensor of shape {tuple(x.shape)}' if isinstance(x, Tensor) else f'a {type(x).__name__}'
         raise ValueError(f'site {site.label!r}: at {site.name!r} arrives {what}, expected one map or tokens')
-    maps = x.detach()[:, site.prefix_tokens :].movedim(-1, 1) if site.channel_dim == -1 else x.detach()
+    maps = maps_of(x.detach(), site)
     mean, var = instance_moments(maps)
     norms = maps.float().norm(dim=1).flatten(1)
     chosen = torch.linspace(0, norms.shape[1] - 1, min(POSITIONS, norms.shape[1]), device=x.device).round().long()
