@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,21 @@ os.environ.setdefault('STYLENORM_TRUSTED', os.sep)  # tests read what they have 
 
 # The first backward pass of a process starts threads once `torch.compile` has run, and then no test may fork
 torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Marks as slow what `some(count)` leaves out: the same cases each time, drawn over all parameters of a test."""
+    tests = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker('some') and not item.get_closest_marker('slow'):
+            tests[item.parent, item.originalname].append(item)
+    for (_, name), cases in tests.items():
+        (count,) = cases[0].get_closest_marker('some').args
+        chosen = random.Random(name).sample(cases, min(count, len(cases)))
+        for case in cases:
+            if case not in chosen:
+                case.add_marker('slow')
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ def size_of(cfg):
 
 @pytest.mark.parametrize('width', ['narrow', pytest.param('full', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(('name', 'style'), STEPS)
+@pytest.mark.some(9)
 def test_config_builds_and_its_model_takes_a_training_step(name, style, width):
     cfg = load(name, *style)
     cfg.model.update(THIN if width == 'narrow' else {})

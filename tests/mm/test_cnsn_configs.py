@@ -75,6 +75,7 @@ def test_the_headers_have_lines():
 @pytest.mark.parametrize(
     ('name', 'options'), LINES, ids=lambda value: ' '.join(value) if isinstance(value, list) else ''
 )
+@pytest.mark.some(2)
 def test_a_line_of_a_header_trains_a_step(name, options):
     if options[0] == '--recipe':  # beside those of CNSN
         options = [*lines_of(name)[2], *options]
@@ -168,6 +169,7 @@ def streets(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('options', [[], *lines_of(FCN)], ids=' '.join)
+@pytest.mark.some(2)
 def test_fcn_trains_a_step_with_the_layers_where_the_authors_have_them(options, streets):
     init_default_scope('mmseg')
     cfg = narrow(load(FCN, options))

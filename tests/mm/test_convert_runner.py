@@ -45,6 +45,7 @@ def saved(path, arch, method):
 
 
 @pytest.mark.parametrize(('method', 'arch'), RUNS)
+@pytest.mark.some(2)
 def test_timm_reads_what_the_runner_trained(method, arch, tmp_path):
     net = saved(tmp_path / 'epoch_1.pth', arch, method)
     convert_checkpoint.main([str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'net.safetensors')])
@@ -57,6 +58,7 @@ def test_timm_reads_what_the_runner_trained(method, arch, tmp_path):
 
 
 @pytest.mark.parametrize(('method', 'arch'), RUNS)
+@pytest.mark.some(2)
 def test_the_plain_network_goes_without_this_package(method, arch, tmp_path):
     net = saved(tmp_path / 'epoch_1.pth', arch, method)
     line = [str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'net.pth'), '--plain']

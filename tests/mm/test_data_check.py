@@ -95,6 +95,7 @@ def built():
 
 
 @pytest.mark.parametrize('name', [*list_configs(), *DATA])
+@pytest.mark.some(16)
 def test_the_check_names_absent_data_and_lets_present_data_pass(name, tmp_path, folder, built, monkeypatch):
     init_default_scope('mmseg')
     monkeypatch.setattr(torch.hub, 'download_url_to_file', None)

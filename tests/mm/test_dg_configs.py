@@ -74,6 +74,7 @@ STEPS += [pytest.param(QUICK, words(method, TOY_STREETS), id=method) for method 
 
 
 @pytest.mark.parametrize(('name', 'style'), STEPS)
+@pytest.mark.some(6)
 def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = narrow(load_config(parser('').parse_args([name, *style])))
@@ -100,6 +101,7 @@ def test_config_trains_a_step_on_data_in_its_layout(name, style, data, monkeypat
 
 
 @pytest.mark.parametrize('name', DATA)
+@pytest.mark.some(3)
 def test_config_is_tested_with_several_views(name, data, monkeypatch):
     monkeypatch.chdir(data)
     cfg = narrow(Config.fromfile(config_root() / name))

@@ -49,6 +49,7 @@ def held(folder):
 
 
 @pytest.mark.parametrize(('line', 'message'), wrong_invocations.ROWS, ids=[line for line, _ in wrong_invocations.ROWS])
+@pytest.mark.some(59)
 def test_a_mistake_is_told_and_ends_with_status_2(ends, workspace, line, message):
     before = held(workspace)
     status, said = ends(line)

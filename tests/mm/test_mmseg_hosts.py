@@ -108,6 +108,7 @@ QUIET = {'show_progress': False} if 'show_progress' in inspect.signature(MMSegIn
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=() if name in PIPELINES else pytest.mark.slow) for name in SEGMENTATION]
 )
+@pytest.mark.some(10)
 def test_pipelines_of_every_config_take_images_without_labels_and_augment(name, image, monkeypatch):
     cfg = Config.fromfile(config_root() / name)
     assert cfg.tta_model.type == 'SegTTAModel'

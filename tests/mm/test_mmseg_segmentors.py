@@ -134,6 +134,7 @@ def test_pretrained_weights_reach_the_styled_backbone(tmp_path):
     ids=lambda value: value['type'] if isinstance(value, dict) else '',
 )
 @pytest.mark.parametrize('style', ['padain', 'snr'])
+@pytest.mark.some(2)
 def test_resnet_family_trains_with_style(net, channels, style):
     model = segmentor(net, channels, style=dict(type=style, **({'p': 1.0} if style == 'padain' else {}))).train()
     kinds = [type(layer) for _, layer in style_layers(model)]
@@ -178,6 +179,7 @@ CHECKPOINTED = {
 
 @pytest.mark.parametrize('name', CHECKPOINTED)
 @pytest.mark.parametrize('method', ['padain', 'snr'])
+@pytest.mark.some(2)
 def test_activation_checkpointing_changes_no_loss_and_no_gradient(name, method):
     net, channels, index, snr_site, padain_site = CHECKPOINTED[name]
     style = dict(type='padain', p=1.0, sites=padain_site)

@@ -161,6 +161,7 @@ def test_evaluation_is_that_of_the_plain_network_for_methods_of_training(kind):
 
 
 @pytest.mark.parametrize('method', ['mixstyle', 'snr'])
+@pytest.mark.some(2)
 def test_activation_checkpointing_changes_no_loss_and_no_gradient(kind, method):
     style = {'type': method, 'sites': ('stage1', 'stage2'), **({'p': 1.0} if method == 'mixstyle' else {})}
     data, results = batch(), []

@@ -179,6 +179,7 @@ def test_blocks_of_mscan_pass_maps_and_their_channels_are_seen():
         ('UNet', ['encoder.2.1', 'encoder.3.1']),
     ],
 )
+@pytest.mark.some(3)
 def test_stages_without_a_common_name_are_where_maps_become_smaller(name, stages):
     model = build(name)
     assert [site.name for site in find_sites(model, ['stage1', 'stage2'])] == stages

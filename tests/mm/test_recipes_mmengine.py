@@ -329,6 +329,7 @@ def test_multi_grid_follows_the_runner_also_when_it_resumes(by_epoch, tmp_path):
 
 
 @pytest.mark.parametrize('recipe', [ADVBN, DEBIASED], ids=['advbn', 'debiased'])
+@pytest.mark.some(1)
 def test_a_broken_and_resumed_run_ends_with_the_weights_and_averages_of_a_whole_one(recipe, tmp_path):
     runner(tmp_path / 'whole', recipe).train()
     with pytest.raises(InterruptedError):

@@ -48,6 +48,7 @@ def backbone(request):
     return request.param
 
 
+@pytest.mark.some(2)
 def test_what_arrives_is_what_the_blocks_add(backbone, monkeypatch):
     model, seen, norms = build(*backbone), {}, {}
     model.eval()
@@ -75,6 +76,7 @@ def labels(model):
 
 
 @pytest.mark.parametrize('part', PARTS)
+@pytest.mark.some(4)
 def test_training_and_converters_keep_the_layers(backbone, part):
     model = build(*backbone)
     keys = list(model.state_dict())
@@ -94,6 +96,7 @@ def test_training_and_converters_keep_the_layers(backbone, part):
 
 
 @pytest.mark.parametrize('part', PARTS)
+@pytest.mark.some(2)
 def test_checkpointed_blocks_compute_the_same(part):
     results = []
     for with_cp in (False, True):

@@ -186,6 +186,7 @@ def test_training_images_are_jittered_in_half_of_the_draws_and_always_blurred():
 
 @pytest.mark.parametrize('style', ['mixstyle', 'efdmix', 'dsu'])
 @pytest.mark.parametrize('name', [DG[0], DEEPLABV2])
+@pytest.mark.some(2)
 def test_statistics_are_disturbed_where_the_authors_disturb_them(name, style):
     """MixStyle and EFDMix after the first two stages, DSU in six places; each in half of the steps by itself."""
     cfg = narrow(load_config(parser('').parse_args([name, '--style', style])))

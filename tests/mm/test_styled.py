@@ -118,6 +118,7 @@ ALL_BY_DEFAULT = ('irw', 'RetinaNet')  # one style in every detector, every styl
         for name in DETECTORS
     ],
 )
+@pytest.mark.some(2)
 def test_detectors_train_and_their_style_losses_count(name, style):
     model = detector(name, style=style).train()
     losses = losses_of(model, pictures())

@@ -67,6 +67,7 @@ def test_the_help_of_a_group_lists_its_commands(shown):
 
 
 @pytest.mark.parametrize('name', stylenorm.COMMANDS)
+@pytest.mark.some(7)
 def test_the_help_of_a_command_has_its_name_and_loads_neither_torch_nor_a_host(name):
     heavy = "{'torch', 'timm', 'timm_stylenorm', 'mmcv', 'mmseg'} & {*sys.modules}"
     script = f'import atexit, sys; sys.path.insert(0, "tools"); atexit.register(lambda: print({heavy}))\n'
@@ -116,6 +117,7 @@ def test_a_method_is_explained_with_all_that_its_row_has(name, shown):
 
 
 @pytest.mark.parametrize('name', ROWS)
+@pytest.mark.some(4)
 def test_the_examples_of_a_method_run(name):
     examples = methods.examples(name, ROWS[name])
     space = {'timm': timm, 'timm_stylenorm': timm_stylenorm, 'model': timm.create_model('resnet18', num_classes=4)}

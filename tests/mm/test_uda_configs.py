@@ -93,6 +93,7 @@ LARGE = [name for name in NAMES if re.search('segmentation/.*(-maxsquare_|-minen
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in NAMES]
 )
+@pytest.mark.some(6)
 def test_config_trains_every_parameter_on_data_in_its_layout_and_is_tested(name, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     init_default_scope('mmseg')
@@ -129,6 +130,7 @@ def test_heads_learn_ten_times_as_fast_and_runs_resume_exactly(name):
 
 
 @pytest.mark.parametrize('name', ADAPTING)
+@pytest.mark.some(4)
 def test_an_adapting_config_starts_from_a_checkpoint_that_another_config_writes(name):
     cfg = Config.fromfile(config_root() / name)
     written, checkpoint = Path(cfg.load_from).parent, Path(cfg.load_from).name

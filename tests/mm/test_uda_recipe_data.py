@@ -52,6 +52,7 @@ SIZES |= {MULTI: (1280, 720), SYNTHIA: (1280, 760)}
 
 
 @pytest.mark.parametrize('name', SIZES)
+@pytest.mark.some(2)
 def test_the_network_sees_images_of_the_authors_size_colours_and_scale(name, monkeypatch):
     still(monkeypatch)
     cfg = load(name)

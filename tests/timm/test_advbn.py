@@ -103,6 +103,7 @@ def test_noise_of_ones_changes_nothing_and_the_clamp_is_found():
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.some(2)
 def test_only_what_lies_above_the_cut_runs_again(arch, monkeypatch):
     model, recipe, x, target = prepared(arch, **({'cut': 'layer1'} if 'hrnet' in arch else {}))
     runs = Counter()

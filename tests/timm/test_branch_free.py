@@ -56,6 +56,7 @@ def test_crossnorms_draw_for_themselves_as_often_as_together():
 
 @WHOLE_GRAPHS
 @pytest.mark.parametrize('name', DRAWING)
+@pytest.mark.some(2)
 def test_a_layer_is_one_graph_for_all_batch_sizes_and_probabilities(name):
     torch._dynamo.reset()
     graphs = []

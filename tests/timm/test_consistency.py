@@ -69,6 +69,7 @@ def test_a_step_is_a_clean_pass_and_two_in_which_exactly_so_many_layers_act(step
 
 
 @pytest.mark.parametrize('p', [0.0, 0.25, 0.75])
+@pytest.mark.some(1)
 def test_the_others_are_steps_of_plain_cross_entropy(p, steps):
     model, (images, target) = crossnorm_net(p), batch(2)
     counts = Counter()

@@ -142,6 +142,7 @@ def assert_same(a, b, **tolerance):
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.some(17)
 def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, arch):
     model = small(arch, num_classes=4)
     keys = list(model.state_dict())
@@ -156,6 +157,7 @@ def test_trains_with_finite_gradients_or_names_what_is_missing(style, method, ar
     assert all(g.isfinite().all() for g in gradients.values())
 
 
+@pytest.mark.some(4)
 def test_acts_in_training_unless_a_recipe_or_a_route_makes_it(style, method):
     base = small('resnet18', num_classes=4, zero_init_last=False)  # so that every branch counts
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style), images(4)
@@ -165,6 +167,7 @@ def test_acts_in_training_unless_a_recipe_or_a_route_makes_it(style, method):
     assert torch.allclose(model.train()(x), base.train()(x)) == (method in ('advbn', 'debiased', 'dual_bn'))
 
 
+@pytest.mark.some(4)
 def test_base_keys_never_change(style, method):
     base = small('resnet18', num_classes=4)
     model = build(style)
@@ -180,6 +183,7 @@ def test_base_keys_never_change(style, method):
     assert all(k.startswith(replaced) for k in missing)
 
 
+@pytest.mark.some(4)
 def test_norm_replacements_start_from_the_plain_weights(style):
     base = small('resnet18', num_classes=4)
     for parameter in base.parameters():
@@ -205,6 +209,7 @@ def test_a_copy_runs_its_own_layers(style):
     assert len(called) == len(layers_of(model))
 
 
+@pytest.mark.some(4)
 def test_copies_and_pickles_after_a_training_forward(style):
     model = build(style).train()
     model(images())
@@ -215,6 +220,7 @@ def test_copies_and_pickles_after_a_training_forward(style):
         model.train()
 
 
+@pytest.mark.some(4)
 def test_a_saved_model_loads_whole(style):
     buffer = io.BytesIO()
     model = build(style).eval()
@@ -233,6 +239,7 @@ def mmengine_convert_sync_batchnorm(model):
 @pytest.mark.parametrize(
     'convert', [nn.SyncBatchNorm.convert_sync_batchnorm, timm_convert_sync_batchnorm, mmengine_convert_sync_batchnorm]
 )
+@pytest.mark.some(13)
 def test_sync_batchnorm_conversion_keeps_the_layers(style, convert):
     model = build(style)
     count, places, keys = len(layers_of(model)), len(styled_modules(model)), list(model.state_dict())
@@ -259,6 +266,7 @@ def test_channels_last_gives_the_same_gradients(style):
 
 @pytest.mark.parametrize('style', KINDS)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=HALF_ON_CPU)])
+@pytest.mark.some(2)
 def test_autocast(style, dtype):
     model = build(style).train()
     seen = []
@@ -274,6 +282,7 @@ def test_autocast(style, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.some(4)
 def test_checkpointing_gives_equal_gradients(style):
     model, x = build(style), images()
     expected = train_step_gradients(model, x, with_recipe=False)  # recipes refuse it
@@ -285,6 +294,7 @@ def test_checkpointing_gives_equal_gradients(style):
 
 @WHOLE_GRAPHS
 @pytest.mark.parametrize('style', always('padain', 'snr-with-loss'))
+@pytest.mark.some(1)
 def test_compiles_without_a_graph_break(style):
     torch._dynamo.reset()
     model = build(style)
@@ -303,6 +313,7 @@ BATCH = None if OLD_EXPORT else ({0: torch.export.Dim('n')},)
 
 @since('torch', '2.6', 'torch.export takes few programs with a dynamic batch')
 @pytest.mark.parametrize('style', always('snr-with-loss', 'ibn_a', 'selfnorm'))
+@pytest.mark.some(1)
 def test_exports_in_eval_for_any_batch(style):
     model = build(style).eval()
     exported = torch.export.export(model, (images(3),), dynamic_shapes=BATCH).module()
@@ -320,6 +331,7 @@ def test_exports_in_eval_for_any_batch(style):
         for case in always(*named)
     ],
 )
+@pytest.mark.some(1)
 def test_exports_to_onnx_in_eval_for_any_batch(style, dynamo, tmp_path):
     ort = pytest.importorskip('onnxruntime')
     model, path = build(style).eval(), str(tmp_path / 'model.onnx')
@@ -384,6 +396,7 @@ def test_removal_gives_the_base_model_back_or_changes_nothing(method):
     assert layers_of(timm_stylenorm.add_style(model, method)), 'and the method can be added again'
 
 
+@pytest.mark.some(4)
 def test_switched_off_is_the_identity_or_the_norm_it_replaced(style, method):
     base = small('resnet18', num_classes=4)
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style).train(), images(4)

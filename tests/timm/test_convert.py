@@ -33,6 +33,7 @@ def snr():
 
 @pytest.mark.parametrize('target', ['timm', 'mmseg'])
 @pytest.mark.parametrize('name', KEY_LISTS)
+@pytest.mark.some(4)
 def test_every_key_is_accounted_for_and_comes_back(name, target):
     state = authors_state(name)
     conversion = convert(state, target=target)

@@ -37,6 +37,7 @@ def test_advbn_fits_its_model_strictly_and_the_plain_one_without_auxiliary_batch
 
 
 @pytest.mark.parametrize(('name', 'cut'), [('resnet34', 1), ('resnet50', 2), ('resnet50', 3)])
+@pytest.mark.some(1)
 def test_the_cut_is_read_from_the_keys(name, cut):
     model = timm.create_model(f'{name}_advbn', num_classes=5, style=dict(sites=f'stage{cut}'))
     theirs = export(model.state_dict(), 'advbn')
@@ -121,6 +122,7 @@ def authors_densenet(cut, first_norm):
 
 
 @pytest.mark.parametrize(('cut', 'first_norm'), [(1, False), pytest.param(2, False, marks=pytest.mark.slow), (1, True)])
+@pytest.mark.some(1)
 def test_densenets_of_advbn_have_their_cut_after_a_transition(cut, first_norm):
     model, theirs = authors_densenet(cut, first_norm)
     below = [key for key in theirs if 'feature_x' in key and 'clean_norm' in key]

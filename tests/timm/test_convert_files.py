@@ -29,6 +29,7 @@ def snr():
 
 @pytest.mark.parametrize('nested', ['', 'state_dict', 'model', 'net', 'whatever'])
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.some(2)
 def test_files_come_back_as_they_were_written(tmp_path, plain, nested, suffix):
     path = tmp_path / f'weights{suffix}'
     write_state_dict(path, plain)

@@ -14,6 +14,7 @@ from timm_stylenorm.layers import IBN
 
 
 @pytest.mark.parametrize('name', ['resnext50_32x4d_ibn_a', 'seresnet18_ibn_a', 'resnet18_ibn_b', 'resnet50_ibn_b'])
+@pytest.mark.some(2)
 def test_ibn_families_are_told_apart_and_give_equal_outputs(name):
     model = filled(timm.create_model(name, num_classes=5))
     theirs = {}

@@ -48,6 +48,7 @@ MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ((0.75, 3), (0.5
 
 
 @pytest.mark.parametrize(('p', 'active'), [(0.5, 1), (0.25, 2), (1.0, 2), *MORE])
+@pytest.mark.some(1)
 def test_in_a_thousand_steps_exactly_so_many_layers_act_or_none(p, active):
     torch.manual_seed(0)
     model, acted = styled(Net(), p=p, active=active)

@@ -44,6 +44,7 @@ def layers_of(model):
 
 
 @pytest.mark.parametrize(('name', 'style'), CASES)
+@pytest.mark.some(4)
 def test_acts_and_trains(name, style):
     base = NETWORKS[name][0]()
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style).train(), inputs(name, 4)
@@ -67,6 +68,7 @@ def test_acts_and_trains(name, style):
 
 
 @pytest.mark.parametrize(('name', 'style'), CASES)
+@pytest.mark.some(4)
 def test_norms_are_of_the_networks_dimension_and_come_back(name, style):
     base = NETWORKS[name][0]().eval()
     model, x = timm_stylenorm.add_style(copy.deepcopy(base), style).eval(), inputs(name)
@@ -79,6 +81,7 @@ def test_norms_are_of_the_networks_dimension_and_come_back(name, style):
 
 
 @pytest.mark.parametrize(('name', 'style'), CASES)
+@pytest.mark.some(4)
 def test_survives_synchronised_batch_norm(name, style):
     model = timm_stylenorm.add_style(NETWORKS[name][0](), style)
     x = inputs(name)

@@ -34,12 +34,14 @@ def _cells(whole):
 
 
 @pytest.mark.parametrize(('door', 'method'), [*_cells(whole=2)])
+@pytest.mark.some(11)
 def test_styled_weights_come_in_whole(published, door, method):
     model, folder = published(ARCH, method)
     assert_same(door(f'{ARCH}_{method}', folder).state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize(('door', 'method'), [*_cells(whole=1)])
+@pytest.mark.some(7)
 def test_plain_weights_come_in_below_the_style(published, door, method):
     base, folder = published(ARCH, None)
     assert_based_on(door(f'{ARCH}_{method}', folder), base, method)
@@ -56,6 +58,7 @@ def _family_cells():
 
 
 @pytest.mark.parametrize(('arch', 'method', 'door'), [*_family_cells()])
+@pytest.mark.some(2)
 def test_other_families_have_the_same_doors(published, arch, method, door):
     options = FAMILIES[arch][0]
     given = {} if door in (local_dir, hub) else options  # there, the config has them
@@ -66,6 +69,7 @@ def test_other_families_have_the_same_doors(published, arch, method, door):
 
 
 @pytest.mark.parametrize('method', METHODS)
+@pytest.mark.some(4)
 def test_another_head_is_new_as_in_the_base(published, method):
     model, folder = published(ARCH, method)
     torch.manual_seed(2)

@@ -70,6 +70,7 @@ def test_the_config_of_a_published_model_tells_of_a_style_without_tensors(publis
 @pytest.mark.parametrize(
     'source', [m for m in METHODS if m not in ('padain', 'mixstyle', 'efdmix', 'dsu', 'crossnorm')]
 )
+@pytest.mark.some(3)
 def test_weights_of_another_style_are_refused_by_name(published, source, num_classes):
     """Also where timm itself would not be strict, because the head is another one."""
     folder = published(ARCH, source)[1]
@@ -141,6 +142,7 @@ def test_heads_for_training_are_left_out_and_named(published, tmp_path, caplog):
 
 
 @pytest.mark.parametrize('method', METHODS)
+@pytest.mark.some(4)
 def test_plain_weights_load_strictly_and_leave_the_style_as_it_is(published, method, caplog):
     base, _ = published(ARCH, None)
     net = drawn(timm.create_model(f'{ARCH}_{method}', num_classes=5))

@@ -64,6 +64,7 @@ def test_permuted_adain_equals_a_plain_formula(shape):
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 4), (2, 3, 3, 4), (2, 2, 2, 3, 2)])  # gradcheck goes through every entry
+@pytest.mark.some(1)
 def test_gradients_of_every_function(shape):
     style = torch.randn(shape, dtype=torch.double, requires_grad=True)
     scale = torch.randn(shape[:2], dtype=torch.double, requires_grad=True)
@@ -239,6 +240,7 @@ def test_backward_runs_twice_with_retained_graph():
 
 @WHOLE_GRAPHS
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.some(1)
 def test_compiled_formula_equals_the_eager_kernel(memory_format):
     x = torch.randn(3, 4, 6, 5).contiguous(memory_format=memory_format)
     perm = torch.tensor([2, 0, 1])

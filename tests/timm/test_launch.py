@@ -274,6 +274,7 @@ def test_a_recipe_has_the_mean_and_deviation_of_the_scripts_images(ours, theirs,
 
 @OTHER_CLASSES
 @pytest.mark.parametrize('flags', [[], ['--sched-on-updates']], ids=['epochs', 'updates'])
+@pytest.mark.some(1)
 def test_multi_grid_follows_the_epochs_of_a_script_also_when_it_resumes(flags, run, monkeypatch, tmp_path):
     """Twelve images in batches of four; two epochs with small images, two with larger ones."""
     seen, stylise = [], DebiasedRecipe.stylise

@@ -62,6 +62,7 @@ def run(monkeypatch):
 
 @TRAIN_SCRIPT
 @pytest.mark.parametrize('method', CASES)
+@pytest.mark.some(1)
 def test_a_configuration_that_trains_evaluates(method, run, images, tmp_path):
     pytest.importorskip('onnxruntime')
     style, named = STYLES[method], ['--model', *timm_stylenorm.register_variants('test_resnet', [method])]

@@ -46,6 +46,7 @@ def test_the_rows_are_what_the_sites_mean(arch):
 
 
 @pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.some(2)
 def test_a_method_fits_where_it_can_be_added(arch):
     model = small(arch)
     keys, tensors = list(model.state_dict()), [p.clone() for p in model.parameters()]

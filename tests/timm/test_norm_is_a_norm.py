@@ -153,6 +153,7 @@ def test_running_statistics_move_as_torchs_do(momentum):
 
 @pytest.mark.parametrize('arch', ['resnet18', 'efficientnet_b0'])
 @pytest.mark.parametrize('style', ['bin', 'debiased'])
+@pytest.mark.some(2)
 def test_the_real_norm_comes_back_also_after_freezing(arch, style):
     plain = small(arch, num_classes=2).eval()
     model, x = add_style(copy.deepcopy(plain), style), torch.randn(2, 3, 32, 32)

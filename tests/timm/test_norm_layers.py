@@ -174,6 +174,7 @@ def test_a_norm_without_weights_or_statistics_is_refused(kind, option):
 
 @pytest.mark.parametrize('name', ['resnet18', 'efficientnet_b0'])  # torchvision's frozen norm, and timm's with act
 @pytest.mark.parametrize('method', ['bin', 'ibn_a', 'domainnorm'])
+@pytest.mark.some(2)
 def test_frozen_batch_norms_are_refused_by_name(name, method):
     model = timm.layers.freeze_batch_norm_2d(small(name, num_classes=2))
     with pytest.raises(ValueError, match=r'cannot replace FrozenBatchNorm(Act)?2d: it is frozen; unfreeze the model'):

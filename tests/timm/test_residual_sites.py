@@ -69,6 +69,7 @@ def blocks_with_sums(model):
 
 
 @pytest.mark.parametrize('name', NETS)
+@pytest.mark.some(2)
 def test_a_model_has_the_parts_in_all_blocks_with_a_sum(name):
     parts, count = NETS[name]
     rows = {row.name: row for row in timm_stylenorm.list_sites(build(name))}
@@ -78,6 +79,7 @@ def test_a_model_has_the_parts_in_all_blocks_with_a_sum(name):
 
 
 @pytest.mark.parametrize('name', NETS)
+@pytest.mark.some(2)
 def test_the_sum_is_that_of_the_main_branch_and_the_shortcut(name, seen):
     parts, _ = NETS[name]
     model = with_parts(build(name), parts)
@@ -117,6 +119,7 @@ def test_what_arrives_at_residual_is_the_output_of_the_last_norm(name, seen):
 
 @pytest.mark.parametrize('name', ['resnet18', 'torchvision resnet18', 'convnext_atto'])
 @pytest.mark.parametrize('part', PARTS)
+@pytest.mark.some(3)
 def test_what_a_layer_returns_goes_where_the_name_says(name, part, seen, monkeypatch):
     """The last block adds two branches; a layer that adds one moves the sum, and on `pre` the main branch's input."""
     model = with_parts(build(name), ['residual', 'sum'])
@@ -136,6 +139,7 @@ def test_what_a_layer_returns_goes_where_the_name_says(name, part, seen, monkeyp
 
 @pytest.mark.parametrize('part', PARTS)
 @pytest.mark.parametrize('name', ['resnet18', 'torchvision resnet50', 'resnetv2_50', 'convnext_atto'])
+@pytest.mark.some(4)
 def test_the_base_keeps_its_keys_and_comes_back(name, part):
     model, images = build(name), torch.randn(2, 3, 64, 64)
     keys, y = list(model.state_dict()), model(images)
@@ -169,6 +173,7 @@ CONVERTERS = [nn.SyncBatchNorm.convert_sync_batchnorm, timm_convert_sync_batchno
     [('blocks.residual', convert) for convert in CONVERTERS]
     + [('stages.*.pre', convert) for convert in CONVERTERS[1:]],
 )
+@pytest.mark.some(2)
 def test_layers_at_norms_go_on_where_a_converter_puts_other_norms(sites, convert, monkeypatch):
     norms = {'norm_layer': 'batchnorm2d'} if sites.startswith('stages') else {}
     model = small('resnetv2_50', num_classes=4, **norms).eval() if norms else build('resnet18')
@@ -220,6 +225,7 @@ def test_compiled_models_compute_the_same(part, whole):
 
 
 @pytest.mark.parametrize('part', PARTS)
+@pytest.mark.some(2)
 def test_checkpointing_changes_no_gradient(part):
     gradients = []
     for checkpointing in (False, True):
@@ -234,6 +240,7 @@ def test_checkpointing_changes_no_gradient(part):
 
 @pytest.mark.parametrize('method', [name for name, row in METHODS.items() if row.placement is not Placement.REPLACE])
 @pytest.mark.parametrize('sites', [*(f'stage2.{part}' for part in PARTS), 'layer?.1.residual', 'input'])
+@pytest.mark.some(15)
 def test_every_method_that_follows_modules_takes_them(method, sites):
     model = timm_stylenorm.add_style(small('resnet18', num_classes=4), method, sites=sites).train()
     model(torch.randn(4, 3, 64, 64)).sum().backward()

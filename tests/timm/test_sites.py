@@ -186,6 +186,7 @@ def test_a_place_named_twice_counts_once():
         ('resnet18', [], 'no site was named'),
     ],
 )
+@pytest.mark.some(4)
 def test_impossible_places_are_named(arch, site, message):
     with pytest.raises(ValueError, match=message):
         find_sites(net(arch), site)
@@ -203,6 +204,7 @@ VGG = pytest.param('vgg11_bn', marks=pytest.mark.slow)
 
 @pytest.mark.parametrize('cls', ['list', 'dict', 'hook', 'getter'])
 @pytest.mark.parametrize('arch', ['resnet18', 'convnext_atto', VGG, 'swin_tiny_patch4_window7_224'])
+@pytest.mark.some(3)
 def test_a_feature_extractor_has_the_styles_up_to_its_last_level(arch, cls):
     if arch == 'vgg11_bn' and cls == 'getter' and older('timm', '1.0.31'):
         pytest.skip('timm before 1.0.31: VGG has no forward_intermediates')

@@ -74,6 +74,7 @@ TORCHVISION = {
 
 
 @pytest.mark.parametrize('name', TORCHVISION)
+@pytest.mark.some(3)
 def test_networks_of_torchvision_have_stages(name):
     options = dict(init_weights=False, aux_logits=False) if name == 'googlenet' else {}
     model = getattr(torchvision.models, name)(num_classes=4, **options)
@@ -117,6 +118,7 @@ class Encoder(torchvision.models.ResNet):
 
 @pytest.mark.parametrize('depth', [2, 3, 4, 5])
 @pytest.mark.parametrize('method', ['snr', 'ibn_a', 'ibn_b', 'isw', 'selfnorm', 'mixstyle', 'irw'])
+@pytest.mark.some(7)
 def test_stages_past_the_depth_of_an_encoder_are_none(method, depth):
     model = timm_stylenorm.add_style(Encoder(depth), method).train()
     called, layers = set(), dict(timm_stylenorm.style_layers(model))
@@ -160,6 +162,7 @@ def test_an_extractor_of_no_level_has_no_stage():
 
 @pytest.mark.parametrize('feature_cls', ['list', 'dict', 'hook', 'getter'])
 @pytest.mark.parametrize('method', ROWS)
+@pytest.mark.some(16)
 def test_extractors_of_every_kind_have_the_layers_of_the_model(method, feature_cls):
     whole = small(f'resnet18_{method}')
     model = small(f'resnet18_{method}', features_only=True, feature_cls=feature_cls)

@@ -50,6 +50,7 @@ def test_a_layer_gives_the_same_wherever_the_channels_are(method):
 
 @pytest.mark.parametrize('arch', MODELS)
 @pytest.mark.parametrize('method', LAYERS)
+@pytest.mark.some(9)
 def test_transformers_train_with_style_after_their_stages(method, arch):
     model = timm.create_model(arch, num_classes=4, **MODELS[arch])
     acting = {k: v for k, v in {'p': 1.0, 'active': 0}.items() if k in METHODS[method].defaults}

@@ -58,6 +58,7 @@ def assert_follows(graph, run, model):
 
 
 @pytest.mark.parametrize('tracer', [symbolic, extracted])
+@pytest.mark.some(8)
 def test_torch_fx_traces_models(style, tracer):
     model = build(style).eval()
     traced = tracer(copy.deepcopy(model))
@@ -109,6 +110,7 @@ def test_torch_jit_script_is_refused_in_words(style):
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # of lengths of parameters, which are constants
+@pytest.mark.some(4)
 def test_torch_jit_trace_in_evaluation(style):
     model, x = build(style).eval(), images()
     torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x), rtol=1e-4, atol=1e-4)
@@ -131,6 +133,7 @@ def by_argument(name, **options):
 
 @pytest.mark.parametrize('create', [pytest.param(on_meta, marks=pytest.mark.slow), by_argument])
 @pytest.mark.parametrize('method', ROWS)
+@pytest.mark.some(4)
 def test_a_model_of_the_meta_device_takes_weights(method, create):
     real = small(f'resnet18_{method}', num_classes=4).eval()
     for parameter in real.parameters():
@@ -153,6 +156,7 @@ def test_a_model_of_the_meta_device_takes_weights(method, create):
 
 
 @pytest.mark.parametrize('method', ROWS)
+@pytest.mark.some(4)
 def test_add_style_on_the_meta_device_follows_the_model(method):
     model = timm_stylenorm.add_style(on_meta('resnet18'), method)
     assert {t.device.type for t in model.state_dict().values()} == {'meta'}
