@@ -33,7 +33,7 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) ->
 
 def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
     """Scale and level, (N, C), of `instance_norm`."""
-    return weight / (var + eps).sqrt(), bias
+    return weight * (var + eps).rsqrt(), bias
 
 
 def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:

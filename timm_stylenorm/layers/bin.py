@@ -89,14 +89,14 @@ def _instance_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
     rest = 1 - gate
-    return rest * weight / (var + eps).sqrt(), rest * bias
+    return rest * weight * (var + eps).rsqrt(), rest * bias
 
 
 def _bin_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
     on_batch = weight * gate
-    batch, instance = on_batch / (b_var + eps).sqrt(), (weight - on_batch) / (var + eps).sqrt()
+    batch, instance = on_batch * (b_var + eps).rsqrt(), (weight - on_batch) * (var + eps).rsqrt()
     return batch + instance, bias + batch * (mean - b_mean)
 
 

@@ -219,11 +219,13 @@ def _selfnorm_rule(
     rest = iter(tensors)
     for batch, gate_eps in zip(batched, bn_eps, strict=True):
         fc, weight, bias = islice(rest, 3)
-        z = mean * fc[:, 0, 0] + std * fc[:, 0, 1]
+        of_mean, of_std = fc[:, 0].unbind(1)
+        z = torch.addcmul(mean * of_mean, std, of_std)
         if batch:
-            b_var, b_mean = torch.var_mean(z, 0, correction=0)
-            moments += [b_mean.detach(), b_var.detach()]
+            z, b_mean, b_rstd = torch.native_batch_norm(z, weight, bias, None, None, True, 0.0, gate_eps)
+            moments += [b_mean.detach(), b_rstd.detach().pow(-2).sub(gate_eps).clamp(min=0)]
         else:
             b_mean, b_var = islice(rest, 2)
-        values.append(((z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias).sigmoid())
+            z = (z - b_mean) * (b_var + gate_eps).rsqrt() * weight + bias
+        values.append(z.sigmoid())
     return values[0], values[-1] * mean, *moments
