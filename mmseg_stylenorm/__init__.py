@@ -1,7 +1,7 @@
 """Style methods for mmsegmentation: `custom_imports = dict(imports=['mmseg_stylenorm'])` registers everything.
 
-Import it before reading a config that inherits from `mmseg::...` or `mmseg_stylenorm::...` (the tools do): it patches
-mmengine and mmseg, as the tables in `timm_stylenorm.runner.host` and `mmseg_stylenorm.host` say.
+Import it, as the tools do, before reading a config that inherits from `mmseg::...` or `mmseg_stylenorm::...`. The
+import patches mmengine and mmseg; `timm_stylenorm.runner.host` and `mmseg_stylenorm.host` list the patches.
 """
 
 from timm_stylenorm.installed import check_owners, needing

@@ -1,14 +1,14 @@
-"""What is patched in mmseg."""
+"""The patches of mmseg."""
 
 import functools
 import sys
 
-import mmseg.models  # noqa: F401 (its backbones, necks and heads are imported with it)
+import mmseg.models  # noqa: F401 (this imports its backbones, necks and heads)
 import torch.utils.checkpoint
 
 from timm_stylenorm.patches import Patch, StandIn
 
-# The module `torch.utils.checkpoint`, whose `checkpoint` has `use_reentrant=False` unless told otherwise
+# The module `torch.utils.checkpoint` with a `checkpoint` function whose default is `use_reentrant=False`
 without_reentry = StandIn(
     torch.utils.checkpoint, checkpoint=functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
 )

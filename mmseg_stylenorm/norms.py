@@ -2,9 +2,10 @@
 
     norm_cfg=dict(type='BIN', requires_grad=True)
 
-They are called `bn` in their blocks, so that a checkpoint of the plain network loads: its weights, and the statistics
-where the layer keeps any. `style=` replaces the norms of the backbone alone, and at the places of the papers.
-The gates of BIN learn in groups of their own with `optim_wrapper=dict(constructor='GateOptimWrapperConstructor')`.
+The layers are named `bn` in their blocks, so that a checkpoint of the plain network loads: its weights and, if the
+layer has any, its running statistics. `style=`, in contrast, replaces norms only in the backbone, at the places that
+the papers choose. With `optim_wrapper=dict(constructor='GateOptimWrapperConstructor')` the gates of BIN get parameter
+groups of their own.
 """
 
 from mmengine.registry import MODELS
@@ -16,7 +17,7 @@ __all__ = ['BIN', 'IBN', 'BIN1d', 'BIN3d', 'DomainNorm']
 
 @MODELS.register_module(name=['BIN', 'BIN2d'])
 class BIN(layers.BatchInstanceNorm2d):
-    """`timm_stylenorm.layers.BatchInstanceNorm2d` under mmcv's name for a batch norm."""
+    """`timm_stylenorm.layers.BatchInstanceNorm2d` with the abbreviation that mmcv uses for batch norms."""
 
     _abbr_ = 'bn'
 
@@ -37,7 +38,7 @@ class BIN3d(layers.BatchInstanceNorm3d):
 
 @MODELS.register_module()
 class IBN(layers.IBN):
-    """`timm_stylenorm.layers.IBN` for every norm of a network; `style='ibn_a'` puts it where the authors do."""
+    """`timm_stylenorm.layers.IBN` for every norm of a network; `style='ibn_a'` puts it only where the authors do."""
 
     _abbr_ = 'bn'
 

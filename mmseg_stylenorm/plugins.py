@@ -1,11 +1,11 @@
-"""Style layers as plugins of mmseg's bottleneck blocks, one for every method that follows a module.
+"""Style layers as plugins of mmseg's bottleneck blocks, one for every method that inserts a layer after a module.
 
     plugins=[dict(cfg=dict(type='SNR', reduction=16), stages=(True, True, True, False), position='after_conv3')]
     plugins=[dict(cfg=dict(type='MixStyle', p=0.5), stages=(True, True, False, False), position='after_conv3')]
 
-`type` is the name of the layer. A plugin sits inside every block of its stages, where `style=` puts one layer after
-each stage, and mmseg gives all plugins of one position the same input and takes the output of the last. Losses are
-collected by the StyleNorm segmentors, which also tell SNR the classes for its dual causality loss; with mmseg's own
+`type` is the name of the layer. A plugin sits inside every block of its stages, whereas `style=` puts one layer after
+each stage. mmseg passes the same input to all plugins of one position and uses the output of the last one. The
+StyleNorm segmentors collect the layers' losses and pass SNR the labels for its dual causality loss; with mmseg's own
 `EncoderDecoder` the layer restyles, but its losses are not trained.
 """
 
@@ -18,7 +18,7 @@ PLUGINS: dict[str, type[StyleLayer]] = {}
 
 
 def _plugin(method: str, row: Method) -> type[StyleLayer]:
-    """The layer of a method, under the argument name `in_channels` that mmcv gives to plugins."""
+    """Return a method's layer class whose argument has the name `in_channels`, which mmcv uses for plugins."""
 
     def build(self: StyleLayer, in_channels: int, **kwargs: object) -> None:
         row.check_kwargs(method, kwargs)
@@ -31,7 +31,7 @@ def _plugin(method: str, row: Method) -> type[StyleLayer]:
 def _register(method: str, row: Method) -> None:
     name = row.layer.__name__
     if row.placement is Placement.INSERT and name not in PLUGINS:
-        PLUGINS[name] = globals()[name] = _plugin(method, row)  # where pickle looks for it
+        PLUGINS[name] = globals()[name] = _plugin(method, row)  # pickle looks for it here
         MODELS.register_module(module=PLUGINS[name])
 
 

@@ -1,6 +1,6 @@
-"""The scope `mmseg_stylenorm`: below mmseg's registries, so that it finds all that they hold, which is ours as well.
+"""The scope `mmseg_stylenorm`, a child of mmseg's registries: it finds all that they hold, which includes our modules.
 
-mmengine gives the scope to whatever a config takes over from `_base_ = ['mmseg_stylenorm::...']`, and to
+mmengine uses this scope for everything that a config inherits from `_base_ = ['mmseg_stylenorm::...']`, and for
 `mmengine.hub.get_model`.
 """
 

@@ -3,10 +3,10 @@
     model = dict(type='StyleNormEncoderDecoder', style=dict(type='snr', sites=('stage1', 'stage2', 'stage3')))
     model = dict(type='StyleNormEncoderDecoder', recipe=dict(type='advbn', cut='stage1', steps=6))
 
-`style` is a method's name, a dict whose `type` is the name, or a list of them, as for `timm_stylenorm.add_style`. It
-restyles the backbone. The names of the backbone's own parameters stay, so `pretrained` and `init_cfg` go on working.
-`recipe` is a training procedure, by its name or as such a dict, see `timm_stylenorm.recipes`: heads count as after the
-backbone.
+`style` is a method's name, a dict whose `type` is the name, or a list of these, as for `timm_stylenorm.add_style`. It
+restyles the backbone. The backbone's own parameters keep their names, so `pretrained` and `init_cfg` still work.
+`recipe` is a training procedure, given as its name or as a dict with the name as `type`, see `timm_stylenorm.recipes`;
+the heads count as modules after the backbone.
 """
 
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder

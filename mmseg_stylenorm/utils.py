@@ -1,4 +1,4 @@
-"""What mmengine asks of a package whose configs it reads."""
+"""The function that mmengine expects in a package whose configs it reads."""
 
 import mmseg.utils
 from mmengine.registry import init_default_scope as set_default_scope
@@ -7,7 +7,7 @@ from .registry import SCOPE
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Registers mmseg's modules and, by the import of this package, ours; `mmengine.hub.get_model` calls it.
+    """Registers mmseg's modules; importing this package registers ours. `mmengine.hub.get_model` calls it.
 
     Args:
         init_default_scope: Makes `mmseg_stylenorm` the default scope.

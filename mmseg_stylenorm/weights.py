@@ -1,10 +1,10 @@
-"""ImageNet weights that mmengine's schemes lack.
+"""ImageNet weights for which mmengine has no URL scheme.
 
     model = dict(pretrained='csail://resnet101', backbone=dict(type='ResNetV1c', depth=101, stem_channels=128))
 
 MIT-CSAIL's ResNets have a stem of three 3x3 convolutions of 64, 64 and 128 channels (CSAILVision,
-semantic-segmentation-pytorch); RobustNet and PSPNet's authors start from them. The weights are read with
-`weights_only=True`, and the stem gets the names that it has in mmseg's `ResNetV1c`.
+semantic-segmentation-pytorch); the authors of RobustNet and PSPNet start from them. The weights are read with
+`weights_only=True`, and the stem's keys are renamed to those of mmseg's `ResNetV1c`.
 """
 
 import re
@@ -25,7 +25,7 @@ _STEM = re.compile(r'(conv|bn)([123])\.')  # conv1 bn1 relu conv2 bn2 relu conv3
 
 
 def to_v1c(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of MIT-CSAIL's ResNets under the names of mmseg's `ResNetV1c`."""
+    """Return a state dict of MIT-CSAIL's ResNets with the keys renamed to those of mmseg's `ResNetV1c`."""
 
     def name(key: str) -> str:
         stem = _STEM.match(key)
@@ -40,10 +40,10 @@ def to_v1c(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_from_csail(
     filename: str, map_location: MAP_LOCATION = None, logger: Logger | str | None = None
 ) -> dict[str, Tensor]:
-    """`csail://NAME`, downloaded once.
+    """Return the state dict of `csail://NAME`, which is downloaded once.
 
     Raises:
-        ValueError: There are no weights of this name.
+        ValueError: There are no weights with this name.
     """
     name = filename.removeprefix(SCHEME)
     if name not in ADDRESSES:

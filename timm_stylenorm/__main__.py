@@ -27,7 +27,7 @@ def method_table() -> str:
 
 
 def kind_table() -> str:
-    """A row for what methods have in common, with those that need something beside their layer marked."""
+    """The table of kinds of methods in Markdown; methods that may need more than their layer are marked."""
     rows = ['| what they do | methods (* may need more than its layer) | what is left in evaluation |', '|---|---|---|']
     for kind in Kind:
         names = [f'`{name}`{"*" * bool(row.companions)}' for name, row in ROWS.items() if row.kind is kind]
@@ -38,7 +38,7 @@ def kind_table() -> str:
 
 
 def companion_table() -> str:
-    """What some methods need beside their layers."""
+    """The table in Markdown of what some methods need besides their layers."""
     rows = ['| methods | without it | cure |', '|---|---|---|']
     for key, companion in COMPANIONS.items():
         names = ', '.join(f'`{name}`' for name, row in ROWS.items() if key in row.companions)
@@ -51,7 +51,7 @@ BLOCKS: dict[str, Callable[[], str]] = {'methods': method_table, 'kinds': kind_t
 
 
 def updated(text: str) -> str:
-    """A page of Markdown with its tables written anew, between marks such as `<!-- kinds -->` and `<!-- /kinds -->`."""
+    """A page of Markdown with its tables regenerated between marks such as `<!-- kinds -->` and `<!-- /kinds -->`."""
     for name, table in BLOCKS.items():
         before, start, rest = text.partition(f'<!-- {name} -->\n')
         _, end, after = rest.partition(f'<!-- /{name} -->')
@@ -61,7 +61,7 @@ def updated(text: str) -> str:
 
 
 def environment() -> str:
-    """One line for each package, also where a continuation under another name provides it."""
+    """One line each for stylenorm, Python and every package; a fork named `onedl-...` may provide the package."""
     lines = [f'stylenorm {__version__}', f'python {platform.python_version()} on {platform.platform()}']
     for package in PACKAGES:
         for name in (package, f'onedl-{package}'):
@@ -76,7 +76,7 @@ def environment() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print both, or write the tables of pages anew."""
+    """Print the method table and the environment, or regenerate the tables of the given pages."""
     parser = argparse.ArgumentParser(prog='python -m timm_stylenorm', description=__doc__)
     parser.add_argument('--update', metavar='FILE', nargs='+', type=Path, help='write the tables of these pages anew')
     files = parser.parse_args(argv).update

@@ -1,4 +1,4 @@
-"""AdaBN: batch norm statistics estimated anew on images of the target domain.
+"""AdaBN: batch norm statistics re-estimated on images of the target domain.
 
 Li, Wang, Shi, Liu, Hou, 'Revisiting Batch Normalization for Practical Domain Adaptation', arXiv:1603.04779.
 """
@@ -32,14 +32,14 @@ class Tracked(_BatchNorm):
     num_batches_tracked: Tensor
 
 
-_IMAGES = ('inputs', 'pixel_values', 'images', 'image', 'img')  # of mmengine, transformers, and others
+_IMAGES = ('inputs', 'pixel_values', 'images', 'image', 'img')  # keys of mmengine, transformers, and others
 
 
 def _images(batch: object) -> object:
-    """The images of a batch as loaders give it: a tensor or a list of them, (images, labels), or a dict.
+    """The images of a batch from a data loader: a tensor, a list or tuple that begins with the images, or a dict.
 
     Raises:
-        ValueError: A dict under whose keys no images are known.
+        ValueError: A dict has none of the known keys for images.
     """
     if isinstance(batch, Mapping):
         name = next((name for name in _IMAGES if name in batch), None)
@@ -53,7 +53,7 @@ def _images(batch: object) -> object:
 
 
 def _count(batch: object) -> int:
-    """The number of images in a batch of any form: the rows of the first tensor in it."""
+    """The number of images in a batch of any form: the rows of its first tensor, or the length of a list of images."""
     if isinstance(batch, Tensor):
         return len(batch)
     if isinstance(batch, Mapping):
@@ -66,7 +66,7 @@ def _count(batch: object) -> int:
 
 
 def batch_norms(model: nn.Module) -> list[Tracked]:
-    """The norm layers of a model that keep statistics of the batch; of a dual one both."""
+    """The batch norms of a model that keep running statistics; both of them in a dual batch norm."""
     return [cast('Tracked', m) for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
@@ -94,29 +94,30 @@ def adabn(
 ) -> nn.Module:
     """Replace the running statistics of all batch norms by those of the given images, in place.
 
-    Full adaptation (`momentum=None`) gives the moments of all images together, by the paper's algorithm: the variance
-    has the part between the batches, which `torch.optim.swa_utils.update_bn` leaves out, so that batches of one image
-    do too. Still a norm sees what the norms before it make of the batch, so more images in a batch are nearer to
-    evaluation. Everything but the norms stays in evaluation mode (dropout, style layers that act in training), a norm
-    that no image reaches keeps its statistics, and after a failure all have the old ones.
+    Full adaptation (`momentum=None`) computes the moments of all images together, as the paper's algorithm does: the
+    variance includes the part between the batches, which `torch.optim.swa_utils.update_bn` leaves out, so batches of
+    one image work, too. A norm still sees feature maps that the norms before it have normalised over the batch, so
+    larger batches are closer to evaluation. Everything but the norms stays in evaluation mode (dropout, style layers
+    that act in training), a norm that no image reaches keeps its statistics, and after an error all norms have their
+    old statistics.
 
     Args:
-        model: Its parameters do not change, nor do the modes of its modules.
+        model: The model. Its parameters and the modes of its modules do not change.
         batches: Target images: tensors (N, C, H, W), tuples that begin with one, or dicts with `inputs`,
-            `pixel_values`, `images`, `image` or `img`. Batches without an image are passed over.
-        momentum: None forgets the old statistics; each image counts the same. A number in (0, 1] keeps the old ones
-            and moves them by this share at each batch.
-        max_batches: Stop after so many.
-        forward: Called with each batch instead of `model(images)`, for models with another signature; the batch may be
-            anything then whose first tensor has a row for each image.
-        sync: Pool over the processes of torch.distributed, each of which gives its share of the images.
+            `pixel_values`, `images`, `image` or `img`. Batches without an image are skipped.
+        momentum: None discards the old statistics, and all images have the same weight. A number in (0, 1] keeps the
+            old statistics and moves them by this share at each batch.
+        max_batches: Stop after this number of batches.
+        forward: Called with each batch instead of `model(images)`, for models with another signature; the batch may
+            then be anything whose first tensor has one row for each image.
+        sync: Pool the statistics over the processes of torch.distributed, each of which has its share of the images.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: The model has no batch norm with running statistics, there is no image, images of a batch are not
-            found, or a momentum out of range.
+        ValueError: The model has no batch norm with running statistics, there is no image, the images of a batch are
+            not found, or the momentum is out of range.
     """
     norms = batch_norms(model)
     if not norms:
@@ -147,13 +148,13 @@ def adabn(
 
 @contextmanager
 def _only_norms_train(model: nn.Module, norms: list[Tracked], momentum: float | None) -> Iterator[None]:
-    """The norms take their moments from the batch, within this process; all else is in evaluation mode."""
+    """Within, the norms take their moments from the batch of this process; all else is in evaluation mode."""
     momenta = [norm.momentum for norm in norms]
     patched = [m for m in model.modules() if isinstance(m, (_BatchNorm, *_OURS)) and 'forward' not in vars(m)]
     try:
         with eval_mode(model):
             for norm in norms:
-                norm.training, norm.momentum = True, momentum  # not train(): what is inside stays as it is
+                norm.training, norm.momentum = True, momentum  # not train(): their children stay as they are
             for layer in patched:
                 layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
             yield
@@ -165,10 +166,11 @@ def _only_norms_train(model: nn.Module, norms: list[Tracked], momentum: float | 
 
 
 def _forward(norm: nn.Module, x: Tensor) -> Tensor:
-    """The forward pass of a batch norm, or of a layer of ours with one, for any number of processes and values.
+    """The forward pass of a batch norm, or of one of our layers with one, for any number of processes and values.
 
-    Processes may have different numbers of batches, and SyncBatchNorm would wait for all; a single value (a pooled map
-    of one image), which torch refuses and our layers do not count, has variance 0.
+    Processes may have different numbers of batches, so the forward pass of SyncBatchNorm, which would wait for all of
+    them, is not used. A single value (the pooled map of one image), which torch refuses and our layers do not count,
+    has variance 0.
     """
     kind = type(norm)
     forward: Callable[..., Tensor] = _BatchNorm.forward if kind.forward is nn.SyncBatchNorm.forward else kind.forward
@@ -177,7 +179,7 @@ def _forward(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Pool:
-    """The moments of one norm over all batches so far. A norm that is called twice for a batch counts their mean."""
+    """The moments of one norm over all batches so far; if a batch calls it twice, the mean of the two calls counts."""
 
     def __init__(self, norm: Tracked, momentum: float | None) -> None:
         self.norm, self.full = norm, momentum is None
@@ -186,14 +188,14 @@ class _Pool:
         self.calls = 0
 
     def begin(self) -> None:
-        """Before a batch; the norm averages plainly from here on, unless the old statistics are to be moved."""
+        """Before a batch: let the norm compute a plain average from here on, unless its old statistics are moved."""
         if self.full:
             self.norm.running_mean.zero_()
             self.norm.running_var.zero_()
         self.norm.num_batches_tracked.zero_()
 
     def end(self, images: int) -> None:
-        """After a batch of so many images: Chan's update of mean and variance."""
+        """After a batch of this number of images: update mean and variance by Chan's formula."""
         if not self.norm.num_batches_tracked:
             return
         self.calls += 1
@@ -208,7 +210,7 @@ class _Pool:
 
 
 def _write(pools: list[_Pool], before: Statistics, sync: bool) -> None:
-    """Give the norms their pooled statistics; what no image reached gets the old ones."""
+    """Write the pooled statistics into the norms; a norm that no image reached gets its old statistics."""
     like = pools[0].mean
     weights = torch.tensor([[p.weight, p.calls] for p in pools], dtype=torch.float32, device=like.device)
     if sync:

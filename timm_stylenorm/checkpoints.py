@@ -1,4 +1,4 @@
-"""Checkpoint files, for every caller: read without running what is in them, compared with a model, written whole."""
+"""Checkpoint files, for every caller: read without running code in them, compared with a model, written whole."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .files import atomic_write
 from .torch_host import allowing
 from .trust import check_trusted
 
-# Where a training script keeps the weights, the first that is there counts.
+# Names under which training scripts keep the weights; the first one in the file counts.
 PARTS = ('state_dict_ema', 'state_dict', 'model', 'net', 'model_state_dict', 'state', 'network', 'feature_extractor')
-SUFFIXES = ('.safetensors', '.pth')  # of what is written
+SUFFIXES = ('.safetensors', '.pth')  # of the files that we write
 _READABLE = (*SUFFIXES, '.pt', '.tar', '.bin', '.ckpt')
-_EXTRA = ('num_batches_tracked', '_extra_state')  # keys that a file may lack, and have
-# What the readers raise on bytes that are no checkpoint, or only half of one.
+_EXTRA = ('num_batches_tracked', '_extra_state')  # keys that a file may lack, or have in addition
+# What the readers raise if a file is not a checkpoint, or only part of one.
 DAMAGED = (
     pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError, ValueError,
     AttributeError, OSError, struct.error,
@@ -40,7 +40,7 @@ class LogBuffer:
 
 
 def _attribute(owner: object, name: str) -> object:
-    """Stands in for `getattr`, by which those name their own averaging methods; gives nothing else out."""
+    """Stands in for `getattr`, by which log buffers name their own averaging methods; refuses everything else."""
     if owner is not LogBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
     return name
@@ -58,23 +58,23 @@ def safe_globals(log_buffer: Callable = LogBuffer, attribute: Callable = _attrib
 
 
 def _damaged() -> tuple[type[Exception], ...]:
-    """`DAMAGED`, and the error of safetensors, which is loaded where somebody reads by it."""
+    """`DAMAGED`, and the error of safetensors if that package has been imported."""
     module = sys.modules.get('safetensors')
     return DAMAGED if module is None else (*DAMAGED, module.SafetensorError)
 
 
 @contextmanager
 def reading(source: str, known: Sequence[Global] | None = None, file: str | os.PathLike | None = '/') -> Iterator[None]:
-    """A context for `torch.load(..., weights_only=True)` and its likes, whose errors name the source.
+    """A context for `torch.load(..., weights_only=True)` and similar readers, in which errors name the source.
 
     Args:
         source: What to call the file in messages.
-        known: What else than tensors may be in it; `safe_globals()` by default.
-        file: Where it lies, or the folder into which it is downloaded; '/' where it is no file, None for safetensors.
+        known: What the file may hold besides tensors; `safe_globals()` by default.
+        file: Its path, or the folder into which it is downloaded; '/' if it is not a file, None for safetensors.
 
     Raises:
-        ValueError: The file is damaged, cut short, or holds more than weights; or it is a pickle, which this torch
-            cannot read safely.
+        ValueError: The file is damaged, cut short, or holds more than weights; or it is a pickle that this torch cannot
+            read safely.
     """
     if file is not None:
         check_trusted(source, file)
@@ -104,8 +104,8 @@ def existing(path: str | os.PathLike) -> Path:
     """The path of a checkpoint file.
 
     Raises:
-        FileNotFoundError: There is no such file; names those that are near.
-        IsADirectoryError: It is a folder; names the checkpoints in it.
+        FileNotFoundError: There is no such file; the message suggests similar names.
+        IsADirectoryError: It is a folder; the message names the checkpoints in it.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -126,8 +126,8 @@ class Checkpoint:
 
     Attributes:
         state_dict: The weights.
-        part: Under which name they lay; '' for a file that holds nothing else.
-        beside: What else is in the file.
+        part: The name of the entry with the weights; '' if the file holds nothing else.
+        beside: The names of the other entries in the file.
     """
 
     state_dict: dict[str, Tensor]
@@ -136,16 +136,16 @@ class Checkpoint:
 
 
 def read_state_dict(path: str | os.PathLike, part: str | None = None) -> dict[str, Tensor]:
-    """`read_checkpoint` for its weights only."""
+    """The weights only of `read_checkpoint`."""
     return read_checkpoint(path, part).state_dict
 
 
 def read_checkpoint(path: str | os.PathLike, part: str | None = None) -> Checkpoint:
-    """Read a safetensors file or a checkpoint of torch, on the CPU; no code in it is run.
+    """Read a safetensors file or a torch checkpoint to the CPU; no code in it is run.
 
     Args:
         path: The file.
-        part: Name of the entry with the weights; by default found among `PARTS`.
+        part: Name of the entry with the weights; by default the first of `PARTS`, or the only one.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -187,8 +187,8 @@ class Fit:
     Attributes:
         missing: Keys of the model that the file lacks.
         unexpected: Keys of the file that the model lacks.
-        reshaped: Keys of both, of different shapes.
-        shapes: For these, what the file has and what the model has.
+        reshaped: Keys of both whose shapes differ.
+        shapes: For each of these, the shape in the file and the shape in the model.
     """
 
     missing: list[str]
@@ -214,9 +214,9 @@ def compare(own: Mapping[str, Tensor], loaded: Mapping[str, object], optional: I
     """Compare the state dict of a model with that of a file, before loading.
 
     Args:
-        own: Of the model.
-        loaded: Of the file.
-        optional: Keys that either may have alone. Counters of batches are such keys in any case.
+        own: The state dict of the model.
+        loaded: The state dict of the file.
+        optional: Keys that either of them may lack. Batch counters and extra states may be missing in any case.
     """
     free: Collection[str] = {*optional}
 
@@ -233,7 +233,7 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
     """Write a state dict, as .safetensors or .pth, whole or not at all.
 
     Raises:
-        ValueError: Another extension.
+        ValueError: The file has another extension.
         FileExistsError: The file exists, and `force` is not given.
     """
     path = Path(path).expanduser()
@@ -253,7 +253,7 @@ def write_state_dict(path: str | os.PathLike, state: Mapping[str, Tensor], force
 
 
 def save_atomic(content: object, path: Path) -> None:
-    """`torch.save`, whole or not at all. Where it fails, the OSError tells why, which torch's own writer does not."""
+    """`torch.save`, whole or not at all. If it fails, the OSError says why, unlike that of torch's writer."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_write(path) as part:

@@ -1,4 +1,4 @@
-"""Files of data sets as they lie on disks: which of them count, how lists of them are read, how images are shown."""
+"""Files of data sets on disk: which of them count, how lists of them are read, and how images are shown."""
 
 import codecs
 import os
@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-JUNK = ('__MACOSX', '@eaDir')  # folders of archives made on macOS, and of Synology's stations
+JUNK = ('__MACOSX', '@eaDir')  # folders made by macOS in archives, and by Synology's disk stations
 ORIENTATION, SWAPS_SIDES = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for quarter turns
-# What Pillow raises for files that are damaged, empty, too large, or no images.
+# What Pillow raises for files that are damaged, empty, too large, or not images.
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, struct.error, zlib.error,
     Image.DecompressionBombError,
@@ -29,7 +29,7 @@ def is_hidden(path: str | PurePath) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """All files in a folder and below that are not hidden, sorted by path; links to folders are followed."""
+    """All files in a folder and its subfolders that are not hidden, sorted by path; links to folders are followed."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -38,12 +38,12 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def without_suffix(name: str, suffix: str) -> str | None:
-    """'a' of 'a.PNG' and '.png': capitals do not matter; None where the name does not end so."""
+    """A name without its suffix: 'a' for 'a.PNG' and '.png', ignoring case; None if the name does not end with it."""
     return name[: len(name) - len(suffix)] if name.lower().endswith(suffix.lower()) else None
 
 
 def by_name(files: Iterable[str], suffix: str) -> dict[str, list[str]]:
-    """Files with a suffix by what stands before it; a name has two where `a.png` lies beside `a.PNG`."""
+    """Files with a suffix, grouped by their names without it: `a.png` and `a.PNG` are in one group."""
     found: dict[str, list[str]] = {}
     for file in sorted(files):
         name = without_suffix(file, suffix)
@@ -53,10 +53,10 @@ def by_name(files: Iterable[str], suffix: str) -> dict[str, list[str]]:
 
 
 def decode_text(data: bytes, source: object) -> str:
-    """Text as editors on any system leave it: UTF-8, with or without a byte order mark, or UTF-16 with one.
+    """Text as editors on any system write it: UTF-8, with or without a byte order mark, or UTF-16 with one.
 
     Raises:
-        ValueError: It is neither; names the source.
+        ValueError: The data are neither; the message names the source.
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -66,22 +66,22 @@ def decode_text(data: bytes, source: object) -> str:
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an image that is turned as its EXIF data say: so OpenCV loads it, and viewers show it."""
+    """Width and height of an image rotated as its EXIF data say, which is how OpenCV loads it and viewers show it."""
     width, height = image.size
     try:
         turned = image.getexif().get(ORIENTATION) in SWAPS_SIDES
-    except UNREADABLE:  # damaged EXIF data, which OpenCV passes over
+    except UNREADABLE:  # damaged EXIF data, which OpenCV ignores
         turned = False
     return (height, width) if turned else (width, height)
 
 
 def drop_hidden(images: Any, root: str, renumber: bool = True) -> None:
-    """Takes hidden files, and classes that are hidden folders, out of an image set of timm or torchvision.
+    """Remove hidden files, and classes that are hidden folders, from an image set of timm or torchvision.
 
     Args:
-        images: A reader of timm for folders or tar files, or a folder data set of torchvision.
+        images: timm's reader for folders or tar files, or a folder data set of torchvision.
         root: Its folder or file.
-        renumber: The classes are those of the folders, and not of a map that was given.
+        renumber: Whether the classes are those of the folders, not those of a class map that was passed in.
 
     Raises:
         FileNotFoundError: No image is left.

@@ -1,4 +1,4 @@
-"""Dual batch norms of whole models: put them in, choose between the two, take them out."""
+"""Dual batch norms of whole models: insert them, choose between the two batch norms, remove them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .surgery.hooks import replace
 
 
 def convert_dual_bn(model: nn.Module) -> nn.Module:
-    """Replace every batch norm of maps by `DualBatchNorm2d`, in place; the auxiliary one starts as a copy.
+    """Replace every batch norm of feature maps by `DualBatchNorm2d`, in place; the auxiliary one starts as a copy.
 
     Args:
-        model: With torch's, SyncBN's or timm's fused batch norms.
+        model: A model with torch's batch norms, SyncBatchNorm, or timm's fused batch norms.
 
     Raises:
-        ValueError: No batch norm, a frozen one, or one that a style method has replaced; the model is unchanged.
+        ValueError: The model has no batch norm, a frozen one, or one that a style method has replaced; it is unchanged.
     """
     return add_style(model, 'dual_bn')
 
 
 def split_dual_bn(model: nn.Module) -> nn.Module:
-    """Batch norms with the main weights and statistics in the place of dual ones, in place; other layers stay.
+    """Replace dual batch norms by plain ones with the main weights and statistics, in place; other layers stay.
 
-    The auxiliary ones are lost.
+    The auxiliary weights and statistics are lost.
     """
     replace(model, {m: m.to_norm() for m in model.modules() if isinstance(m, DualBatchNorm2d)})
     return model
@@ -38,16 +38,16 @@ def split_dual_bn(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def routed(model: nn.Module, route: str | Tensor | Sequence[bool]) -> Iterator[nn.Module]:
-    """Send the batches within through one of the two batch norms: `with routed(model, 'adversarial'): ...`.
+    """Within, send batches through one of the two batch norms: `with routed(model, 'adversarial'): ...`.
 
     Args:
-        model: With dual batch norms.
-        route: 'clean' (main), 'adversarial' (auxiliary), or one boolean for each image of a mixed batch, true for the
-            auxiliary ones; any order.
+        model: A model with dual batch norms.
+        route: 'clean' (main), 'adversarial' (auxiliary), or, for a mixed batch in any order, one boolean for each
+            image, true for the auxiliary batch norms.
 
     Raises:
-        ValueError: Another word, a mask that is not boolean and one-dimensional, or, in the forward, of another size
-            than the batch.
+        ValueError: The route is another word, or a mask that is not boolean and one-dimensional; in the forward pass,
+            the mask has another size than the batch.
     """
     if isinstance(route, str) and route not in ROUTES:
         raise ValueError(unknown('route', route, ROUTES))

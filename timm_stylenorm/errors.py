@@ -1,11 +1,11 @@
-"""One wording for names that do not exist, and the category of warnings."""
+"""One wording of the messages for unknown names, and the category of our warnings."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-MOST_SHOWN = 20  # of known names; more of them are counted
+MOST_SHOWN = 20  # of the known names; if there are more, the message says how many
 
 
 class StyleNormWarning(UserWarning):
@@ -16,9 +16,9 @@ def unknown(kind: str, name: object, known: Iterable[str], lists: str = '') -> s
     """`unknown style method 'padian'; did you mean 'padain'? Known: padain, snr.`
 
     Args:
-        kind: What the name should be of.
-        name: That does not exist.
-        known: Those that exist.
+        kind: What the name should name.
+        name: The name that does not exist.
+        known: The names that exist.
         lists: The command or call that lists them.
     """
     names = sorted(known)

@@ -1,6 +1,6 @@
-"""Files of a run: each is whole or absent, an error in writing names it, and a folder belongs to one run at a time.
+"""Files of a run: each is whole or absent, write errors name the file, and a folder belongs to one run at a time.
 
-Only the standard library is imported, so that converters of data can load this file without torch.
+Only the standard library is imported, so that data converters can load this file without torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ['LOCK', 'PART', 'InUse', 'atomic_write', 'claimed', 'is_empty', 'nami
 OF_FILE_MANAGERS = ('.DS_Store', '.directory', 'Thumbs.db', 'desktop.ini')
 PART = '.part'  # how the names of temporary files end
 LOCK = '.stylenorm.lock'  # in a folder that a run has claimed
-PATIENCE = 3.0  # seconds in which the processes of a run that was killed may end
+PATIENCE = 3.0  # seconds that the processes of a killed run may take to end
 FULL = {errno.ENOSPC, errno.EDQUOT}
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # from a file system without locks
 _HELD: dict[tuple[int, Path], int] = {}  # what this process has claimed: (process, lock file) -> handle
 
 
@@ -41,14 +41,14 @@ class InUse(FileExistsError):
 
 @functools.cache
 def _machine() -> str:
-    """Where process ids count: the host, and on Linux its namespace of processes (a container has its own)."""
+    """Where a process id is valid: the host, and on Linux its process namespace (a container has its own)."""
     with suppress(OSError):
         return f'{socket.gethostname()[:40]}-{os.stat("/proc/self/ns/pid").st_ino}'
     return socket.gethostname()[:40]
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether an earlier process of this machine has ended; where the system cannot tell, it has not."""
+    """Whether an earlier process of this machine has ended; false if the system cannot tell."""
     if os.name != 'posix':
         return False
     if pid == os.getpid():
@@ -64,7 +64,7 @@ def _is_gone(pid: int) -> bool:
 
 @functools.cache
 def _clear(folder: Path) -> None:
-    """Removes temporary files that killed processes of this machine left in a folder; once per process."""
+    """Remove the temporary files that killed processes of this machine left in a folder; once per process."""
     for file in folder.glob(f'.*{PART}'):
         owner = re.fullmatch(rf'\..+\.(.*)-(\d+)-[0-9a-f]{{8}}\{PART}', file.name)
         if owner is not None and owner[1] == _machine() and _is_gone(int(owner[2])):
@@ -72,7 +72,7 @@ def _clear(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -81,7 +81,7 @@ def _sync(path: Path) -> None:
 
 
 def _room(folder: Path, size: int) -> str:
-    """What a full disk has for a file of which `size` bytes are written."""
+    """How much room a full disk has for a file of which `size` bytes are already written, for a message."""
     if hasattr(os, 'statvfs'):
         disk = os.statvfs(folder)
         if disk.f_files and not disk.f_favail:
@@ -91,10 +91,10 @@ def _room(folder: Path, size: int) -> str:
 
 @contextmanager
 def naming(file: Path, part: Path | None = None) -> Iterator[None]:
-    """Within, an error of the system that names no file, or the temporary `part`, comes to name `file`.
+    """Within, a system error that names no file, or the temporary `part`, is raised again and names `file`.
 
     Raises:
-        OSError: of the same number; where the disk is full, it says how much room there was.
+        OSError: The same errno; if the disk is full, the message says how much room there was.
     """
     try:
         yield
@@ -110,13 +110,13 @@ def naming(file: Path, part: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name at the end: no interrupted run leaves half of it.
+    """A temporary file in the same folder, which is renamed at the end: no interrupted run leaves half a file.
 
-    The name of the temporary file is hidden and unique, and ends in `.part`. After an error it is removed; those of
-    processes that were killed are removed by the next one that writes into the folder.
+    The name of the temporary file is hidden and unique, and ends in `.part`. The file is removed after an error; the
+    files of killed processes are removed by the next process that writes into the folder.
 
     Raises:
-        OSError: naming `file`, which stays as it was, for instance when the disk is full.
+        OSError: Writing failed, for instance since the disk is full; it names `file`, which stays as it was.
     """
     target = Path(os.path.realpath(file))
     part = target.with_name(f'.{target.name[:120]}.{_machine()}-{os.getpid()}-{os.urandom(4).hex()}{PART}')
@@ -134,16 +134,16 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, but for claims, unfinished files of killed processes and file managers' own."""
+    """Whether a folder holds only claims, unfinished files of killed processes, and files of file managers."""
     names = [path.name for path in folder.iterdir()]
     ours = (name == LOCK or (name.startswith('.') and name.endswith(PART)) for name in names)
     return all(own or name in OF_FILE_MANAGERS or name.startswith('._') for own, name in zip(ours, names, strict=True))
 
 
 def _try_lock(handle: int) -> bool | None:
-    """Whether this process now has a file to itself, until it ends; None where the file system has no locks.
+    """Lock a file until this process ends; whether that succeeded, None if the file system has no locks.
 
-    The lock is the process's own: workers that it forks do not keep it.
+    The lock belongs to this process alone: workers that it forks do not keep it.
     """
     if fcntl is None:
         return None
@@ -159,7 +159,7 @@ def _try_lock(handle: int) -> bool | None:
 
 
 def _holder(lock: Path) -> dict[str, Any]:
-    """What the run that has claimed a folder wrote about itself; {} where it could not."""
+    """What the run that has claimed a folder wrote about itself; {} if it could not write."""
     try:
         said = json.loads(lock.read_text())
     except (OSError, ValueError):
@@ -168,7 +168,7 @@ def _holder(lock: Path) -> dict[str, Any]:
 
 
 def _is_mine(lock: Path, handle: int) -> bool:
-    """Whether a lock file is claimed now; its name may have been taken by another one meanwhile."""
+    """Whether this process now has claimed a lock file; another file may have taken its name in the meantime."""
     has = _try_lock(handle)
     if has is None:
         said = _holder(lock)
@@ -180,11 +180,11 @@ def _is_mine(lock: Path, handle: int) -> bool:
 
 
 def _take(lock: Path, patience: float) -> int | None:
-    """The handle of a lock file that this process has claimed; None where another one has."""
+    """Claim a lock file, and return its handle; None if another process keeps it for longer than `patience`."""
     until = time.monotonic() + patience
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # where the one before has just removed the folder
+        with suppress(FileNotFoundError):  # if the previous owner has just removed the folder
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
             if _is_mine(lock, handle):
                 break
@@ -195,7 +195,7 @@ def _take(lock: Path, patience: float) -> int | None:
     said = {'machine': _machine(), 'host': socket.gethostname(), 'pid': os.getpid()}
     said['since'] = time.strftime('%Y-%m-%d %H:%M:%S')
     said['command'] = ' '.join([os.path.basename(sys.argv[0] or 'python'), *sys.argv[1:]])[:500]
-    with suppress(OSError):  # it holds on a full disk, too
+    with suppress(OSError):  # the claim is valid on a full disk, too
         os.ftruncate(handle, 0)
         os.write(handle, json.dumps(said).encode())
     return handle
@@ -203,23 +203,24 @@ def _take(lock: Path, patience: float) -> int | None:
 
 @contextmanager
 def claimed(folder: str | os.PathLike, what: str, cure: str = '', patience: float | None = None) -> Iterator[None]:
-    """Within, a folder belongs to this process: another one that claims it is refused.
+    """Within, a folder belongs to this process: another process that claims it is refused.
 
-    The claim ends with the process, however that ends. A process that the owner has started shares it. Between machines
-    it holds as far as their file system has locks; one without any is told by what the file `LOCK` says.
+    The claim ends with the process, even if the process is killed. A process that the owner has started shares the
+    claim. Between machines, the claim is valid if their file system has locks; without locks, the content of the file
+    `LOCK` decides.
 
     Args:
-        folder: Made if missing, and removed at the end if it is empty then.
+        folder: Created if missing, and in that case removed at the end if it is empty.
         what: What runs, in messages: 'training'.
-        cure: What else than waiting there is to do, in messages: 'choose another --work-dir'.
-        patience: Seconds to wait for another process to end; by default those that workers of a killed run may take.
+        cure: What the user can do instead of waiting, in messages: 'choose another --work-dir'.
+        patience: Seconds to wait for another process to end; by default the time that workers of a killed run may take.
 
     Raises:
-        InUse: another process has claimed it; says which, and what to do.
+        InUse: Another process has claimed it; the message says which, and what to do.
     """
     place = Path(os.path.realpath(folder))
     key = os.getpid(), place / LOCK
-    if key in _HELD:  # which must not be opened and closed again: that would end the claim
+    if key in _HELD:  # opening and closing the lock file again would end the claim
         yield
         return
     made = [path for path in (place, *place.parents) if not path.exists()]
@@ -241,11 +242,11 @@ def claimed(folder: str | os.PathLike, what: str, cure: str = '', patience: floa
 
 
 def _leave(lock: Path, handle: int) -> None:
-    if fcntl is None:  # Windows removes no file that is open
+    if fcntl is None:  # Windows cannot remove an open file
         os.close(handle)
     with suppress(OSError):
         lock.unlink()
-    if fcntl is not None:  # whoever opens it until then sees that it has gone
+    if fcntl is not None:  # a process that opens it before this line sees that it is gone
         os.close(handle)
 
 

@@ -1,4 +1,4 @@
-"""The gates of batch-instance normalisation in the optimizer: a faster group of their own, kept in [0, 1].
+"""The gates of batch-instance normalisation in the optimizer: groups of their own that learn faster, kept in [0, 1].
 
 Nam, Kim, 'Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks', NeurIPS 2018, arXiv:1805.07925.
 """
@@ -18,29 +18,30 @@ from .torch_host import add_step_hook
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names, as in `model.named_parameters()`, and gates of all batch-instance norms."""
+    """The gates of all batch-instance norms, with their names as in `model.named_parameters()`."""
     for name, module in model.named_modules():
         if isinstance(module, BatchInstanceNorm2d):
             yield f'{name}.gate' if name else 'gate', module.gate
 
 
 def separate_gates(optimizer: Optimizer, model: nn.Module, lr_factor: float = 10.0) -> Optimizer:
-    """Give the gates of a model groups of their own in its optimizer, and clamp them to [0, 1] after every step.
+    """Put the gates of a model into parameter groups of their own, and clamp them to [0, 1] after every step.
 
     Call it before a scheduler is made:
     `optimizer = separate_gates(create_optimizer_v2(model, opt='momentum', lr=0.1), model)`.
 
     Args:
-        optimizer: One that holds the parameters of `model`; changed in place. Momentum is left alone when a
-            gate is clamped, as in the authors' code.
-        model: Nothing happens if it has no gate.
-        lr_factor: The learning rate of a gate is that of its old group times this; its weight decay is 0.
+        optimizer: An optimizer with the parameters of `model`; changed in place. Clamping a gate does not change its
+            momentum, as in the authors' code.
+        model: The model. Nothing happens if it has no gate.
+        lr_factor: The learning rate of a gate is the learning rate of its old group times this factor; its weight decay
+            is 0.
 
     Returns:
         The same optimizer.
 
     Raises:
-        ValueError: A gate that learns is not among the optimizer's parameters, or `lr_factor` is not positive.
+        ValueError: A trainable gate is not among the optimizer's parameters, or `lr_factor` is not positive.
     """
     if not lr_factor > 0:
         raise ValueError(f'separate_gates: expected lr_factor > 0, got {lr_factor!r}')

@@ -1,6 +1,6 @@
-"""What is patched in timm, and what is asked of its private parts, one place for each question.
+"""What we patch in timm, and what we use of its private parts, each in one place.
 
-Where timm is not installed, nothing is an instance of its classes.
+If timm is not installed, nothing is an instance of its classes.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ FrozenBatchNorm2d = optional('torchvision.ops:FrozenBatchNorm2d')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within timm's feature extractors that leave it whole."""
+    """The model inside one of timm's feature extractors that keep it whole; any other model itself."""
     name = name_within(model)
     return model.get_submodule(name) if name else model
 
 
 def name_within(model: object) -> str:
-    """The name of that model; '' where there is none."""
+    """The name of the child that is the model inside such a feature extractor; '' for any other model."""
     for kind, name in ((FeatureGetterNet, 'model'), (FeatureHookNet, 'body')):
         if isinstance(model, kind) and name in dict(model.named_children()):
             return name
@@ -74,7 +74,7 @@ def name_within(model: object) -> str:
 
 
 def architectures() -> Collection[str]:
-    """All registered names, without tags."""
+    """All architecture names in timm's registry, without tags."""
     from timm.models._registry import _model_entrypoints
 
     return _model_entrypoints.keys()
@@ -82,7 +82,7 @@ def architectures() -> Collection[str]:
 
 @functools.cache
 def _cfgs_of_registry() -> tuple[type, dict, dict, set[str], dict]:
-    """timm's class of all cfgs of a name, and where it keeps them; asked for each of many names at an import."""
+    """timm's class for all cfgs of a name, and its registries of them; cached, since our import needs them often."""
     from timm.models import DefaultCfg
     from timm.models._registry import (
         _model_default_cfgs,
@@ -95,9 +95,9 @@ def _cfgs_of_registry() -> tuple[type, dict, dict, set[str], dict]:
 
 
 def copy_pretrained_cfgs(base: str, name: str) -> object:
-    """Give a registered name the pretrained cfgs of another, the default first.
+    """Give a registered name the pretrained cfgs of another name, the default first.
 
-    `register_model` would do it from `default_cfgs`, and take most of the time of an import: names must cost nothing.
+    `register_model` could do it from `default_cfgs`, but would take most of the time of our import.
     """
     kind, default_cfgs, pretrained_cfgs, has_pretrained, with_tags = _cfgs_of_registry()
     cfgs: dict[str, object] = {}
@@ -121,16 +121,16 @@ def copy_pretrained_cfgs(base: str, name: str) -> object:
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer whose hooks run in each step: `Lookahead` runs none of its own."""
+    """The optimizer whose hooks run in each step: `Lookahead` runs no hooks of its own."""
     from timm.optim import Lookahead  # which `import timm` does not load
 
     return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer
 
 
 def group_with_hosts(group_with_matcher: Callable[..., dict]) -> Callable[..., dict]:
-    """timm's `group_with_matcher`, in which a style layer belongs to the group of what it follows.
+    """timm's `group_with_matcher`, in which a style layer belongs to the group of the module that it follows.
 
-    A family's patterns match names of blocks; 'stages.1.style.snr.weight' would go to the last group, that of the head.
+    A family's patterns match names of blocks; without this, 'stages.1.style.snr.weight' would be grouped with the head.
     """
 
     @functools.wraps(group_with_matcher)
@@ -156,7 +156,7 @@ def group_with_hosts(group_with_matcher: Callable[..., dict]) -> Callable[..., d
     return group
 
 
-# What holds from the import of this package on
+# Patches that are active from the import of this package on
 PATCHES = (
     Patch(
         what=('timm.models._manipulate.group_with_matcher',),
@@ -228,7 +228,7 @@ def script_patches() -> tuple[Patch, ...]:
 
 
 def safety_patches() -> dict[str, Patch]:
-    """What `launch` replaces so that kills, full disks and second runs do no harm, by the last part of its name."""
+    """What `launch` replaces to make kills, full disks and second runs harmless, keyed by the last part of its name."""
     why = {
         '__init__': 'two runs in one folder replace the checkpoints of each other',
         '_save': 'a file is written in place, under a name that two runs share; torch does not say that a disk is full',

@@ -1,4 +1,4 @@
-"""What is installed beside torch: hosts are found by import, and what is missing or doubled is told with its cure."""
+"""What is installed besides torch: hosts are found by import, and errors about missing or doubled ones name a cure."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def is_installed(package: str) -> bool:
     """Whether a package can be imported; it is not imported."""
     try:
         return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # what stands in its place is no package
+    except (ImportError, ValueError):  # what has this name is not a package
         return package in sys.modules and sys.modules[package] is not None
 
 
 def optional(name: str) -> Any:
-    """What `package.module:name` says; `Absent` where the package is not installed."""
+    """The object that `package.module:name` names; `Absent` if the package is not installed."""
     return pkgutil.resolve_name(name) if is_installed(name.partition('.')[0].partition(':')[0]) else Absent
 
 
@@ -61,10 +61,10 @@ def cure(package: str) -> str:
 
 @contextmanager
 def needing(who: str) -> Iterator[None]:
-    """A context for imports from hosts, in which a host that is missing is told with what installs it.
+    """A context for imports from hosts, in which the error for a missing host says how to install it.
 
     Raises:
-        ModuleNotFoundError: naming `who` needs the host, the host, and the command.
+        ModuleNotFoundError: A host is missing; the message says who needs it (`who`), and which command installs it.
     """
     try:
         yield
@@ -82,14 +82,14 @@ def needing(who: str) -> Iterator[None]:
 
 
 def require(package: str, who: str) -> None:
-    """The same for a package that is imported later."""
+    """Raise the error of `needing` if a package that is imported later is not installed."""
     with needing(who):
         if not is_installed(package):
             raise ModuleNotFoundError(f'No module named {package!r}', name=package)
 
 
 def check_version(package: str, version: str) -> None:
-    """Raise an ImportError where a host is older than what is supported."""
+    """Raise an ImportError if a host is older than the oldest supported version."""
     own, least = (tuple(map(int, re.findall(r'\d+', text)[:3])) for text in (version, LEAST[package]))
     if own < least:
         raise ImportError(
@@ -101,7 +101,7 @@ def check_version(package: str, version: str) -> None:
 
 @functools.cache
 def owners(package: str) -> dict[str, str]:
-    """The distributions that bring the folder of a package, and their versions."""
+    """The installed distributions that contain the folder of a package -> their versions."""
     found = {}
     for distribution in importlib.metadata.distributions():
         tops = distribution.read_text('top_level.txt')
@@ -112,10 +112,10 @@ def owners(package: str) -> dict[str, str]:
 
 
 def check_owners(*packages: str) -> None:
-    """Refuse a package whose folder belongs to two distributions, of which one has written over the other.
+    """Refuse a package whose folder belongs to two distributions, one of which has overwritten the other.
 
     Raises:
-        ImportError: naming both, and what to uninstall and install.
+        ImportError: There are two; the message names them, and says what to uninstall and install.
     """
     for package in packages:
         found = owners(package)

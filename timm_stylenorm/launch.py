@@ -8,9 +8,9 @@
     python -m timm_stylenorm.launch --recipe advbn steps=3 train.py --data-dir images --model resnet50
     torchrun --nproc_per_node 2 -m timm_stylenorm.launch --recipe advbn train.py --data-dir images --model resnet50
 
-SCRIPT is a file of a clone of timm, of the version that is installed; everything after it is its own. It runs as
-`python SCRIPT ARGS...` would, but `timm.create_model` puts the style into what it builds and reads `resnet50_snr`, and
-timm's tasks add style losses and run recipes. validate.py takes the same options as the training did.
+SCRIPT is a file of a clone of timm, of the installed version; all arguments after it are passed to it. It runs as with
+`python SCRIPT ARGS...`, but `timm.create_model` adds the style to each model and knows names such as `resnet50_snr`,
+and timm's tasks add style losses and run recipes. Run validate.py with the same options as the training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _logger = logging.getLogger(__name__)
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Our arguments, and those from the script on: the first that is no option, no value of one, and no KEY=VALUE."""
+    """Our arguments, and those from the script on, the first that is not an option, an option's value, or KEY=VALUE."""
     i = 0
     while i < len(argv) and argv[i] != '--' and (argv[i].startswith('-') or '=' in argv[i]):
         i += 2 if argv[i] in ('--style', '--recipe') else 1
@@ -69,7 +69,7 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _parse(argv: Sequence[str]) -> tuple[Style | None, Recipe | None, Mapping[str, Channels], Sequence[str]]:
-    """The style, the recipe, its normalisation, and the script with its arguments; exits where something is wrong."""
+    """The style, the recipe, its normalisation, and the script with its arguments; exits if something is wrong."""
     ours, script = _split(argv)
     parser = argparse.ArgumentParser(
         'python -m timm_stylenorm.launch',
@@ -103,7 +103,7 @@ def _parse(argv: Sequence[str]) -> tuple[Style | None, Recipe | None, Mapping[st
 
 
 def _images_of(arguments: Sequence[str]) -> dict[str, Channels]:
-    """The mean and deviation that the script was told of: it keeps them to itself, and recipes need them."""
+    """The mean and standard deviation in the script's arguments: it does not pass them on, and recipes need them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ('mean', 'std'):
         parser.add_argument(f'--{name}', nargs='+', type=float)
@@ -128,7 +128,7 @@ def _check(args: argparse.Namespace) -> tuple[Style | None, Recipe | None, dict[
 def _styling(
     create: Callable[..., nn.Module], style: Style | None, recipe: Recipe | None, images: Mapping[str, Channels]
 ) -> Callable[..., nn.Module]:
-    """timm's `create_model` with a style and a recipe's layers, which must be there before optimizers and EMA."""
+    """timm's `create_model` with a style and a recipe's layers, which must exist before the optimizer and EMA."""
 
     @functools.wraps(create)
     def create_model(*args: object, **kwargs: object) -> nn.Module:
@@ -141,7 +141,7 @@ def _styling(
             given.arguments['model_name'] = named
             given.arguments['kwargs'] = {**given.arguments.get('kwargs', {}), 'style': style}
         model = create(*given.args, **given.kwargs)
-        told = describe_style(model)  # timm's names tell it themselves
+        told = describe_style(model)  # our timm names have logged it
         if style is not None and named is None:
             add_style(model, style)
         if recipe is not None:
@@ -160,7 +160,7 @@ def _styling(
 
 
 def _styled_name(name: str, method: str) -> str | None:
-    """The name under which timm builds a plain model with this method, and saves it; None where it has none."""
+    """The name under which timm builds and saves a plain model with this method; None if there is none."""
     base, tag = split_model_name_tag(name)
     if ':' in name or not timm.is_model(base) or base in default_cfgs:
         return None
@@ -169,7 +169,7 @@ def _styled_name(name: str, method: str) -> str | None:
 
 
 def _load(model: nn.Module, path: str) -> None:
-    """The weights of a plain model, or of one of this style."""
+    """Load the weights of a plain model, or of a model with this style."""
     found = timm.models.load_checkpoint(model, path, strict=False, weights_only=True)
     if found is None:  # the model has read a file of its own kind
         return
@@ -179,7 +179,7 @@ def _load(model: nn.Module, path: str) -> None:
 
 
 def _tell_missing_task(model: nn.Module, args: object, output: object) -> None:
-    """A forward hook, until a task has the model: losses that nobody adds and recipes that nobody runs are errors."""
+    """A forward hook until a task has the model: losses that nobody adds and recipes that nobody runs are errors."""
     if model.training and torch.is_grad_enabled():
         left = [label for label, layer in style_layers(model) if layer.aux is not None or layer.logits is not None]
         if left or recipe_of(model):
@@ -190,7 +190,7 @@ def _tell_missing_task(model: nn.Module, args: object, output: object) -> None:
 
 
 def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping[str, Channels]) -> type[TrainingTask]:
-    """A task of timm that adds style losses, and runs the recipe or that of its model."""
+    """A subclass of one of timm's tasks that adds style losses and runs the recipe, by default that of its model."""
 
     class Launched(StyleTask, kind):  # type: ignore[valid-type, misc]
         def __init__(self, *args: object, **kwargs: Any) -> None:
@@ -203,7 +203,7 @@ def _with_style(kind: type[TrainingTask], recipe: Recipe | None, images: Mapping
 
 
 def _separating(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """timm's `create_optimizer_v2`, which gives the gates of BIN a group of their own."""
+    """timm's `create_optimizer_v2`, with parameter groups of their own for the gates of BIN."""
 
     @functools.wraps(create)
     def create_optimizer_v2(model_or_params: object, *args: object, **kwargs: object) -> Optimizer:
@@ -216,7 +216,7 @@ def _separating(create: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
 
 def _following(create: Callable[..., tuple[Scheduler | None, int]], recipe: Recipe) -> Callable[..., object]:
-    """timm's `create_scheduler_v2`, whose scheduler tells a recipe how far the training is."""
+    """timm's `create_scheduler_v2`, with a scheduler that tells a recipe how far the training is."""
 
     @functools.wraps(create)
     def create_scheduler_v2(*args: object, **kwargs: object) -> tuple[Scheduler | None, int]:
@@ -231,7 +231,7 @@ def _following(create: Callable[..., tuple[Scheduler | None, int]], recipe: Reci
 
 
 def _telling(kind: type[Scheduler], recipe: Recipe, epochs: int, updates_per_epoch: int) -> type[Scheduler]:
-    """A kind of scheduler that tells each new epoch; its state is that of the kind."""
+    """A subclass of a scheduler that tells a recipe each new epoch; its state is that of its base class."""
     told = 0
 
     def tell(epoch: int) -> None:
@@ -247,7 +247,7 @@ def _telling(kind: type[Scheduler], recipe: Recipe, epochs: int, updates_per_epo
 
         def step_update(self, num_updates: int, *args: object, **kwargs: object) -> None:
             super().step_update(num_updates, *args, **kwargs)
-            if updates_per_epoch:  # a resumed run that schedules by updates tells its epoch by nothing else
+            if updates_per_epoch:  # a resumed run that schedules by updates has no other sign of its epoch
                 tell(num_updates // updates_per_epoch)
 
     return Telling
@@ -257,12 +257,12 @@ def _telling(kind: type[Scheduler], recipe: Recipe, epochs: int, updates_per_epo
 def styled_timm(
     style: Style | None = None, recipe: Recipe | None = None, images: Mapping[str, Channels] | None = None
 ) -> Iterator[None]:
-    """Within, `timm.create_model` and the tasks of `timm.task` are ours, for whoever imports them now.
+    """Within, code that imports `timm.create_model` or the tasks of `timm.task` gets ours.
 
     Args:
-        style: Of all models, see `add_style`.
+        style: The style of all models, see `add_style`.
         recipe: For all models and tasks; by default the one that the layers of a model need.
-        images: `mean` and `std` of the images, where `pretrained_cfg` does not tell them.
+        images: `mean` and `std` of the images; by default those of the model's `pretrained_cfg`.
     """
     images = images or {}
     create_model, create_optimizer, create_scheduler, tasks = script_patches()
@@ -278,7 +278,7 @@ def styled_timm(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script; its exit code and its exceptions are ours."""
+    """Run the script; its exit code and its exceptions become ours."""
     style, recipe, images, script = _parse(sys.argv[1:] if argv is None else argv)
     folder = Path(script[0]).resolve().parent
     if (folder / 'timm').is_dir() and folder != Path(timm.__file__).resolve().parents[1]:
@@ -296,5 +296,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    # hooks and tasks are then of a module that can be imported, whatever runs as __main__
+    # so hooks and tasks belong to a module that can be imported, and not to __main__
     import_module('timm_stylenorm.launch').main()

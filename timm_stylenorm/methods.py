@@ -1,4 +1,4 @@
-"""The table of methods, from which names, registry entries, docs and tests derive."""
+"""The table of methods, from which names, registry entries, docs and tests are derived."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Method:
         summary: One line for the method table.
         paper: Authors, venue and arXiv number.
         placement: What the layer may do there.
-        companions: What else the layer may need beside it: keys of `layers.companions.COMPANIONS`. Hosts provide it,
-            or the layer warns in training, with the cure.
-        recipe: Of a row of `RECIPE_STYLES`: the training procedure without which the layer does nothing, see `recipes`.
-        layers_of: Of such a row: the method whose layers they are.
-        norms_after: Of such a row: the method whose layers replace the batch norms that follow the layer.
-        kind: What it has in common with others.
+        companions: What the layer may need besides itself: keys of `layers.companions.COMPANIONS`. Hosts provide it;
+            otherwise the layer warns in training, and names the cure.
+        recipe: In `RECIPE_STYLES`: the training procedure without which the layer does nothing, see `recipes`.
+        layers_of: In `RECIPE_STYLES`: the method whose layers these are.
+        norms_after: In `RECIPE_STYLES`: the method whose layers replace the batch norms that follow the layer.
+        kind: What it has in common with other methods.
     """
 
     layer: type[layers.StyleLayer]
@@ -87,7 +87,7 @@ class Method:
         return first.default is inspect.Parameter.empty
 
     def check_kwargs(self, name: str, kwargs: Mapping[str, object]) -> None:
-        """Raise a TypeError for a key of a style dict that neither the layer nor `add_style` takes."""
+        """Raise a TypeError for a key of a style dict that neither the layer nor `add_style` accepts."""
         for key in kwargs:
             if key not in self.defaults and key not in _OF_ADD_STYLE:
                 raise TypeError(unknown(f'argument of style method {name!r}:', key, [*self.defaults, *_OF_ADD_STYLE]))
@@ -229,25 +229,25 @@ RECIPE_STYLES: dict[str, Method] = {
 }
 
 
-ROWS: dict[str, Method] = {**METHODS, **RECIPE_STYLES}  # all that `add_style` takes
+ROWS: dict[str, Method] = {**METHODS, **RECIPE_STYLES}  # all that `add_style` accepts
 
 Listener = Callable[[str, Method], None]
 _listeners: list[Listener] = []
 
 
 def for_every_method(listener: Listener) -> None:
-    """Call a function with name and row of every method, and of those that others add later."""
+    """Call a function with the name and the row of every method, now and for each method that is added later."""
     for name, row in METHODS.items():
         listener(name, row)
     _listeners.append(listener)
 
 
 def add_method(name: str, row: Method) -> None:
-    """A new row of the table; see `timm_stylenorm.register_method`.
+    """Add a row to the table; see `timm_stylenorm.register_method`.
 
     Raises:
-        ValueError: A name that is taken or no identifier, an unknown companion, or a row of which sites, placement and
-            layer do not fit.
+        ValueError: The name is taken or not an identifier, a companion is unknown, or the row's sites, placement and
+            layer are not valid.
     """
     norm = isinstance(row.layer, type) and issubclass(row.layer, layers.NormLayer)
     if not name.isidentifier():
@@ -277,10 +277,10 @@ def list_methods() -> list[str]:
 
 
 def get_method(name: str) -> Method:
-    """A row of the table, or what a recipe puts into a model.
+    """The row of a method, or of the layers that a recipe puts into a model.
 
     Raises:
-        ValueError: No such method; names the nearest.
+        ValueError: There is no such method; the message names the nearest.
     """
     if name not in ROWS:
         raise ValueError(unknown('style method', name, ROWS, 'stylenorm methods'))

@@ -1,4 +1,4 @@
-"""`--style NAME [KEY=VALUE ...]`, once for each method, and `--recipe NAME [KEY=VALUE ...]`, in every command."""
+"""The options `--style NAME [KEY=VALUE ...]` (once for each method) and `--recipe NAME [KEY=VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .surgery.add import Style
 def key_values(words: Iterable[str]) -> dict[str, Any]:
     """['p=0.05', 'sites=stage1'] -> {'p': 0.05, 'sites': 'stage1'}; values are Python literals where they can be.
 
-    timm's `ParseKwargs` of 1.0.26, the oldest that is supported, fails for values such as `layer?.*` and `a=b`.
+    `ParseKwargs` of timm 1.0.26 fails for values such as `layer?.*` and `a=b`.
 
     Raises:
         ValueError: A word without an equals sign.
@@ -33,7 +33,7 @@ def key_values(words: Iterable[str]) -> dict[str, Any]:
 
 
 def read_style(given: Iterable[Sequence[str]]) -> Style | None:
-    """The `style` of these options, one list of words for each: a dict, a list of dicts where there are several, None.
+    """The `style` that these options (a list of words for each) name: a dict, a list of dicts for several, or None.
 
     Raises:
         ValueError: An unknown method, or a word without an equals sign.
@@ -46,7 +46,7 @@ def read_style(given: Iterable[Sequence[str]]) -> Style | None:
 
 
 def read_recipe(words: Sequence[str] | None) -> dict[str, object] | None:
-    """The `recipe` of this option.
+    """The `recipe` that this option names, as a dict; None without words.
 
     Raises:
         ValueError: An unknown recipe, a value out of range, or a word without an equals sign.

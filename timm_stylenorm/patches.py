@@ -1,6 +1,6 @@
-"""How a host is patched: each patch is a row of a table in that host's `host.py`, and `install_patches` makes them all.
+"""How a host is patched: each patch is a row of a table in that host's `host.py`, and `install_patches` applies them.
 
-A row names what it replaces and by what, as text, so that the tables import neither.
+A row names the original and its replacement as text, so that the tables import neither.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-_INSTALLED: dict[str, object] = {}  # name of what was replaced -> what stands there since
+_INSTALLED: dict[str, object] = {}  # name of what was replaced -> its replacement
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A row.
+    """A row of a table of patches.
 
     Attributes:
-        what: The dotted names of what is replaced; `name[key]` for an entry of a dict.
+        what: The dotted names of the objects that are replaced; `name[key]` for an entry of a dict.
         why: What goes wrong without the patch.
         since: The oldest version of the host that was seen to need it.
         until: The newest one.
-        by: The dotted name of the replacement; '' where `patched` is given it, for a while.
-        wraps: Whether `by` is called with what it replaces, and returns the replacement.
-        needed: Whether the host that is installed needs it.
+        by: The dotted name of the replacement; '' if it is passed to `patched`, which replaces temporarily.
+        wraps: Whether `by` is called with the original, and returns the replacement.
+        needed: Whether the installed host needs it.
     """
 
     what: tuple[str, ...]
@@ -43,7 +43,7 @@ class Patch:
         """Put the replacement in place, once in a process.
 
         Raises:
-            RuntimeError: The host has nothing of this name.
+            RuntimeError: The host has no object of this name.
         """
         ours = _get(self.by)
         new = functools.cache(ours) if self.wraps else lambda own: ours
@@ -58,10 +58,10 @@ class Patch:
         return all(name in _INSTALLED and self.current(name) is _INSTALLED[name] for name in self.what)
 
     def current(self, name: str) -> object:
-        """What the host has under one of the names.
+        """The object that the host has under one of the names.
 
         Raises:
-            RuntimeError: It has nothing.
+            RuntimeError: It has none.
         """
         try:
             return _get(name)
@@ -81,7 +81,7 @@ def install_patches(table: Iterable[Patch]) -> None:
 
 @contextmanager
 def patched(new: Mapping[Patch, Callable[..., object]]) -> Iterator[None]:
-    """Within, the host has what these functions make of its own."""
+    """Within, the host's own objects are replaced by what these functions return for them."""
     with ExitStack() as stack:
         for patch, wrap in new.items():
             wrap = functools.cache(wrap)
@@ -93,7 +93,7 @@ def patched(new: Mapping[Patch, Callable[..., object]]) -> Iterator[None]:
 
 
 class StandIn(ModuleType):
-    """A module in the place of another: what is given by name is its own, all else the other's."""
+    """A module in the place of another: arguments become its own attributes, all others are those of the other."""
 
     def __init__(self, module: ModuleType, **own: object) -> None:
         super().__init__(module.__name__, module.__doc__)
@@ -108,7 +108,7 @@ class StandIn(ModuleType):
 
 
 def _split(name: str) -> tuple[object, str]:
-    """The object that holds what has this name, and its attribute or key."""
+    """The object that owns the attribute or dict entry of this name, and the attribute's name or the key."""
     if name.endswith(']'):
         owner, _, key = name[:-1].partition('[')
     else:

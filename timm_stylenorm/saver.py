@@ -1,7 +1,8 @@
-"""timm's `CheckpointSaver` as its scripts run in `launch`: files are whole or absent, one run has the folder.
+"""timm's `CheckpointSaver` in scripts that `launch` runs: files are whole or absent, one run owns the folder.
 
-timm removes a file before the next one takes its name, so that a kill in between leaves none; writes under one
-temporary name, which two runs share and `find_recovery` may take for a checkpoint; and copies in place without links.
+timm itself removes a file before the next one takes its name, so that a kill in between leaves none. It writes under
+one temporary name, which two runs share and `find_recovery` may take for a checkpoint, and copies in place if there
+are no hard links.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def claiming(create: Callable[..., None], claims: ExitStack) -> Callable[..., None]:
-    """`CheckpointSaver.__init__`, which claims the folder.
+    """`CheckpointSaver.__init__`, which also claims the saver's folders.
 
     Args:
-        create: timm's own.
-        claims: Holds the claim.
+        create: timm's own `__init__`.
+        claims: The stack that holds the claims.
     """
 
     @functools.wraps(create)
@@ -42,7 +43,7 @@ def claiming(create: Callable[..., None], claims: ExitStack) -> Callable[..., No
 
 
 def saving_whole(save: Callable[..., None]) -> Callable[..., None]:
-    """`CheckpointSaver._save`; where the disk is full, the error says so, which torch's own writer does not."""
+    """`CheckpointSaver._save`, which writes whole files, and says if the disk is full, as torch's writer does not."""
 
     @functools.wraps(save)
     def run(self: object, save_path: str, *args: object, **kwargs: object) -> None:
@@ -55,7 +56,7 @@ def saving_whole(save: Callable[..., None]) -> Callable[..., None]:
 
 
 def replace(saver: object, src: str, dst: str) -> None:
-    """Stands in for `CheckpointSaver._replace`: `dst` is there all the time."""
+    """Stands in for `CheckpointSaver._replace`: `dst` exists all the time."""
     os.replace(src, dst)
 
 
@@ -70,7 +71,7 @@ def duplicate(saver: object, src: str, dst: str) -> None:
 
 @contextmanager
 def safe_saving() -> Iterator[None]:
-    """Within, savers are as this module says, and workers of timm's loaders end with their parent."""
+    """Within, savers behave as this module says, and workers of timm's data loaders end with their parent."""
     with ExitStack() as claims:
         new: dict[str, Callable[..., object]] = {
             '__init__': functools.partial(claiming, claims=claims),

@@ -1,9 +1,9 @@
-"""timm's training tasks with style losses and recipes: what `timm_stylenorm.launch` gives to timm's own train.py.
+"""timm's training tasks with style losses and recipes, which `timm_stylenorm.launch` puts into timm's train.py.
 
     task = StyleNormTask(timm.create_model('resnet50_snr'), nn.CrossEntropyLoss(), device=device)
     task = AdvBNTask(timm.create_model('resnet50', pretrained=True), nn.CrossEntropyLoss(), cut='stage1', steps=6)
 
-Distributed training, EMA, accumulation, compilation and checkpoints go through timm's `TrainingTask` as ever, and a
+Distributed training, EMA, accumulation, compilation and checkpoints go through timm's `TrainingTask` as usual, and a
 checkpoint has the keys of the model.
 """
 
@@ -40,15 +40,15 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare(recipe: Recipe, model: nn.Module, mean: Channels | None = None, std: Channels | None = None) -> None:
-    """`recipe.prepare` with the normalisation of a timm model, where none is given; see there."""
+    """Call `recipe.prepare`, by default with the normalisation of the timm model; see there."""
     config = resolve_model_data_config(model) if mean is None or std is None else {}
     recipe.prepare(model, mean=config['mean'] if mean is None else mean, std=config['std'] if std is None else std)
 
 
 class RecipeModule(nn.Module):
-    """What DDP wraps: a model, and with a target and a criterion the losses of a recipe; without, its logits.
+    """The module that DDP wraps: returns the losses of a recipe, or the model's logits without target and criterion.
 
-    timm looks through modules with a child `module`, so that EMA, checkpoints and evaluation see the model's own keys.
+    timm unwraps modules with a child `module`, so that EMA, checkpoints and evaluation see the model's own keys.
 
     Args:
         model: Prepared by the recipe.
@@ -64,8 +64,8 @@ class RecipeModule(nn.Module):
 
         Args:
             input: Images (N, C, H, W), normalised.
-            target: As the criterion takes it.
-            criterion: `criterion(logits, target)` is a scalar.
+            target: Labels, as the criterion takes them.
+            criterion: `criterion(logits, target)` returns a scalar.
         """
         if target is None or criterion is None:
             return self.module(input)
@@ -80,7 +80,7 @@ class RecipeModule(nn.Module):
         return self.recipe.losses(self.module, input, target, forward_loss), outputs[0]
 
     def no_weight_decay(self) -> set[str]:
-        """For timm's optimizers, see `DistillationTask`s of timm."""
+        """For timm's optimizers, as in timm's distillation tasks."""
         model: object = self.module
         names = model.no_weight_decay() if hasattr(model, 'no_weight_decay') else ()
         return {f'module.{name}' for name in names}
@@ -93,23 +93,24 @@ class RecipeModule(nn.Module):
 
 
 class StyleTask(TrainingTask):
-    """Stands before one of timm's tasks in the bases, and adds the style losses of the model which that trains.
+    """A base class that precedes one of timm's tasks, and adds the style losses of the model that the task trains.
 
-    The result has each of them as 'style.<label>' then, and timm's own loss as 'loss_cls'; for a model without any it
-    is timm's, bit for bit. With a recipe the result has the losses of all passes by their names.
+    The result then has each of them as 'style.<label>', and timm's own loss as 'loss_cls'; for a model without style
+    losses, the result is timm's, bit for bit. With a recipe, the result has the losses of all passes by their names.
 
     Args:
         *args: See timm's task.
         recipe: A recipe, its name, or a dict with its name under `type`; by default the one that the layers of the
-            model need ('advbn' for `resnet50_advbn`), or none. It puts its layers into the model where they are
-            missing: optimizers are made after the task then.
+            model need ('advbn' for `resnet50_advbn`), or none. It adds its layers to the model if they are missing: the
+            optimizer must then be made after the task.
         mean: The images are (values in [0, 1] - mean) / std; by default as the model's `pretrained_cfg` says.
         std: See `mean`.
         **kwargs: See timm's task.
 
     Raises:
-        ValueError: A class head of a style layer that does not fit the model, or in a task of several labels for each
-            image; a recipe in a task that distils, or for a model in DDP; see also `build_recipe`, `Recipe.prepare`.
+        ValueError: The class head of a style layer does not fit the model, or the task has several labels for each
+            image; a recipe is used in a distillation task, or for a model in DDP; see also `build_recipe` and
+            `Recipe.prepare`.
         TypeError: An argument that the recipe does not have.
     """
 
@@ -140,11 +141,11 @@ class StyleTask(TrainingTask):
 
     @property
     def _trained(self) -> nn.Module:
-        """The model, or what is around it: `RecipeModule`, DDP."""
+        """The model, or its wrapper: `RecipeModule`, DDP."""
         return getattr(self, self._place)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Timm's result for a batch; 'loss' is the sum of all."""
+        """The result of timm's task for a batch; 'loss' is the sum of all losses."""
         if self.recipe is not None:
             losses, output = self._trained(input, target, self.criterion)
             counted = [v for k, v in losses.items() if 'loss' in k or 'style' in k.split('.')]
@@ -156,17 +157,17 @@ class StyleTask(TrainingTask):
         return {**result, 'loss': sum(terms.values(), result['loss']), 'loss_cls': result['loss'], **terms}
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> Any:
-        """See timm's; on the CPU, where DDP takes no devices, it gets none."""
+        """See timm's method; on the CPU, DDP gets no device ids, since it accepts none there."""
         cpu = all(p.device.type == 'cpu' for p in self._trained.parameters())
         return super().prepare_distributed(None if cpu else device_ids, **ddp_kwargs)
 
     def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs: object) -> Any:
-        """See timm's; with a recipe, only what lies after its cut, in place, and the log says what."""
+        """See timm's method; with a recipe, compile only the modules after its cut, in place, and log their names."""
         if self.recipe is None:
             return super().compile(backend, mode, **kwargs)
         parts = dict(_compilable(self._trained.get_submodule('module')))
-        # Four kinds of passes, with two sizes of batches, go through code that all parts share; and dynamo would take
-        # the parts' shapes for one that changes.
+        # All parts share code, through which four kinds of passes go, with two batch sizes; and dynamo would take the
+        # different shapes of the parts for one that changes.
         raise_recompile_limit(8 * len(parts))
         for part in parts.values():
             part.compile(backend=backend, mode=mode, **{'dynamic': False, **kwargs})
@@ -175,7 +176,7 @@ class StyleTask(TrainingTask):
 
 
 def _compilable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules after the cut of a model: those before it are exchanged from pass to pass."""
+    """The outermost modules after the cut of a model: the forward of those before it changes from pass to pass."""
     lower = {m for _, layer in style_layers(model) if isinstance(layer, AdvBN) for m in Replay(model, layer).lower}
 
     def outermost(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
@@ -190,7 +191,7 @@ def _compilable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class StyleNormTask(StyleTask, ClassificationTask):
-    """timm's `ClassificationTask` with style losses and recipes; arguments as there, and those of `StyleTask`."""
+    """timm's `ClassificationTask` with style losses and recipes; takes its arguments and those of `StyleTask`."""
 
 
 class _NamedRecipe(StyleNormTask):

@@ -1,6 +1,6 @@
-"""What is asked of torch's private parts, and what its versions name or do differently, one place for each question.
+"""What we use of torch's private parts, and what its versions name or do differently, each in one place.
 
-`functional.backend` and `trust` have two more such questions, which are theirs alone.
+`functional.backend` and `trust` have two more such places, which only they need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .trust import weights_only_is_safe
 
 BEFORE_2_6 = not weights_only_is_safe()
 
-# The attributes of torch's modules under which hooks of a forward stand
+# The attributes in which torch's modules keep the hooks of a forward pass
 HOOKS_OF_FORWARD = (
     '_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called', '_forward_pre_hooks',
     '_forward_pre_hooks_with_kwargs',
@@ -27,18 +27,18 @@ HOOKS_OF_FORWARD = (
 
 
 def compiled_call_off(attributes: dict[str, object]) -> None:
-    """Let a module that was compiled in place (`module.compile()`) run as it is, given its `vars`."""
+    """Let a module that was compiled in place (`module.compile()`) run uncompiled, given its `vars`."""
     if attributes.get('_compiled_call_impl') is not None:
         attributes['_compiled_call_impl'] = None
 
 
 def within_compiled(model: nn.Module) -> nn.Module | None:
-    """The model that `torch.compile` has wrapped; None where it has not."""
+    """The model inside the wrapper of `torch.compile`; None for any other module."""
     return getattr(model, '_orig_mod', None)
 
 
 def raise_recompile_limit(at_least: int) -> None:
-    """Let `torch.compile` make so many graphs of one piece of code."""
+    """Let `torch.compile` make at least this number of graphs of one piece of code."""
     config = torch._dynamo.config
     name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # before torch 2.6
     setattr(config, name, max(getattr(config, name), at_least))
@@ -51,20 +51,20 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def allowing(known: Sequence[Callable | tuple[Callable, str]]) -> AbstractContextManager[object]:
-    """A context in which `torch.load(weights_only=True)` also takes these classes and functions.
+    """A context in which `torch.load(weights_only=True)` also accepts these classes and functions.
 
-    Before torch 2.6, which lets them have other names, nothing but tensors and plain data.
+    Before torch 2.6, which introduced other names for them, it accepts only tensors and plain data.
     """
     return torch.serialization.safe_globals(list(known)) if not BEFORE_2_6 else nullcontext()
 
 
 def last_child(module: nn.Module) -> tuple[str, nn.Module]:
-    """The last child that a module was given and its name, also where it has another name before."""
+    """The name of the last registered child of a module, and the child, which may also have an earlier name."""
     return next((name, child) for name, child in reversed(module._modules.items()) if child is not None)
 
 
 def remove_forward_hook(module: nn.Module, hook: Callable[..., object]) -> None:
-    """Take a function off a module, also of a copy of the module with which it was registered."""
+    """Remove a hook function from a module, which may be a copy of the module where it was registered."""
     for key in [k for k, own in module._forward_hooks.items() if own is hook]:
         del module._forward_hooks[key]
 
@@ -75,14 +75,14 @@ def add_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> None:
 
 
 def has_load_pre_hook(module: nn.Module, hook: Callable[..., object]) -> bool:
-    """Whether `add_load_pre_hook` was given this function."""
+    """Whether `add_load_pre_hook` has registered this function."""
     return any(getattr(own, 'hook', own) is hook for own in module._load_state_dict_pre_hooks.values())
 
 
 def add_step_hook(optimizer: Optimizer, hook: Callable[[Optimizer, tuple, dict], None]) -> None:
     """`register_step_post_hook` for a function that may run twice after a step.
 
-    The compiler of torch 2.1 takes all such hooks off all optimizers; that of 2.14 does not.
+    The compiler of torch 2.1 removes all such hooks from all optimizers; the compiler of torch 2.14 does not.
     """
     optimizer.register_step_post_hook(hook)
     if not BEFORE_2_6:

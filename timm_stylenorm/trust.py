@@ -1,8 +1,9 @@
-"""Which pickled checkpoints may be read with a torch whose `weights_only=True` does not keep code in them from running.
+"""Which pickled checkpoints may be read by a torch whose `weights_only=True` does not keep code in them from running.
 
-Before torch 2.6 it does not (CVE-2025-32434), and there only safetensors files are read as they are. A pickled one is
-read, still with `weights_only=True`, where it lies in a folder that the user trusts: one of the environment variable
-STYLENORM_TRUSTED, or the work dir of the own run. Files in torch's tar format and TorchScript archives never are.
+This is so before torch 2.6 (CVE-2025-32434). There, only safetensors files are read without a condition. A pickled file
+is read, still with `weights_only=True`, if it lies in a folder that the user trusts: a folder in the environment
+variable STYLENORM_TRUSTED, or the work dir of the current run. Files in torch's tar format and TorchScript archives are
+never read.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ from torch.torch_version import TorchVersion
 
 VARIABLE = 'STYLENORM_TRUSTED'
 SAFE_SINCE = '2.6'
-# What zipfile and tarfile raise on half of an archive, or one with wrong entries
+# What zipfile and tarfile raise for a truncated archive, or one with wrong entries
 _CUT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
 _own: set[Path] = set()  # folders of the runs of this process
 
 
 def weights_only_is_safe() -> bool:
-    """Whether this torch can read the files of others."""
+    """Whether this torch can safely read files that others have written."""
     return TorchVersion(torch.__version__) >= TorchVersion(SAFE_SINCE)
 
 
 def trust_folder(folder: str | os.PathLike) -> None:
-    """Let this process read what lies in a folder of its own."""
+    """Let this process read the files in a folder of its own."""
     _own.add(Path(folder).expanduser().resolve())
 
 
 def check_trusted(source: str, file: str | os.PathLike) -> None:
-    """Refuse a pickled file which this torch cannot read safely.
+    """Refuse a pickled file that this torch cannot read safely.
 
     Args:
-        source: What to call it in the message.
-        file: The file that torch is to read, or the folder into which it is downloaded; '/' where there is none.
+        source: What to call the file in the message.
+        file: The file that torch is to read, or the folder into which it is downloaded; '/' if there is none.
 
     Raises:
-        ValueError: naming the cures; or that the file is damaged, so that its kind cannot be told.
+        ValueError: The file is refused, and the message names the cures; or it is damaged, so that its kind is unknown.
     """
     if weights_only_is_safe():
         return
@@ -86,7 +87,7 @@ def _runs_code(path: Path) -> str:
 
 
 def refusing(read: Callable[..., object]) -> Callable[..., object]:
-    """timm's reader of pickled files, which refuses those that are not trusted."""
+    """timm's reader of pickled files, which refuses files that are not trusted."""
 
     @functools.wraps(read)
     def torch_load(checkpoint_path: object, *args: object, **kwargs: object) -> object:
@@ -105,10 +106,10 @@ def load_url(
     file_name: str | None = None,
     weights_only: bool = True,
 ) -> object:
-    """`torch.hub.load_state_dict_from_url` with `weights_only=True`, which torch 2.1 does not take there.
+    """`torch.hub.load_state_dict_from_url` with `weights_only=True`, an argument that torch 2.1 lacks there.
 
     Raises:
-        ValueError: This torch cannot read it safely, and the folder of downloads is not trusted.
+        ValueError: This torch cannot read the file safely, and the download folder is not trusted.
     """
     if weights_only_is_safe():
         read = torch.hub.load_state_dict_from_url

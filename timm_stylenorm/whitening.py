@@ -53,23 +53,23 @@ def select_pairs(
 ) -> dict[str, int]:
     """Let every ISW layer choose the pairs of channels whose covariance reacts to photometric changes.
 
-    The model runs in evaluation mode. In several processes each brings its own batches, and all choose the same. The
-    variance over each batch counts: of one image and its view it is the reaction alone, of several images also how they
-    differ. The authors have the former, 10 trials, and 500 images in each.
+    The model runs in evaluation mode. With several processes, each has its own batches, and all choose the same pairs.
+    The criterion is the variance over each batch: for one image and its view, it is the reaction alone; for several
+    images, it also includes how they differ. The authors use one image, 10 trials, and 500 images in each trial.
 
     Args:
-        model: Has ISW layers; nothing of it changes but their choice.
+        model: A model with ISW layers; only their choice of pairs changes.
         batches: Images and their photometric views, [views; images], (2N, 3, H, W), normalised as in training.
         forward: Called with each batch instead of `model(batch)`.
-        trials: How often `batches` is iterated; a loader that shuffles gives other images each time. The pairs that
-            react in every trial are chosen.
+        trials: How often to iterate over `batches`; a data loader that shuffles returns other batches each time. The
+            pairs that react in every trial are chosen.
 
     Returns:
         Name of the layer -> number of chosen pairs.
 
     Raises:
-        ValueError: The model has no ISW layer, `trials` is not positive, or there is no batch. The choice is as before
-            then.
+        ValueError: The model has no ISW layer, `trials` is not positive, or there is no batch. The choice of pairs then
+            stays as it was.
 
     Warns:
         StyleNormWarning: No pair of a layer reacts in every trial, so that its loss stays 0.
@@ -106,7 +106,7 @@ def select_pairs(
 
 
 def _sum_over_processes(layer: SelectiveWhitening) -> None:
-    """Also where this process had no batch, since the others wait."""
+    """Sum over all processes, even if this one had no batch, since the others wait."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if layer.variance is None:
             layer.variance = torch.zeros(layer.mask.shape, device=layer.mask.device)

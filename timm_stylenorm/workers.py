@@ -1,7 +1,7 @@
-"""Worker processes that end with their parent, also when that is killed and can tell them nothing.
+"""Worker processes that end with their parent, even if the parent is killed and cannot notify them.
 
-Only the standard library is imported, as in `files`. Workers of `concurrent.futures` do not look after their parent;
-those of torch's data loaders do so only between two batches, and never where one waits for room in a full pipe.
+Only the standard library is imported, as in `files`. Workers of `concurrent.futures` do not check whether their parent
+runs; workers of torch's data loaders check only between two batches, and never while they wait for room in a full pipe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KILLED = 137  # exit status, as of a process that was killed
 
 
 def end_after(wait: Callable[[], object]) -> None:
-    """Ends this process, whatever it does, when a call has returned, which is made in a thread."""
+    """Call a function in a thread, and end this process, whatever it is doing, when the function returns."""
 
     def run() -> None:
         wait()
@@ -29,20 +29,20 @@ def end_after(wait: Callable[[], object]) -> None:
 
 
 def end_with_parent(worker: object = None) -> None:
-    """Lets a process of `multiprocessing` end within a second of its parent; does nothing in another process.
+    """Make a process of `multiprocessing` end within a second after its parent; do nothing in any other process.
 
-    To be called in the worker, as `initializer` of a pool or `worker_init_fn` of a data loader.
+    Call it in the worker, as `initializer` of a pool or `worker_init_fn` of a data loader.
 
     Args:
-        worker: Its number, of no use here.
+        worker: The worker's number, which is not used.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    child_of_it = os.getppid() == parent.pid  # not so where a server forks
+    child_of_it = os.getppid() == parent.pid  # not so if a fork server has forked it
 
     def wait() -> None:
-        # the handle alone would wait for all processes that were forked later and do not watch
+        # join alone would also wait for processes that were forked later and do not watch their parent
         while parent.is_alive() and (not child_of_it or os.getppid() == parent.pid):
             parent.join(1)
 
@@ -50,7 +50,7 @@ def end_with_parent(worker: object = None) -> None:
 
 
 def end_with(pid: int) -> None:
-    """Ends this process within a second of its parent, of this id. On Windows, where such an id stays, it goes on."""
+    """End this process within a second after its parent, given the parent's id; on Windows it goes on."""
 
     def wait() -> None:
         while os.getppid() == pid:
@@ -60,13 +60,13 @@ def end_with(pid: int) -> None:
 
 
 def end_with_torchrun() -> None:
-    """Ends this process, if torchrun has started it, with that: the ranks would train on without it."""
+    """End this process when torchrun ends, if torchrun has started it: otherwise the ranks would train on."""
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         end_with(os.getppid())
 
 
 def ending_with_parent(init: Callable[..., None]) -> Callable[..., None]:
-    """A `worker_init_fn` that does the same first."""
+    """A `worker_init_fn` that calls `end_with_parent` first, and then `init`."""
 
     @functools.wraps(init)
     def run(*args: object, **kwargs: object) -> None:

@@ -1,1 +1,1 @@
-"""The command lines; an installation has them as the package `stylenorm_tools`, with the command `stylenorm`."""
+"""The command lines, installed as the package `stylenorm_tools` with the command `stylenorm`."""

@@ -1,8 +1,8 @@
 """Adapts a checkpoint to the images that a config tests on: python tools/adabn.py CONFIG CHECKPOINT [--test].
 
-Estimates the batch norm statistics anew on the config's test images, without their labels (AdaBN), and writes a
-checkpoint that tools/test.py takes. Other images: --images FOLDER, which needs no labels and no layout. Test sets of
-several domains need a checkpoint each (test_dataloader.dataset.only=NAME); AdaBNHook adapts to one after the other.
+Re-estimates the batch norm statistics on the config's test images, without their labels (AdaBN), and writes a
+checkpoint for tools/test.py. --images FOLDER takes other images, which need no labels and no layout. If a test set has
+several domains, each needs its own checkpoint (test_dataloader.dataset.only=NAME); AdaBNHook adapts to them in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-# how a data set is told to use one domain
+# the option that selects one domain of a data set
 ONE_DOMAIN = {
     **dict.fromkeys(('MultiDomainDataset', 'DomainConcatDataset', 'JoinedDataset'), 'only={}'),
     **dict.fromkeys(('DomainFolders', 'PACS'), '''domains="['{}']"'''),
@@ -44,10 +44,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def target_file(args: argparse.Namespace) -> Path:
-    """Where the adapted checkpoint goes.
+    """Path of the adapted checkpoint.
 
     Raises:
-        FileExistsError: it is there already, and --force was not given.
+        FileExistsError: it exists already, and --force was not given.
         FileNotFoundError: its folder does not exist.
     """
     source = Path(args.checkpoint)
@@ -60,11 +60,11 @@ def target_file(args: argparse.Namespace) -> Path:
 
 
 def with_images(cfg: Config, folder: str) -> Config:
-    """The config with the images below a folder in the place of its test images, through the same transforms.
+    """The config with its test images replaced by the images below a folder, with the same transforms.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
-        NotADirectoryError: it is a file.
+        FileNotFoundError: the folder does not exist, or holds no image.
+        NotADirectoryError: `folder` is a file.
     """
     from mmengine.config import Config
     from timm.data import is_img_extension
@@ -92,7 +92,7 @@ def with_images(cfg: Config, folder: str) -> Config:
 
 
 def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
-    """A Runner of its own for each purpose; mmengine's loggers are global by name."""
+    """A separate Runner for each purpose, since mmengine's loggers are global by name."""
     from mmengine.config import Config
 
     from timm_stylenorm.runner.terminal import QuietRunner
@@ -104,7 +104,7 @@ def runner_of(cfg: Config, checkpoint: str, what: str) -> Runner:
 
 
 def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
-    """The checkpoint with the adapted weights; what belongs to training is left out."""
+    """The checkpoint with the adapted weights, without the training state."""
     from timm_stylenorm.runner.adabn import adapt_model
     from timm_stylenorm.runner.checkpoint import load_local
     from timm_stylenorm.runner.loaders import domains, target_loader
@@ -128,7 +128,7 @@ def adapted(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(content: dict[str, Any], out: Path) -> None:
-    """Writes through a temporary file, so that no interrupted run leaves half a checkpoint."""
+    """Writes through a temporary file, so that an interrupted run leaves no incomplete checkpoint."""
     from timm_stylenorm.checkpoints import save_atomic
     from timm_stylenorm.runner.plain import to_plain
 

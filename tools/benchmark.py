@@ -3,9 +3,9 @@
     python tools/benchmark.py --update docs/performance.md
     python tools/benchmark.py --quick --sections eager --layers padain snr
 
-Layers act in every call (p=1) and run in float32 on one thread. A number is the median, over rounds in which all layers
-take turns, of the ratio to the base of the same round, with its 10 % and 90 % quantiles in brackets; the clock is the
-CPU time of the process, so that other programs disturb little. Sections:
+Layers act in every call (p=1) and run in float32 on one thread. In each round all layers take turns; a number is the
+median over the rounds of the ratio to the base of the same round, with its 10 % and 90 % quantiles in brackets. Times
+are CPU times of the process, so that other programs disturb little. Sections:
 
     eager     forward and backward against nn.BatchNorm2d in training mode
     compiled  layers compiled with inductor against the eager nn.BatchNorm2d
@@ -47,7 +47,7 @@ MARKS = '<!-- benchmark -->\n', '<!-- /benchmark -->'
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured."""
+    """The sizes at which layers are measured."""
 
     shapes: tuple[tuple[int, ...], ...] = ((32, 256, 56, 56), (32, 64, 112, 112), (8, 256, 128, 128))
     models: tuple[tuple[str, int, int], ...] = (('resnet18', 8, 224), ('resnet50', 4, 160), ('resnet50', 16, 112))
@@ -97,7 +97,7 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 
 def table(title: str, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """A list of one table, from columns of (row name, cell) pairs."""
+    """A list with one table, made from columns of (row name, cell) pairs."""
     rows: dict[str, dict[str, Any]] = {}
     for column, cells in columns.items():
         for name, cell in cells:
@@ -111,7 +111,7 @@ def name_of(shape: tuple[int, ...]) -> str:
 
 
 def by_format_and_shape(measure: Callable[..., list], args: argparse.Namespace, bar: tqdm) -> dict[str, list]:
-    """A column for each memory format and shape."""
+    """The columns, one for each memory format and shape."""
     return {
         f'{memory_format} {name_of(shape)}': measure(args.layers, shape, memory_format, args.rounds, bar)
         for memory_format in args.formats
@@ -137,7 +137,7 @@ def measure_compiled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]
 
 
 def measure_recycled(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
-    """The tables of sections eager and compiled, from a process with another allocator."""
+    """The tables of sections eager and compiled, measured in a process with another allocator."""
     from bench.environment import RECYCLE
 
     sections = ['eager', *(['compiled'] if 'compiled' in args.sections else [])]
@@ -214,7 +214,7 @@ def measure_cuda(args: argparse.Namespace, bar: tqdm) -> list[dict[str, Any]]:
 
 
 def turns(args: argparse.Namespace, sections: list[str]) -> int:
-    """Timed calls of some sections, for the progress bar."""
+    """The number of timed calls of some sections, for the progress bar."""
     from bench.measure import RECIPES
 
     from timm_stylenorm.methods import METHODS
@@ -239,7 +239,7 @@ def show(cell: Cell | float | str | None) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """All tables, and the environment."""
+    """All tables and the environment in Markdown."""
     parts = []
     for one in result['tables']:
         lines = [f'### {one["title"]}', '', f'| layer | {" | ".join(one["columns"])} |']
@@ -252,7 +252,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def around_tables(file: Path) -> tuple[str, str]:
-    """What a Markdown file says before and after the tables."""
+    """The text of a Markdown file before and after the tables."""
     before, start, rest = file.read_text().partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not end:
@@ -261,7 +261,7 @@ def around_tables(file: Path) -> tuple[str, str]:
 
 
 def update(file: Path, result: dict[str, Any]) -> None:
-    """Writes the tables between the marks of a Markdown file, and the numbers beside it."""
+    """Writes the tables between the marks of a Markdown file, and the numbers to a file beside it."""
     before, after = around_tables(file)
     write_text(file, f'{before}\n{markdown(result)}\n\n{after}')
     write_json(file.with_suffix('.json'), result)
@@ -269,12 +269,12 @@ def update(file: Path, result: dict[str, Any]) -> None:
 
 @command
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Entry point; returns what is written to OUT.json."""
+    """Entry point; returns the content of OUT.json."""
     args = parse_args(argv)
     import torch
 
     if args.update:
-        around_tables(args.update)  # a page without marks is refused now, not after half an hour
+        around_tables(args.update)  # refuses a page without marks now, not after half an hour
     torch.set_num_threads(1)
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: torch finds no CUDA device here')

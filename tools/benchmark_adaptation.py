@@ -2,10 +2,10 @@
 
     python tools/benchmark_adaptation.py [--seeds 0 1 2] [--iters 240] [--jobs 2] [--work-dir work_dirs/adaptation]
 
-Every seed trains a chain: the source-only segmentors, with and without pAdaIN, and from them the adapted ones that see
-the target's training images without labels, half as long. Each is tested on the target's validation images, as it is
-and with batch norm statistics of those images (AdaBN). Writes summary.json, summary.md, summary.png and pictures.png
-(predictions of the first seed) into --work-dir, as `stylenorm compare` does.
+Every seed trains a chain: the source-only segmentors, with and without pAdaIN, and then, starting from them and half as
+long, the adapted ones, which see the target's training images without labels. Each is tested on the target's validation
+images, both unchanged and with batch norm statistics of those images (AdaBN). Writes summary.json, summary.md,
+summary.png and pictures.png (predictions of the first seed) into --work-dir, as `stylenorm compare` does.
 """
 
 from bench.engine import Results, compare

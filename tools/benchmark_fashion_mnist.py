@@ -3,8 +3,8 @@
     python tools/benchmark_fashion_mnist.py --methods baseline padain padain:p=0.1 snr --seeds 0 1 2
     python tools/benchmark_fashion_mnist.py --fine-tune 300 --methods baseline advbn:lower=frozen,steps=6,step=0.2
 
-A comparison as `stylenorm compare` makes it, of methods as bench/arguments.py says. Prints a Markdown table, and writes
-OUT.md, OUT.json and OUT.png.
+A comparison like `stylenorm compare`, with the methods' arguments from bench/arguments.py. Prints a Markdown table, and
+writes OUT.md, OUT.json and OUT.png.
 """
 
 from pathlib import Path

@@ -2,8 +2,9 @@
 
     python tools/benchmark_methods.py [--methods baseline snr ibn_a] [--seeds 0 1 2] [--jobs 2]
 
-A comparison as `stylenorm compare` makes it, of methods as bench/arguments.py says: summary.md, summary.json and
-summary.png in --work-dir. Seeds come one after the other, so that a stopped call leaves whole columns behind.
+A comparison like `stylenorm compare`, with the methods' arguments from bench/arguments.py. Writes summary.md,
+summary.json and summary.png into --work-dir. Seeds run one after the other, so that a stopped call leaves complete
+columns behind.
 """
 
 from bench.engine import Results, compare

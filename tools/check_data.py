@@ -2,11 +2,11 @@
 
     python tools/check_data.py bdd100k data/bdd100k [--out FOLDER] [--workers N] [--skip-bad]
 
-For the layouts of docs/datasets.md, also those that no tool prepares. Decodes both files of each pair, compares their
-sizes as they are loaded (images are turned as their EXIF data say), and looks for ids that are no train ids. Writes
-`prepare_report.json` with every bad pair and its reason, and with the pairs that are known to be defective as they were
-released, which data sets leave out; the exit code is 1 if there is a bad one. With --skip-bad it is 0, and
-`splits/good.txt` lists the good pairs, for `ann_file`. Both go to DATA_ROOT/checks/LAYOUT/SPLIT, or below --out.
+Works for all layouts of docs/datasets.md, also those that no tool prepares. Decodes both files of each pair, compares
+their sizes as loaded (images are rotated according to their EXIF data), and looks for ids that are not train ids.
+Writes `prepare_report.json` with every bad pair and its reason, and with the pairs that are known to be defective in
+the release, which data sets leave out; the exit code is 1 if there is a bad pair. With --skip-bad it is 0, and
+`splits/good.txt` lists the good pairs, for `ann_file`. Both files go to DATA_ROOT/checks/LAYOUT/SPLIT, or below --out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLASSES = 19
 
 
 def train_ids(path: Path) -> np.ndarray:
-    """The train ids (H, W) of a label as it is loaded; raises `BadPair`."""
+    """The train ids (H, W) of a label as loaded; raises `BadPair`."""
     ids = np.asarray(read_image(path))
     if ids.ndim != 2:
         raise BadPair('wrong shape', f'{path}: expected (H, W) train ids, got {ids.shape}')
@@ -42,7 +42,7 @@ def train_ids(path: Path) -> np.ndarray:
 
 
 def check(layout: Layout, split: str, pair: Pair) -> Result:
-    """What is to be said of a pair."""
+    """The result for a pair."""
     defective = pair.name in layout.defects.get(split, ())
     lone = pair.name in layout.lone_labels.get(split, ()) and not pair.images[0].is_file()
     if defective or lone:
@@ -55,7 +55,7 @@ def check(layout: Layout, split: str, pair: Pair) -> Result:
 
 
 def check_split(args: argparse.Namespace, layout: Layout, split: str) -> int:
-    """Checks a split; the exit code."""
+    """Checks a split; returns the exit code."""
     images, labels = (folder.format(split=split) for folder in (layout.images, layout.labels))
     image, label = layout.suffixes
     pairs = Pairs(f'{args.layout} {split}', images, labels, '', (image, label, label), train_ids)
@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
+    """Run the tool; returns 0 if every pair is good, or --skip-bad leaves the bad ones out."""
     args = parse_args(argv)
     from timm_stylenorm.errors import unknown
     from timm_stylenorm.runner.terminal import each_line_once

@@ -1,4 +1,4 @@
-"""Classifiers by their names on a command line: timm's, with weights of one's own, or those of a config."""
+"""Classifiers by their names on a command line: timm models, also with your own weights, or models of a config."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
-    Named = tuple[nn.Module, str, str]  # a model, its name in tables, and where its weights are from
+    Named = tuple[nn.Module, str, str]  # a model, its name in tables, and the source of its weights
 
 
 def build(name: str, num_classes: int | None) -> Named:
-    """A model from its name on the command line, its name in tables, and where its weights are from.
+    """The model with this name on the command line, its name in tables, and the source of its weights.
 
     Raises:
         ValueError: timm has no such model, or the weights do not fit.
-        FileNotFoundError: No such file.
+        FileNotFoundError: The file does not exist.
     """
     import timm
 
@@ -50,7 +50,7 @@ def build(name: str, num_classes: int | None) -> Named:
 
 
 def classes_in(file: str, name: str) -> int | None:
-    """The outputs of the head that a file has for a model of timm; None where it has none by that name."""
+    """The number of outputs of a timm model's head in a checkpoint file; None if the file holds no such head."""
     import timm
 
     from timm_stylenorm.checkpoints import read_state_dict
@@ -63,10 +63,10 @@ def classes_in(file: str, name: str) -> int | None:
 
 
 def load(model: nn.Module, file: str) -> None:
-    """All weights of a model from a file: timm's, the Runner's or a plain one.
+    """Loads all weights of a model from a checkpoint file of timm or the Runner, or a plain state dict.
 
     Raises:
-        ValueError: It holds code or no weights, or does not fit.
+        ValueError: The file holds code or no weights, or does not fit the model.
     """
     from timm_stylenorm.checkpoints import read_state_dict
     from timm_stylenorm.surgery.weights import fitted
@@ -78,7 +78,7 @@ def load(model: nn.Module, file: str) -> None:
 
 
 def register(name: str) -> None:
-    """Make a name of a model with a style known, where it is not one of those that are."""
+    """Registers the name of a model with a style, unless it is registered already."""
     import timm
 
     from timm_stylenorm import register_variants
@@ -91,13 +91,13 @@ def register(name: str) -> None:
 
 
 def of_config(config: str, file: str) -> Named:
-    """A classifier of a config with its checkpoint."""
+    """The classifier of a config, with its checkpoint loaded."""
     model, cfg = built(config, file)
     return classifier_of(model, cfg, config, file)
 
 
 def built(config: str, file: str) -> tuple[nn.Module, Config]:
-    """The model of a config whose checkpoint is named, without its weights, and the config."""
+    """The model of a config whose checkpoint is given, without the weights, and the config."""
     if not file:
         raise ValueError(f'{config} needs its checkpoint: {config}=work_dirs/.../iter_500.pth')
     cfg = load_config(parser('').parse_args([config]))
@@ -116,11 +116,11 @@ def model_of(cfg: Config) -> nn.Module:
 
 
 def classifier_of(model: nn.Module, cfg: Config, config: str, file: str) -> Named:
-    """The network within a classifier, with its checkpoint, and its images prepared as the config tests it.
+    """The network inside a classifier, with its checkpoint; images are prepared as in the config's test.
 
     Raises:
-        ValueError: It is no classifier, or the weights do not fit.
-        FileNotFoundError: No such file.
+        ValueError: The model is not a classifier, or the weights do not fit.
+        FileNotFoundError: The file does not exist.
     """
     if not hasattr(model, 'net'):
         raise ValueError(f'{config}: protocols measure classifiers, and this is a {type(model).__name__}')
@@ -133,7 +133,7 @@ def classifier_of(model: nn.Module, cfg: Config, config: str, file: str) -> Name
 
 
 def tested(cfg: Config, config: str) -> dict[str, object]:
-    """How a config scales and crops the images that it tests on; a warning where timm has no words for it."""
+    """How a config scales and crops its test images; warns if timm has no equivalent."""
     from timm_stylenorm.classification.transforms import geometry
     from timm_stylenorm.errors import StyleNormWarning
 

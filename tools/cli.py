@@ -1,6 +1,6 @@
-"""What the command lines of the tools share: arguments, configs, and missing data said plainly.
+"""Shared code of the tools' command lines: arguments, configs, and clear messages about missing data.
 
-Hosts are imported where they are needed: converters start without them, and so does --help.
+Hosts are imported only when needed, so that converters and --help start without them.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SOURCES = {  # part of a data folder's name: how to get it
 
 
 def at_least(kind: type, low: float, most: float = sys.float_info.max) -> Callable[[str], float]:
-    """A number of the command line that is finite and not below `low`, as `type=` of an argument."""
+    """A function for `type=` of an argument: takes finite numbers that are not below `low`."""
     return partial(_number, kind, low, most)
 
 
@@ -54,7 +54,7 @@ def _number(kind: type, low: float, most: float, text: str) -> float:
 
 
 COUNT = at_least(int, 1)
-SEED = at_least(int, 0, 2**32 - 1)  # what numpy takes
+SEED = at_least(int, 0, 2**32 - 1)  # the range that numpy accepts
 
 
 def assignment(text: str) -> str:
@@ -66,7 +66,7 @@ def assignment(text: str) -> str:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Arguments of a tool that takes a config."""
+    """The argument parser of a tool that takes a config."""
     raw = argparse.RawDescriptionHelpFormatter  # keeps the example in one piece
     own = argparse.ArgumentParser(
         description=description, epilog=f'For example {EXAMPLE} --style snr', formatter_class=raw
@@ -86,7 +86,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def converter_parser(description: str) -> argparse.ArgumentParser:
-    """Arguments of a converter."""
+    """The argument parser of a converter."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('data_root', type=Path)
     own.add_argument('--out', type=Path, help='folder for labels, report and lists (default: data_root)')
@@ -97,7 +97,7 @@ def converter_parser(description: str) -> argparse.ArgumentParser:
 
 
 def network_arguments(own: argparse.ArgumentParser) -> None:
-    """MODEL and how it gets its images, as `networks.networks` takes them."""
+    """Adds MODEL and the options of its image loading, as `networks.networks` expects them."""
     known = 'as of `stylenorm evaluate`: resnet50.tv_in1k, resnet50_snr=weights.pth, CONFIG.py=CHECKPOINT'
     own.add_argument('models', nargs='+', metavar='MODEL', help=known)
     own.add_argument('--names', nargs='+', help='of the models in figures; default: what MODEL says')
@@ -109,7 +109,7 @@ def network_arguments(own: argparse.ArgumentParser) -> None:
 
 
 def picture_parser(description: str | None) -> argparse.ArgumentParser:
-    """What the command lines of the picture tools share."""
+    """The argument parser that the picture tools share."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument('images', type=Path, help='folder of images, and of folders of images')
     own.add_argument(
@@ -137,7 +137,7 @@ def parse_pictures(own: argparse.ArgumentParser, argv: list[str] | None) -> argp
 
 
 def load_config(args: argparse.Namespace) -> 'Config':
-    """Reads the config and makes it fit this machine."""
+    """Reads the config and adapts it to this machine."""
     from timm_stylenorm.options import read_recipe, read_style, slug
     from timm_stylenorm.runner.configs import find_config
     from timm_stylenorm.runner.distributed import prepare_cpu_distributed
@@ -154,7 +154,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
     cfg = read_config(path)
     merge_options(cfg, args.cfg_options)
     require(cfg, args.config, 'model')
-    style, recipe = read_style(args.style), read_recipe(args.recipe)  # of methods that the config imports, too
+    style, recipe = read_style(args.style), read_recipe(args.recipe)  # also of methods that the config imports
     put_style(cfg, style, recipe)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or _work_dir(cfg, path, slug(style, recipe))
@@ -168,10 +168,10 @@ def load_config(args: argparse.Namespace) -> 'Config':
 
 
 def read_config(path: str | Path) -> 'Config':
-    """A config file, with its bases.
+    """A config with its base configs.
 
     Raises:
-        ValueError: running it raises an error; names the file.
+        ValueError: running the config raises an error; the message names the file.
     """
     from mmengine.config import Config
 
@@ -184,10 +184,10 @@ def read_config(path: str | Path) -> 'Config':
 
 
 def data_config(name: str) -> 'Config':
-    """A config whose test data is meant, by its path or name below configs/, `_base_/datasets/` too.
+    """The config whose test data are wanted, by its path or its name below configs/, also `_base_/datasets/`.
 
     Raises:
-        ValueError: it cannot be read, or has no test data.
+        ValueError: the config cannot be read, or has no test data.
     """
     from timm_stylenorm.runner.configs import config_root
 
@@ -197,17 +197,17 @@ def data_config(name: str) -> 'Config':
 
 
 def require(cfg: 'Config', config: str, *keys: str) -> None:
-    """A ValueError where a config lacks what a tool needs."""
+    """Raises a ValueError if a config lacks keys that a tool needs."""
     lacks = [key for key in keys if cfg.get(key) is None]
     if lacks:
         raise ValueError(f'{config} has no {" and no ".join(lacks)}')
 
 
 def merge_options(cfg: 'Config', options: list[str]) -> None:
-    """Puts what --cfg-options says into a config.
+    """Merges --cfg-options into a config.
 
     Raises:
-        ValueError: a value has unbalanced brackets, or a key leads through something that holds no keys.
+        ValueError: a value has unbalanced brackets, or a key leads through a value that has no keys.
     """
     from mmengine.config import DictAction
 
@@ -221,16 +221,16 @@ def merge_options(cfg: 'Config', options: list[str]) -> None:
 
 
 def _work_dir(cfg: 'Config', path: str, name: str) -> str:
-    """That of the config with the name of the style after it, so that no two styles share one."""
+    """The config's work dir followed by the name of the style, so that no two styles share one."""
     folder: str = cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return folder if not name or folder.endswith(f'_{name}') else f'{folder.rstrip("/")}_{name}'
 
 
 def check_data(loader: dict | None, config: str) -> None:
-    """Stops early when a folder of a data loader, or the archive in its place, is not there.
+    """Stops early if a folder of a data loader, or the archive in its place, does not exist.
 
     Raises:
-        FileNotFoundError: naming the folder, the nearest existing one, and how to get the data.
+        FileNotFoundError: names the folder, the nearest existing one, and how to get the data.
     """
     for part in data_parts((loader or {}).get('dataset') or {}):
         if part.get('download'):
@@ -243,7 +243,7 @@ def check_data(loader: dict | None, config: str) -> None:
 
 
 def domains_of(dataset: dict) -> list[dict]:
-    """The data sets that a `MultiDomainDataset` is to use; an unknown name is its own to refuse."""
+    """The data sets that a `MultiDomainDataset` will use; it rejects unknown names itself."""
     if dataset.get('datasets') is not None:
         return dataset['datasets']
     domains, only = dataset.get('domains') or {}, dataset.get('only')
@@ -263,13 +263,13 @@ CONTAINERS: dict[str, Callable[[dict], Iterable[dict]]] = {  # by type, since ke
 
 
 def kind_of(cfg: dict) -> str:
-    """The name of a config's `type`, without its scope; '' where it has none."""
+    """The name of a config's `type` without its scope; '' if it has none."""
     kind = cfg.get('type', '')
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def data_parts(dataset: dict) -> Iterator[dict]:
-    """The configs of the data sets that read files, out of those that only combine others."""
+    """The configs of the data sets that read files, inside those that only combine others."""
     inner = CONTAINERS.get(kind_of(dataset))
     if inner is None:
         yield dataset
@@ -279,7 +279,7 @@ def data_parts(dataset: dict) -> Iterator[dict]:
 
 
 def tested_parts(cfg: 'Config') -> Iterator[dict]:
-    """Those of a config's test; none where it has no test data."""
+    """The `data_parts` of a config's test; none if it has no test data."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     if dataset:
         yield from data_parts(dataset)

@@ -2,14 +2,14 @@
 
     stylenorm compare CONFIG --methods baseline padain snr:reduction=8 --seeds 0 1 2
 
-`baseline` is CONFIG as it is; a method takes the place of its style, with arguments after a colon; `adabn` is the
-baseline, tested with batch norm statistics of the test images. Classification (`TopK`) and segmentation (`IoUMetric`,
-`DomainIoUMetric`) are compared by domain where the test is a `MultiDomainDataset`, or the config has a `seen_dataset`
-beside its test set. Trainings run without validation, and their last checkpoint counts.
+`baseline` is CONFIG unchanged; a method, with arguments after a colon, replaces its style; `adabn` is the baseline,
+tested with batch norm statistics of the test images. Classification (`TopK`) and segmentation (`IoUMetric`,
+`DomainIoUMetric`) are compared by domain if the test is a `MultiDomainDataset`, or if the config has a `seen_dataset`
+beside its test set. Trainings run without validation, and their last checkpoint is tested.
 
 Writes summary.md, summary.json and summary.png into WORK_DIR/CONFIG, with the time of training. A finished run is not
-repeated while its config stays the same, and a killed one goes on from its newest checkpoint; methods and seeds can be
-added later. A run that fails is named at the end, with its log, and does not stop the others.
+repeated while its config stays the same, and a killed one continues from its newest checkpoint; methods and seeds can
+be added later. A run that fails is named at the end, with its log, and does not stop the others.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mistakes import command
 def comparison_parser(
     description: str | None, folder: str, methods: Sequence[str] | None = None
 ) -> argparse.ArgumentParser:
-    """What the command lines of comparisons share; `folder` and `methods` are defaults, None for all methods."""
+    """The argument parser that comparisons share; `folder` and `methods` are defaults, None means all methods."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = f'default: {" ".join(methods or ["all"])}'
     own.add_argument('--methods', nargs='+', metavar='NAME[:K=V,...]', default=methods, help=text)
@@ -38,7 +38,7 @@ def comparison_parser(
 
 
 def parse_comparison(own: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Reads a command line; ends with a message for a name that is no method. What is given twice counts once."""
+    """Reads a command line; ends with a message if a name is not a method. Duplicates count once."""
     args = own.parse_args(argv)
     from bench.names import KNOWN
 

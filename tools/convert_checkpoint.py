@@ -1,6 +1,6 @@
-"""Convert a checkpoint of others to timm's or mmseg's keys, or back.
+"""Convert a checkpoint of another project to timm's or mmseg's keys, or back.
 
-Without an output file it only tells what it would do.
+Without an output file, it only prints what it would do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EXAMPLE = 'tools/convert_checkpoint.py resnet50_ibn_a.pth resnet50_ibn_a.safeten
 
 
 class ListSources(argparse.Action):
-    """Prints whose checkpoints are known, and ends."""
+    """Prints the known sources of checkpoints, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
         from timm_stylenorm.convert import SOURCES
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse combinations before anything is read."""
+    """Reject invalid combinations of arguments before anything is read."""
     from timm_stylenorm.convert import SUFFIXES
 
     converts = args.source or args.to != 'timm' or args.verify is not None or args.drop_classifier or args.plain

@@ -4,8 +4,8 @@
 
 Draws the data, trains every method with the same seeds, measures mIoU on the held-out part of the game domain (seen)
 and on the domain that no training saw (unseen), and writes results.json, results.md and demo.png into --out. Methods
-have their defaults, but for what bench/arguments.py says. It is a comparison as `stylenorm compare` makes it. The data
-stand in for GTA5 and Cityscapes; they say nothing about those.
+have their default arguments, except as bench/arguments.py says. It is a comparison like `stylenorm compare`. The data
+stand in for GTA5 and Cityscapes; the results say nothing about those.
 """
 
 from pathlib import Path

@@ -1,15 +1,16 @@
 """Tells how much of a drop between two domains is style, and where: diagnose.py MODEL SOURCE TARGET [--out DIR].
 
-Before any training: at each site the target's maps are given channel statistics of the source, and what comes back of
-the score is what style methods could regain there. MODEL is as for evaluate.py: a name of timm, NAME=FILE with weights
-of your own, or a config with its checkpoint, CONFIG.py=FILE, of a classifier or a segmentor. SOURCE and TARGET are each
+Needs no training: at each site, the target's feature maps are given the source's channel statistics; the part of the
+score that this recovers is what style methods could gain there. MODEL is as for evaluate.py: a name of timm, NAME=FILE
+with weights of your own, or a config with its checkpoint, CONFIG.py=FILE, of a classifier or a segmentor. SOURCE and
+TARGET are each
 
     a folder       images in folders of classes; without such folders, and for segmentors, they have no labels
     CONFIG.py      the test data of a config; CONFIG.py:DOMAIN one domain of it
     DOMAIN         one domain of the test data of MODEL's config
 
-Without labels of both, entropy and agreement of the predictions take the place of accuracy or mIoU. Writes
-diagnosis.json, diagnosis.png and diagnosis.html.
+Unless both have labels, entropy and agreement of the predictions replace accuracy or mIoU. Writes diagnosis.json,
+diagnosis.png and diagnosis.html.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """What is diagnosed: the network with the sites, both domains, how it predicts, and its name."""
+    """The subject of a diagnosis: the network with the sites, both domains, how it predicts, and its name."""
 
     net: nn.Module
     source: Iterable
@@ -61,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def part_of(args: argparse.Namespace) -> Part:
-    """What a command line names: folders of a classifier have classes, all else goes by the model's config."""
+    """The subject that a command line names: a classifier on two folders, or a model of a config on its data."""
     config = args.model.partition('=')[0]
     if Path(config).suffix != '.py':
         return with_folders(args)
@@ -74,7 +75,7 @@ def with_folders(args: argparse.Namespace) -> Part:
     """A classifier on two folders.
 
     Raises:
-        FileNotFoundError: No such folder, or no image in it.
+        FileNotFoundError: A folder does not exist, or holds no image.
     """
     import torch
     from classifiers import build
@@ -105,7 +106,7 @@ def with_config(args: argparse.Namespace, cfg: Config) -> Part:
     """A model of a config on two data sets.
 
     Raises:
-        ValueError: No checkpoint, no such domain, or another kind of model.
+        ValueError: There is no checkpoint or no such domain, or the model is of another kind.
     """
     from adabn import runner_of
 
@@ -127,7 +128,7 @@ def with_config(args: argparse.Namespace, cfg: Config) -> Part:
 
 
 def data_of(cfg: Config, config: str, word: str) -> tuple[Config, str | None]:
-    """A config whose test data is meant, and the domain of it that is."""
+    """The config whose test data a word names, and the domain, or None for all of them."""
     from adabn import with_images
 
     path, _, domain = word.partition(':')
@@ -150,7 +151,7 @@ def loader_of(runner: Runner, data: Config, domain: str | None, args: argparse.N
 
 
 def measured(part: Part, args: argparse.Namespace) -> Diagnosis:
-    """The diagnosis, with a progress bar."""
+    """Runs the diagnosis, with a progress bar."""
     from dataclasses import replace
 
     from tqdm import tqdm

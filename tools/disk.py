@@ -1,4 +1,4 @@
-"""timm_stylenorm/files.py, also for tools that start without torch, which the package around it would import."""
+"""timm_stylenorm/files.py for tools that start without torch, which importing the package itself would load."""
 
 import importlib.util
 import io
@@ -7,13 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a source tree works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a source tree works without being installed
 
 PACKAGE = 'timm_stylenorm'
 
 
 def standalone(name: str) -> ModuleType:
-    """A module of the package that needs nothing else of it, once in a process, under its own name."""
+    """A module of the package that needs no other part of it, loaded once per process under its own name."""
     full = f'{PACKAGE}.{name}'
     if full in sys.modules:
         return sys.modules[full]
@@ -32,20 +32,20 @@ atomic_write, claimed, is_empty = files.atomic_write, files.claimed, files.is_em
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes UTF-8, whole or not at all."""
+    """Writes text as UTF-8, completely or not at all."""
     with atomic_write(file) as part:
         part.write_text(text, encoding='utf-8')
 
 
 def save_figure(figure: Any, file: Path, dpi: int) -> None:
-    """Writes a figure of matplotlib as PNG, whole or not at all."""
+    """Writes a matplotlib figure as PNG, completely or not at all."""
     with atomic_write(file) as part:
         figure.savefig(part, format='png', dpi=dpi)
 
 
 def save_image(image: Any, file: Path, form: str, **options: object) -> None:
-    """Writes an image of Pillow in a format of Pillow, whole or not at all; makes the folder."""
-    content = io.BytesIO()  # since Pillow's own writing of a JPEG does not tell that the disk is full
+    """Writes a Pillow image in a format of Pillow, completely or not at all; creates the folder."""
+    content = io.BytesIO()  # Pillow itself does not report a full disk when it writes a JPEG
     image.save(content, format=form, **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:

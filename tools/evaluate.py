@@ -1,14 +1,14 @@
 """Measures the robustness of classifiers: evaluate.py MODEL... --protocols imagenet-c imagenet-r --data ROOT --out DIR.
 
-MODEL is a name of timm, of this package too, whose weights are downloaded; `local-dir:FOLDER` or `hf-hub:NAME`;
+MODEL is a model name of timm or of this package, whose weights are downloaded; `local-dir:FOLDER` or `hf-hub:NAME`;
 NAME=FILE with weights of your own; or a config with its checkpoint, CONFIG.py=FILE. ROOT holds a folder for each
-protocol, or is that of the only one; --list shows what lies in them. --root imagenet=PLACE says where the images of one
-protocol are: its folder or, of folders of classes, a .tar file, hfds/NAME:SPLIT or wds/FOLDER:SPLIT. Several processes
-share the images:
+protocol or, for a single one, is its folder; --list shows what these folders contain. --root imagenet=PLACE says where
+the images of one protocol are: its folder or, if it has folders of classes, a .tar file, hfds/NAME:SPLIT or
+wds/FOLDER:SPLIT. Several processes share the images:
 python -m torch.distributed.run --nproc_per_node 2 tools/evaluate.py ...
 
-Writes results.json, results.csv, results.md, a picture for each protocol and report.html. A call that was broken off
-goes on where it was.
+Writes results.json, results.csv, results.md, a picture for each protocol and report.html. An interrupted call
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> dict[str, str | Path]:
-    """The place of each protocol that was asked for.
+    """The place of the images of each requested protocol.
 
     Raises:
-        ValueError: No model or protocol, or an option out of range.
-        FileNotFoundError: No folder of a protocol.
+        ValueError: There is no model or protocol, or an option is out of range.
+        FileNotFoundError: The folder of a protocol is missing.
     """
     from timm_stylenorm.errors import unknown
     from timm_stylenorm.evaluation.protocols import get_protocol
@@ -89,7 +89,7 @@ def check(args: argparse.Namespace) -> dict[str, str | Path]:
 
 
 def roots(args: argparse.Namespace) -> dict[str, str]:
-    """The places that --root gives, by protocol.
+    """The places given with --root, by protocol.
 
     Raises:
         FileNotFoundError: One of them does not exist.
@@ -105,7 +105,7 @@ def roots(args: argparse.Namespace) -> dict[str, str]:
 
 
 def folder_of(row: Protocol, name: str, data: str, only: bool) -> str | Path:
-    """ROOT/<folder of the protocol>, or ROOT itself for the only protocol."""
+    """ROOT/<folder of the protocol>; for a single protocol it may be ROOT itself."""
     from timm_stylenorm.evaluation.readers import place_of
 
     root = place_of(data)
@@ -122,7 +122,7 @@ def folder_of(row: Protocol, name: str, data: str, only: bool) -> str | Path:
 
 
 def options_of(args: argparse.Namespace) -> tuple[Options, Running]:
-    """What the engine takes."""
+    """The options for the engine."""
     import torch
 
     from timm_stylenorm.evaluation import Options, Running
@@ -135,7 +135,7 @@ def options_of(args: argparse.Namespace) -> tuple[Options, Running]:
 
 
 def measure(args: argparse.Namespace, places: dict[str, str | Path], models: Iterable[Named]) -> list[Result]:
-    """All models by all protocols."""
+    """The results of all models on all protocols."""
     from tqdm import tqdm
 
     from timm_stylenorm.evaluation import evaluate
@@ -183,7 +183,7 @@ def listing() -> str:
 
 
 def report(args: argparse.Namespace, models: Callable[[], Iterable[Named]]) -> list[Result]:
-    """Measures models, which are made once the arguments are checked, and writes the files of a report."""
+    """Checks the arguments, builds and measures the models, and writes the files of a report."""
     places = check(args)
     import torch.distributed as dist
     from timm.utils import init_distributed_device

@@ -1,9 +1,10 @@
 """Shows what models look at: stylenorm explain MODEL... --images FOLDER --out cams.png, by Grad-CAM and its relatives.
 
-Rows are images, columns the input and the models, each with a map of where it sees the class: that which it predicts,
-the right one (--target label), or any other (--target 'golden retriever'). MODEL is as of `stylenorm evaluate`, or a
+Rows are images, columns the input and the models, each with a map of where it sees a class: the predicted one, the
+right one (--target label), or any other (--target 'golden retriever'). MODEL is as for `stylenorm evaluate`, or a
 segmentor, CONFIG.py=CHECKPOINT, for which the target is the mean logit of a class over the pixels that are predicted as
-it. Folders of classes (FOLDER/CLASS/*.jpg; WordNet ids, numbers, or one for each output) or --labels say what is right.
+this class. The right classes are given by class folders (FOLDER/CLASS/*.jpg; WordNet ids, numbers, or one for each
+output) or by --labels.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Picture:
     """An image.
 
     Attributes:
-        file: Where it is.
-        folder: Name of its class's folder; '' where it lies in none.
-        root: The folder of those.
+        file: Its path.
+        folder: Name of its class's folder; '' if it is in none.
+        root: The folder that holds the class folders.
     """
 
     file: Path
@@ -56,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pictures(args: argparse.Namespace) -> tuple[list[Picture], list[str]]:
-    """The images to show, and their labels as --labels has them."""
+    """The images to show, and their labels as given with --labels."""
     from figures.pictures import evenly, image_files
 
     found: list[Picture] = []
@@ -73,7 +74,7 @@ def pictures(args: argparse.Namespace) -> tuple[list[Picture], list[str]]:
 
 
 def labels_of(shown: Sequence[Picture], given: Sequence[str], network: Network, outputs: int) -> list[int] | None:
-    """The right output of a network for each image; None where they are not known."""
+    """The right output of a network for each image; None if they are not known."""
     from networks import class_number
 
     from timm_stylenorm.evaluation.images import folders_in
@@ -88,13 +89,13 @@ def labels_of(shown: Sequence[Picture], given: Sequence[str], network: Network, 
     folders = tuple(folders_in(root))
     try:
         numbers = dict(zip(folders, folder_indices(folders, outputs, root), strict=True))
-    except ValueError:  # such as folders of domains
+    except ValueError:  # the folders are not classes, but for example domains
         return None
     return [numbers[picture.folder] for picture in shown] if {p.folder for p in shown} <= {*numbers} else None
 
 
 def panel(network: Network, shown: Sequence[Picture], given: Sequence[str], i: int, args: argparse.Namespace) -> Panel:
-    """The i-th image with the network's map of its target."""
+    """The i-th image with the network's activation map of its target."""
     import torch
     from figures.cams import Panel
     from networks import class_number
@@ -113,14 +114,14 @@ def panel(network: Network, shown: Sequence[Picture], given: Sequence[str], i: i
     known = {'predicted': said, 'label': label}
     target = known[args.target] if args.target in known else class_number(args.target, network.classes, len(shares))
     (heat,) = activation_maps(network.model, inputs, [target], args.layer, args.cam, network.part)
-    said = said if logits.dim() == 1 else target  # of a segmentation the share of the target's pixels is of interest
+    said = said if logits.dim() == 1 else target  # for a segmentation, show the share of the target's pixels
     right = None if label is None else network.class_name(label)
     other = None if target == said else network.class_name(target)
     return Panel(image.numpy(), heat, network.class_name(said), float(shares[said]), right, other)
 
 
 def prediction(logits: Tensor) -> tuple[int, Tensor]:
-    """Of logits (K,) the predicted class and all probabilities; of (K, h, w) that of most pixels, and all shares."""
+    """The predicted class and all probabilities of logits (K,); for (K, h, w) the most frequent class, all shares."""
     import torch
 
     if logits.dim() == 1:

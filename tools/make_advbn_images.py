@@ -1,11 +1,11 @@
-"""Writes a copy of an image folder whose images AdvBN has disturbed, as ImageNet-AdvBN is one of ImageNet's.
+"""Writes a copy of an image folder with images disturbed by AdvBN, as ImageNet-AdvBN is a copy of ImageNet.
 
     python tools/make_advbn_images.py IMAGES OUT --checkpoint FILE [--styliser-encoder FILE --styliser-decoder FILE]
 
 The features of a batch are disturbed in the direction that raises the loss of a classifier (Shu et al., NeurIPS 2021,
-arXiv:2009.08965), and decoded back to pixels: features after a stage of the classifier, by a decoder that is trained
-on the spot, or those of the AdaIN styliser's VGG-19 (relu4_1). The copy has the same tree and names; its images are
-squares of --image-size pixels. What is finished is not done again: start the same command again to resume.
+arXiv:2009.08965), and decoded back to pixels. They are taken after a stage of the classifier, with a decoder that is
+trained on the spot, or from the AdaIN styliser's VGG-19 (relu4_1). The copy has the same tree and names; its images are
+squares of --image-size pixels. To resume, start the same command again: finished images are not made again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from figures.pictures import Classifier
     from torch import Tensor
 
-MARK = 'advbn_images.json'  # in the copy: how it was made
+MARK = 'advbn_images.json'  # in the copy: the settings with which it was made
 DECODER = 'advbn_decoder.pth'
-MAY_DIFFER = ('out',)  # arguments that change no image
+MAY_DIFFER = ('out',)  # arguments that do not change an image
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,17 +46,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_place(args: argparse.Namespace) -> None:
-    """A ValueError where the copy is to lie within the images, or the other way round."""
+    """Raises a ValueError if the copy would lie within the images' folder, or the other way round."""
     source, out = args.images.resolve(), args.out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise ValueError(f'{args.images} and {args.out} must lie beside each other')
 
 
 def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
-    """Make the folder of the copy, or see that it holds the same one, unfinished.
+    """Make the folder of the copy, or check that it holds the same copy, possibly unfinished.
 
     Raises:
-        FileExistsError: It holds something else.
+        FileExistsError: The folder holds something else.
     """
     source, out = args.images.resolve(), args.out.resolve()
     settings = {k: v for k, v in vars(args).items() if k not in MAY_DIFFER} | {'images': str(source)}
@@ -77,7 +77,7 @@ def own_folder(args: argparse.Namespace, files: list[Path]) -> None:
 
 
 def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
-    """The styliser, or the stage, without its decoder."""
+    """The codec of the styliser, or of the stage, whose decoder is not trained yet."""
     from figures.decode import StageCodec, StyliserCodec
 
     if args.styliser_encoder is not None:
@@ -86,7 +86,7 @@ def codec_of(args: argparse.Namespace, classifier: Classifier) -> Codec:
 
 
 def train(args: argparse.Namespace, codec: StageCodec, files: list[Path]) -> None:
-    """Train the decoder, or take that of an earlier start."""
+    """Train the decoder, or load the one of an earlier start."""
     import torch
     from figures.pictures import evenly, load_images
 
@@ -116,7 +116,7 @@ def folder_labels(args: argparse.Namespace, files: list[Path], classifier: Class
 
 
 def write_image(image: Tensor, file: Path) -> None:
-    """In the format that the name says, whole or not at all."""
+    """Write an image in the format of the file's suffix, completely or not at all."""
     from torchvision.transforms.functional import to_pil_image
 
     form = Image.registered_extensions()[file.suffix.lower()]
@@ -124,7 +124,7 @@ def write_image(image: Tensor, file: Path) -> None:
 
 
 def disturbed(args: argparse.Namespace, codec: Codec, images: Tensor, labels: Tensor | None) -> Tensor:
-    """A batch of images in [0, 1] after AdvBN; without labels, those that the classifier predicts count."""
+    """A batch of images in [0, 1] after AdvBN; without labels, the classifier's predictions are used."""
     import torch
     from figures.decode import restyled
 
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def fill(args: argparse.Namespace, codec: Codec, files: list[Path], classes: dict[Path, int]) -> int:
-    """Makes the images that are not there yet; returns how many these are."""
+    """Makes the images that do not exist yet; returns their number."""
     import torch
     from figures.decode import StageCodec
     from figures.pictures import load_images
@@ -168,7 +168,7 @@ def fill(args: argparse.Namespace, codec: Codec, files: list[Path], classes: dic
             some = [files[i] for i in batch]
             targets = [args.out / f.relative_to(args.images) for f in some]
             left = [i for i, target in enumerate(targets) if not target.is_file()]
-            if left:  # the noise depends on the whole batch
+            if left:  # the whole batch, since the noise depends on it
                 labels = torch.tensor([classes[f] for f in some]) if classes else None
                 made = disturbed(args, codec, load_images(some, args.image_size), labels)
                 for i in left:

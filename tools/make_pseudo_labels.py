@@ -2,9 +2,9 @@
 
 The images are those of the config's `UDADataset(target=...)`, in the config's test pipeline without labels. OUT gets a
 file for each, in the same subfolders: NAME_pseudo.png, a palette PNG of the most probable class (train ids, at the size
-of the image's file), or with --soft NAME_soft.npz with probabilities. With --threshold P hard labels are 255 where no
-class has the probability P. Interrupted, the same command goes on; files that are damaged are written again.
-Images that cannot be read are named at the end, with exit status 2; all others have their labels by then.
+of the image's file), or with --soft NAME_soft.npz with probabilities. With --threshold P, hard labels are 255 where no
+class has the probability P. After an interruption, the same command continues; damaged files are written again. Images
+that cannot be read are named at the end, with exit status 2; all others have their labels by then.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def target_dataset(cfg: Config, config: str) -> Any:
-    """The target's images, to be tested on.
+    """The data set of the target's images, with the test pipeline.
 
     Raises:
         ValueError: the config does not train on a UDADataset.
@@ -64,10 +64,10 @@ def target_dataset(cfg: Config, config: str) -> Any:
 
 
 def image_folder(dataset: Any) -> str:
-    """Where the images of a data set lie.
+    """The folder of a data set's images.
 
     Raises:
-        ValueError: it does not tell.
+        ValueError: the data set does not define one.
     """
     folder = (getattr(dataset, 'data_prefix', None) or {}).get('img_path')
     if not folder or not hasattr(dataset, 'get_data_info'):
@@ -79,10 +79,10 @@ def image_folder(dataset: Any) -> str:
 
 
 def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
-    """Where the label of each image goes.
+    """Path of the label file of each image.
 
     Raises:
-        ValueError: two images would have one label.
+        ValueError: two images would share one label file.
     """
     from timm_stylenorm.datafiles import without_suffix
 
@@ -101,13 +101,13 @@ def label_files(dataset: Any, out: Path, suffix: str) -> list[Path]:
 
 
 def before(out: Path) -> dict[str, Any]:
-    """The settings of the labels that a folder holds; {} where it does not tell."""
+    """The settings with which a folder's labels were made; {} if it holds no record of them."""
     manifest = out / MANIFEST
     return read_json(manifest) if manifest.exists() else {}
 
 
 def refuse_others(out: Path, files: list[Path], settings: dict[str, Any], force: bool) -> None:
-    """Changes nothing.
+    """Checks that the folder holds no labels of other settings; changes nothing.
 
     Raises:
         FileExistsError: the folder holds labels of other settings, and --force, which deletes them, was not given.
@@ -119,7 +119,7 @@ def refuse_others(out: Path, files: list[Path], settings: dict[str, Any], force:
 
 
 def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
-    """Makes the folder one of labels of these settings; what is left of them is kept, labels of others are deleted."""
+    """Marks the folder as holding labels of these settings: keeps their labels, deletes those of others."""
     if before(out) == settings:
         return
     for file in files:
@@ -129,7 +129,7 @@ def claim(out: Path, files: list[Path], settings: dict[str, Any]) -> None:
 
 
 def is_whole(file: Path, train_ids: np.ndarray) -> bool:
-    """Whether a label is there and can be read."""
+    """Whether a label exists and is valid."""
     if not file.exists():
         return False
     from mmseg_stylenorm.datasets.label_statistics import read_ids
@@ -145,7 +145,7 @@ def is_whole(file: Path, train_ids: np.ndarray) -> bool:
 
 
 def write(logits: Tensor, file: Path, dataset: Any, args: argparse.Namespace) -> bool:
-    """Writes the label of one image from its logits (K, H, W); whether any of its pixels has a class."""
+    """Writes the label of an image from its logits (K, H, W); returns whether any pixel has a class."""
     import torch
 
     from mmseg_stylenorm.uda.pseudo_labels import train_ids_of, write_hard, write_soft
@@ -164,7 +164,7 @@ def write(logits: Tensor, file: Path, dataset: Any, args: argparse.Namespace) ->
 
 
 class Attempts:
-    """The batches of single images of a data set, or what is wrong with an image."""
+    """A data set's images as batches of one; for an image that cannot be read, the reason as a string."""
 
     def __init__(self, dataset: Any, numbers: list[int]) -> None:
         self.dataset, self.numbers = dataset, numbers
@@ -185,7 +185,7 @@ class Attempts:
 
 
 def label_all(model: Any, batches: Any, files: list[Path], dataset: Any, args: argparse.Namespace) -> list[str]:
-    """Writes the labels of all images that can be read; what is wrong with the others."""
+    """Writes the labels of all images that can be read; returns why the others cannot be."""
     import torch
     from mmengine.utils import ProgressBar
 
@@ -210,7 +210,7 @@ def label_all(model: Any, batches: Any, files: list[Path], dataset: Any, args: a
 
 @command
 def main(argv: list[str] | None = None) -> list[Path]:
-    """Entry point; returns the labels that it wrote."""
+    """Entry point; returns the paths of the labels that it wrote."""
     args = parse_args(argv)
     from mmengine.registry import init_default_scope
 
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 
 def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str, Any]) -> list[Path]:
-    """Writes the labels that are not there yet, or not whole; returns them."""
+    """Writes the labels that are missing or damaged; returns their paths."""
     from torch.utils.data import DataLoader
 
     from mmseg_stylenorm.uda.pseudo_labels import train_ids_of
@@ -246,7 +246,7 @@ def fill(cfg: Config, args: argparse.Namespace, dataset: Any, settings: dict[str
     files = both[settings['kind']]
     if before(out) != settings or not all(is_whole(file, train_ids) for file in files):
         runner = QuietRunner.from_cfg(cfg)
-        runner.load_or_resume()  # refuses a checkpoint that does not fit, while the old labels are there
+        runner.load_or_resume()  # rejects a checkpoint that does not fit before the old labels are deleted
         runner.model.eval()
         claim(out, every, settings)
     todo = [k for k, file in enumerate(files) if not is_whole(file, train_ids)]

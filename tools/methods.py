@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def argument_docs(layer: type) -> dict[str, str]:
-    """Argument -> its lines in the docstring of the class, or of the nearest base that has some."""
+    """Argument -> its lines in the docstring of the class, or of the nearest base class that documents any."""
     found: dict[str, str] = {}
     for kind in layer.__mro__:
         section = re.search(r'^Args:\n((?: +.*\n?|\n)*)', inspect.cleandoc(vars(kind).get('__doc__') or ''), re.M)
@@ -42,7 +42,7 @@ def block(title: str, lines: list[str]) -> list[str]:
 
 
 def arguments(method: Method) -> list[str]:
-    """`name=default  docstring`, one argument each."""
+    """Lines of `name=default` and the docstring, one for each argument."""
     docs = argument_docs(method.layer)
     lines = []
     for name, default in method.defaults.items():
@@ -53,14 +53,14 @@ def arguments(method: Method) -> list[str]:
 
 
 def options_of(recipe: str) -> dict[str, str]:
-    """Arguments of a recipe in an example: a styliser that needs no files."""
+    """Arguments for a recipe in an example, with a styliser that needs no files."""
     from timm_stylenorm.recipes import RECIPES
 
     return {'styliser': 'fourier'} if 'styliser' in inspect.signature(RECIPES[recipe]).parameters else {}
 
 
 def examples(name: str, method: Method) -> dict[str, list[str]]:
-    """Host -> lines of Python or of a shell."""
+    """Host -> lines of Python or shell code."""
     key, value = next(iter(method.defaults.items()), ('sites', method.sites))
     given = f'{key}={value!r}'
     if method.recipe is None:
@@ -85,10 +85,10 @@ def examples(name: str, method: Method) -> dict[str, list[str]]:
 
 
 def explanation(name: str) -> str:
-    """All that the table and the docstrings say of a method.
+    """The text about a method from the table and the docstrings.
 
     Raises:
-        ValueError: no such method; names the nearest.
+        ValueError: there is no such method; the message names the most similar one.
     """
     from timm_stylenorm.layers.companions import COMPANIONS
     from timm_stylenorm.methods import get_method

@@ -2,10 +2,10 @@
 
 A mistake is
 
-    a ValueError, TypeError, LookupError, FloatingPointError or OSError that a `raise` of this project states,
-    what the system says of a file or a download: absent, a folder, not permitted, disk full, no network,
-    a package that is not installed, of those that this project or an extra of it brings, too old, or there twice,
-    what a class that mmengine builds from a config says, by `raise`, of its arguments; a type that is in no registry;
+    a ValueError, TypeError, LookupError, FloatingPointError or OSError from a `raise` statement of this project,
+    a system error about a file or a download: absent, a folder, not permitted, disk full, no network,
+    a package that this project or an extra of it needs and that is not installed, too old, or installed twice,
+    an error that a class which mmengine builds from a config raises itself; a type that is in no registry;
     an argument that a type does not take.
 
 Every other error is a bug, such as a KeyError or a ValueError that Python or a library raises in our code.
@@ -33,7 +33,7 @@ BUILDERS = {
     'mmengine/registry/build_functions.py': {'build_from_cfg'},
     'mmengine/runner/runner.py': {'build_dataloader'},
 }
-OF_WORKER = re.compile(  # torch's text for an error in a process that loads data; its last frame
+OF_WORKER = re.compile(  # torch's text for an error in a data loader's worker process; its last frame
     r'Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback.*'
     r'\n  File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?:    [^\n]*\n)*[\w.]+: (?P<message>.*)',
     re.S,
@@ -42,7 +42,7 @@ WRONG_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'|missing
 
 
 class UserError(SystemExit):
-    """Ends the process with status 2; the message is on the terminal by then."""
+    """Ends the process with status 2, after the message was printed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(2)
@@ -53,7 +53,7 @@ class UserError(SystemExit):
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `main` of a tool: a mistake ends it as this module says; it also ends with a tool that started it."""
+    """Decorator for a tool's `main`: mistakes end it as described above; it ends with the tool that started it."""
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> Any:
@@ -77,7 +77,7 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def what_is_missing(error: ImportError) -> str | None:
-    """What to say of a package that is not installed, too old, or there twice; None for a bug."""
+    """The message about a package that is missing, too old, or installed twice; None for a bug."""
     if isinstance(error, ModuleNotFoundError) and error.name in ('torch', 'numpy', 'safetensors'):
         return f'{error.name} is not installed: pip install {error.name}'
     from timm_stylenorm.installed import EXTRAS, cure
@@ -103,7 +103,7 @@ def fail(message: str, cause: BaseException) -> None:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether the user, and not the project, has something to correct; see the head of this module."""
+    """Whether the user, not the project, must correct something; see the module docstring."""
     if isinstance(error, OSError) and (
         error.filename is not None
         or error.errno in FULL_OR_READ_ONLY
@@ -114,7 +114,7 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def is_stated(error: BaseException) -> bool:
-    """Whether a line that starts with `raise` has raised it: one of ours, or of what is built from a config."""
+    """Whether a `raise` statement raised it, in our code or in a class that is built from a config."""
     steps = list(traceback.walk_tb(error.__traceback__))
     frame, line = steps[-1]
     worker = OF_WORKER.match(str(error))
@@ -131,7 +131,7 @@ def _is_ours(file: str) -> bool:
 
 
 def is_wrong_argument(error: BaseException) -> bool:
-    """Whether a class that is built from a config lacks an argument, or got one of the config that it does not take."""
+    """Whether a class built from a config lacks an argument, or got one from the config that it does not take."""
     found = WRONG_ARGUMENT.search(str(error)) if isinstance(error, TypeError) else None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     builders = [frame for frame in frames if _builds(frame)]
@@ -141,7 +141,7 @@ def is_wrong_argument(error: BaseException) -> bool:
 
 
 def behind_builder(error: BaseException) -> BaseException:
-    """The error itself; of one that mmengine's builder raised for another, with a longer text, that other one."""
+    """The error itself or, if mmengine's builder raised it again with a longer text, the original error."""
     while error.__context__ is not None and _builds(list(traceback.walk_tb(error.__traceback__))[-1][0]):
         error = error.__context__
     return error
@@ -153,7 +153,7 @@ def _builds(frame: FrameType) -> bool:
 
 
 def text_of(error: BaseException) -> str:
-    """The message; of an error of the system 'FILE: what is wrong'."""
+    """The message; for an OSError with a file, 'FILE: what is wrong'."""
     worker = OF_WORKER.match(str(error))
     if worker:
         return worker['message']

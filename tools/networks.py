@@ -1,4 +1,4 @@
-"""MODEL on a command line as a network that shows itself images: a classifier, or a segmentor of a config."""
+"""MODEL on a command line as a network that loads its own images: a classifier, or a segmentor of a config."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Network:
     """A network in evaluation mode.
 
     Attributes:
-        name, weights: For tables; see `classifiers.build`.
-        model: Normalised images (N, 3, H, W) to logits (N, K) or (N, K, h, w).
-        part: The part of it that has sites: the model, or the backbone of a segmentor.
-        show: How images reach it.
-        classes: Names of its outputs; empty where they are not known.
+        name, weights: Names of the model and its weights in tables, see `classifiers.build`.
+        model: Maps normalised images (N, 3, H, W) to logits (N, K) or (N, K, h, w).
+        part: The part that has sites: the whole model, or the backbone of a segmentor.
+        show: How images are loaded and prepared for it.
+        classes: Names of its outputs; empty if they are not known.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Network:
         return next(self.model.parameters()).device
 
     def class_name(self, output: int) -> str:
-        """Of an output; its number where names are not known."""
+        """The class name of an output, or its number if names are not known."""
         return self.classes[output] if output < len(self.classes) else f'class {output}'
 
     def read(self, file: Path) -> Tensor:
-        """The image as the network is shown it, uint8, (3, H, W).
+        """The image as the network sees it, uint8, (3, H, W).
 
         Raises:
-            ValueError: The file cannot be read; names it.
+            ValueError: The file cannot be read; the message names it.
         """
         try:
             image = read_rgb(file)
@@ -62,16 +62,16 @@ class Network:
         return self.show(image, str(file))
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W), uint8, normalised, on the device."""
+        """Moves images (N, 3, H, W), uint8, to the device and normalises them."""
         return self.show.inputs(images, self.device)
 
 
 def networks(args: argparse.Namespace) -> list[Network]:
-    """Those of a command line, on their device.
+    """The networks of a command line, on their device.
 
     Raises:
-        ValueError: No such model, weights that do not fit, or another number of names.
-        FileNotFoundError: No such file.
+        ValueError: There is no such model, weights do not fit, or the number of names differs.
+        FileNotFoundError: A file does not exist.
     """
     if args.names is not None and len(args.names) != len(args.models):
         raise ValueError(f'--names: {len(args.names)} names for {len(args.models)} models')
@@ -80,7 +80,7 @@ def networks(args: argparse.Namespace) -> list[Network]:
     names = [one.name for one in found]
     for word, one in zip(args.models, found, strict=True):
         one.model.to(device).eval()
-        if names.count(one.name) > 1:  # the same file name in several folders
+        if names.count(one.name) > 1:  # files in several folders have the same name
             one.name = f'{one.name.partition(" (")[0]} ({"/".join(Path(word.partition("=")[2]).parts[-2:])})'
     for name, one in zip(args.names or (), found, strict=False):
         one.name = name
@@ -88,7 +88,7 @@ def networks(args: argparse.Namespace) -> list[Network]:
 
 
 def network(word: str, args: argparse.Namespace) -> Network:
-    """One of them."""
+    """The network of one MODEL."""
     base, _, file = word.partition('=')
     names: tuple[str, ...] = ()
     if Path(base).suffix == '.py':
@@ -108,7 +108,7 @@ def network(word: str, args: argparse.Namespace) -> Network:
 
 
 def segmentor(model: nn.Module, cfg: Config, config: str, file: str, args: argparse.Namespace) -> Network:
-    """A segmentor with its checkpoint; its images keep their size, or their shorter side gets `--image-size`."""
+    """A segmentor with its checkpoint; images keep their size, or are scaled to the shorter side `--image-size`."""
     load(model, file)
     given = cfg.model.get('data_preprocessor') or {}
     mean = args.mean or [v / 255 for v in given.get('mean') or (0, 0, 0)]
@@ -121,19 +121,19 @@ def segmentor(model: nn.Module, cfg: Config, config: str, file: str, args: argpa
 
 
 def classes_of(cfg: Config) -> tuple[str, ...]:
-    """Names of the classes of the data set that a config tests on, where its type says them."""
+    """Class names of the data set on which a config tests, if the data set's type defines them."""
     from mmengine.registry import DATASETS
 
     for part in tested_parts(cfg):
         names = (part.get('metainfo') or {}).get('classes')
-        with DATASETS.switch_scope_and_registry(None) as registry:  # the one of the config's default scope
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the registry of the config's default scope
             kind = registry.get(kind_of(part))
         return tuple(names or getattr(kind, 'METAINFO', {}).get('classes') or ())
     return ()
 
 
 class Logits(nn.Module):
-    """A segmentor as a function from RGB images (N, 3, H, W) to logits (N, K, h, w)."""
+    """Wraps a segmentor: maps RGB images (N, 3, H, W) to logits (N, K, h, w)."""
 
     def __init__(self, model: nn.Module, rgb: bool) -> None:
         super().__init__()
@@ -148,10 +148,10 @@ class Logits(nn.Module):
 
 
 def class_number(word: str, names: Sequence[str], outputs: int) -> int:
-    """The output that a number or a name means.
+    """The output to which a number or a name refers.
 
     Raises:
-        ValueError: None does.
+        ValueError: It refers to no output.
     """
     from timm_stylenorm.errors import unknown
 

@@ -3,9 +3,8 @@
     python tools/prepare_cityscapes.py data/cityscapes [--out FOLDER] [--workers N] [--overwrite]
 
 Writes `gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png` beside each `*_gtFine_polygons.json`, drawn by cityscapesscripts.
-A run that was stopped goes on where it stopped. Bad annotations are listed, with their reasons, in
-`prepare_report.json`; the exit code is 1 if there is any. --out writes all that to another folder, for data that cannot
-be written to.
+A stopped run continues where it stopped. Bad annotations are listed, with their reasons, in `prepare_report.json`; the
+exit code is 1 if there is any. --out writes everything to another folder, in case the data are read-only.
 """
 
 import argparse
@@ -27,7 +26,7 @@ POLYGONS = '_gtFine_polygons.json'
 
 
 def annotations(root: Path) -> list[str]:
-    """Names of all fine annotations, `SPLIT/CITY/NAME`; `FileNotFoundError` when a folder or all files are missing."""
+    """Names of all fine annotations, `SPLIT/CITY/NAME`; `FileNotFoundError` if a folder or all files are missing."""
     labels = root / 'gtFine'
     for folder in (root, labels):
         if not folder.is_dir():
@@ -43,7 +42,7 @@ def annotations(root: Path) -> list[str]:
 
 
 def convert(path: Path) -> np.ndarray:
-    """The train ids (H, W) uint8 of one polygon file; `BadPair` when it is broken or names an unknown label."""
+    """The train ids (H, W) uint8 of one polygon file; `BadPair` if it is broken or names an unknown label."""
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.helpers.labels import name2label
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
@@ -65,7 +64,7 @@ def convert(path: Path) -> np.ndarray:
 
 
 def _attempt(root: Path, out: Path, overwrite: bool, name: str) -> Result:
-    """Convert one annotation unless that is done."""
+    """Convert one annotation unless its label is up to date."""
     source, target = root / 'gtFine' / f'{name}{POLYGONS}', out / 'gtFine' / f'{name}_gtFine{SUFFIX}'
     image: Path | None = root / 'leftImg8bit' / f'{name}_leftImg8bit.png'
     image = image if image.is_file() else None
@@ -83,7 +82,7 @@ def _attempt(root: Path, out: Path, overwrite: bool, name: str) -> Result:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; 0 when every annotation is converted."""
+    """Run the tool; returns 0 if every annotation is converted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', type=Path, help='folder that holds leftImg8bit/ and gtFine/')
     parser.add_argument('--out', type=Path, help='folder for labels and report (default: data_root)')

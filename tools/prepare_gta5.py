@@ -3,10 +3,10 @@
     python tools/prepare_gta5.py data/gta5 [--out FOLDER] [--workers N] [--skip-bad] [--overwrite]
 
 Reads `images/NAME.png` and `labels/NAME.png` (palette PNGs as distributed, grey label ids, or RGB label colours) and
-writes `labels/NAME_labelTrainIds.png`. A run that was stopped goes on where it stopped. Every bad pair is listed, with
-its reason, in `prepare_report.json`; the exit code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt`
-lists the good pairs: give that file to `GTA5Dataset(ann_file="splits/good.txt")`. --out writes all that to another
-folder, for data that cannot be written to.
+writes `labels/NAME_labelTrainIds.png`. A stopped run continues where it stopped. Every bad pair is listed, with its
+reason, in `prepare_report.json`; the exit code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt`
+lists the good pairs, for `GTA5Dataset(ann_file="splits/good.txt")`. --out writes everything to another folder, in case
+the data are read-only.
 """
 
 import sys
@@ -24,8 +24,8 @@ from PIL import Image
 def label_ids(path: Path) -> np.ndarray:
     """The label ids (H, W) uint8 of a palette, grey or RGB label image; `BadPair` names the first unknown one.
 
-    The indices of a palette image are ids only as long as its palette is GTA5's, or a ramp of greys, which says
-    nothing; otherwise its colours count.
+    The indices of a palette image are ids only if its palette is GTA5's or a ramp of greys, which carries no
+    information; otherwise its colours are decoded.
     """
     image = read_image(path)
     if image.mode in ('RGB', 'RGBA') or (image.mode == 'P' and not _has_label_colours(image)):
@@ -40,7 +40,7 @@ def label_ids(path: Path) -> np.ndarray:
 
 
 def _has_label_colours(image: Image.Image) -> bool:
-    """Whether each index that a palette image uses, and that is an id, has that id's colour, or each its own grey."""
+    """Whether all indices of a palette image that are ids have the ids' colours, or all have their own grey."""
     palette = image.getpalette('RGB') or []
     used = [index for _, index in image.getcolors(256) or () if index < len(LABELS)]
     colours = [tuple(palette[3 * index : 3 * index + 3]) for index in used]
@@ -68,7 +68,7 @@ GTA5 = Pairs('GTA5', 'images', 'labels', 'labels', ('.png', '.png', SUFFIX), tra
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; 0 when every pair is good, or the bad ones are left out on request."""
+    """Run the tool; returns 0 if every pair is good, or --skip-bad leaves the bad ones out."""
     args = converter_parser(__doc__).parse_args(argv)
     return convert(GTA5, args.data_root, args.workers, args.overwrite, args.skip_bad, args.out)
 

@@ -4,10 +4,10 @@
 
 For SPLIT in training and validation reads `SPLIT/images/NAME.jpg` and `SPLIT/v1.2/labels/NAME.png` (or, of older
 downloads, `SPLIT/labels/NAME.png`) and writes `SPLIT/labelTrainIds/NAME.png`. `config_v1.2.json` (or `config.json`)
-must list the classes of version 1.2; version 2.0 has 124. No mapping is official, and numbers of papers depend on
-theirs: --mapping takes `robustnet` or `rein`, or a JSON file with {"name in Vistas": "class of Cityscapes" or null} for
-what shall differ from ours. A stopped run goes on where it stopped; bad pairs are listed in
-`SPLIT/prepare_report.json`. --out writes all that to another folder, for data that cannot be written to.
+must list the classes of version 1.2; version 2.0 has 124. No mapping is official, and the numbers in papers depend on
+the mapping used: --mapping takes `robustnet` or `rein`, or a JSON file with {"name in Vistas": "class of Cityscapes" or
+null} for the entries that differ from ours. A stopped run continues where it stopped; bad pairs are listed in
+`SPLIT/prepare_report.json`. --out writes everything to another folder, in case the data are read-only.
 """
 
 import argparse
@@ -101,7 +101,7 @@ CLASS_OF: dict[str, str | None] = {
 }
 
 
-MAPPINGS: dict[str, dict[str, str | None]] = {  # what differs from the table above
+MAPPINGS: dict[str, dict[str, str | None]] = {  # entries that differ from the table above
     # Choi et al., CVPR 2021, arXiv:2103.15597: datasets/mapillary.py of RobustNet's code
     'robustnet': dict.fromkeys(
         (
@@ -132,11 +132,11 @@ MAPPINGS: dict[str, dict[str, str | None]] = {  # what differs from the table ab
 
 
 def table(mapping: str | None) -> np.ndarray:
-    """Train id by id of version 1.2, uint8 (66,), by the name of a mapping or a JSON file of what differs.
+    """Train ids by id of version 1.2, uint8 (66,), for a mapping's name or a JSON file of differing entries.
 
     Raises:
-        ValueError: Names of classes that do not exist; a file that is none of JSON.
-        FileNotFoundError: There is neither a mapping nor a file of this name.
+        ValueError: A class name does not exist, or the file is not JSON.
+        FileNotFoundError: There is neither a mapping nor a file with this name.
     """
     if mapping is None or mapping in MAPPINGS:
         changed = MAPPINGS.get(mapping or '', {})
@@ -160,7 +160,7 @@ _NEWER_ONLY = (
 
 
 def check_version(root: Path) -> None:
-    """Raises `FileNotFoundError` without the list of classes, `ValueError` where it is not that of version 1.2."""
+    """Raises `FileNotFoundError` if the list of classes is missing, `ValueError` if it is not version 1.2's."""
     files = [root / name for name in CONFIGS if (root / name).is_file()]
     if not files and (root / f'config_{NEWER}.json').is_file():
         raise ValueError(f'{root} has config_{NEWER}.json only: {_NEWER_ONLY}')
@@ -191,7 +191,7 @@ def train_ids(to_train_id: np.ndarray, path: Path) -> np.ndarray:
 
 
 def has_pairs(pairs: Pairs, root: Path) -> bool:
-    """Whether there is anything to convert."""
+    """Whether there are pairs to convert."""
     try:
         found = pairs.scan(root)
     except FileNotFoundError:
@@ -200,7 +200,7 @@ def has_pairs(pairs: Pairs, root: Path) -> bool:
 
 
 def convert_split(split: str, to_train_id: np.ndarray, args: argparse.Namespace) -> int:
-    """Convert what is in the folder of a split."""
+    """Convert the labels in the folder of a split."""
     root, out = args.data_root / split, (args.out or args.data_root) / split
     if not root.is_dir():
         return _convert_split(root, out, to_train_id, args)
@@ -234,7 +234,7 @@ def _convert_split(root: Path, out: Path, to_train_id: np.ndarray, args: argpars
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; 0 when every pair of all splits is good, or the bad ones are left out on request."""
+    """Run the tool; returns 0 if every pair of all splits is good, or --skip-bad leaves the bad ones out."""
     own = converter_parser(__doc__)
     own.add_argument('--mapping', metavar='NAME', help=f'{", ".join(MAPPINGS)}, or a JSON file of what shall differ')
     own.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)

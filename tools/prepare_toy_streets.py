@@ -7,8 +7,8 @@
     OUT/cityscapes/gtFine/{train,val}/toytown/*_gtFine_labelIds.png  *_gtFine_labelTrainIds.png
 
 The streets of both domains come from one distribution, with all 19 classes; only the style differs, and --gap scales
-that difference (0: none). An image depends on the seed, its domain, split and number, not on the workers. This stands
-in for GTA5 and Cityscapes where those cannot be had; it is not a substitute for results on them.
+that difference (0: none). An image depends on the seed, its domain, split and number, not on the workers. The data set
+stands in for GTA5 and Cityscapes if those are not available; its results do not replace results on them.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from toy_streets.scene import paint_street
 from toy_streets.style import photograph, style_at
 
 MANIFEST = 'toy_streets.json'
-VERSION = 2  # of the drawing: raise it when the same parameters give other pictures
+VERSION = 2  # of the drawing code: increase it when the same parameters result in other pictures
 DOMAINS, SPLITS = ('gta5', 'cityscapes'), ('train', 'val')
 
 
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
     number: int
 
     def files(self, out: Path) -> tuple[Path, Path, Path]:
-        """Image, label ids and train ids."""
+        """Paths of the image, the label ids and the train ids."""
         if self.domain == 'gta5':
             root, name = out / 'gta5', f'{self.number:05d}'
             return root / f'images/{name}.png', root / f'labels/{name}.png', root / f'labels/{name}{SUFFIX}'
@@ -85,7 +85,7 @@ def plan(train: int, val: int) -> list[Picture]:
 
 
 def _claim(out: Path, params: dict) -> bool:
-    """Make `out` ours, or raise; returns whether it was finished with the same parameters."""
+    """Claim the folder `out`, or raise; returns whether it was finished with the same parameters."""
     manifest = out / MANIFEST
     if manifest.is_file():
         written = read_json(manifest)
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; 0 when the data set is complete."""
+    """Run the tool; returns 0 when the data set is complete."""
     args = _parser().parse_args(argv)
     params = {
         'tool': 'prepare_toy_streets',

@@ -1,7 +1,7 @@
-"""Processes that tools start: they end with the tool, also when that is killed.
+"""Processes that tools start and that end with the tool, even if the tool is killed.
 
-A process that is killed can tell nobody. So what it has started watches it: a worker as in timm_stylenorm/workers.py,
-another tool by the id of its parent, which changes when the parent ends.
+A killed process cannot notify others. Therefore the processes that it has started watch it: a worker as in
+timm_stylenorm/workers.py, another tool by the id of its parent, which changes when the parent ends.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from disk import standalone
 
-PARENT = 'STYLENORM_ENDS_WITH'  # in the environment of a tool: the process with which it is to end
+PARENT = 'STYLENORM_ENDS_WITH'  # in the environment of a tool: the id of the process with which it must end
 
 workers = standalone('workers')
 
@@ -21,8 +21,8 @@ workers = standalone('workers')
 def pool(count: int) -> ProcessPoolExecutor:
     """An executor whose processes end with this one.
 
-    OpenCV has one thread from now on: a forked process waits for ever where it counts on, or stops, threads of its
-    parent, which it has not.
+    OpenCV uses one thread from now on: a forked process would wait forever if it used or stopped its parent's threads,
+    which do not exist in it.
     """
     if 'cv2' in sys.modules:
         sys.modules['cv2'].setNumThreads(1)
@@ -30,7 +30,7 @@ def pool(count: int) -> ProcessPoolExecutor:
 
 
 def obey() -> None:
-    """Lets this process end with the one that started it, where that is torchrun, or asks for it as `start` does."""
+    """Makes this process end with its parent, if the parent is torchrun or requests it as `start` does."""
     pid = os.environ.pop(PARENT, None)
     if pid is None:
         workers.end_with_torchrun()
@@ -39,12 +39,12 @@ def obey() -> None:
 
 
 def start(line: Sequence[str], **options: Any) -> subprocess.Popen:
-    """Starts one of our tools, which ends with this process; arguments are those of `Popen`, `env` adds to ours."""
+    """Starts one of our tools, which ends with this process; `options` are those of `Popen`, `env` adds to ours."""
     environment = {**os.environ, **options.pop('env', {}), PARENT: str(os.getpid())}
     return subprocess.Popen(line, env=environment, **options)
 
 
 def run(line: Sequence[str], **options: Any) -> int:
-    """`start`, and its exit status."""
+    """Runs `start`, waits, and returns the exit status."""
     with start(line, **options) as process:
         return process.wait()

@@ -1,7 +1,8 @@
 """Lists the sites of a model, and which methods fit it at their default sites: sites.py MODEL [--modules].
 
-MODEL is a name of timm, or a config by its path or name. Of a config it is the part that a style would change, such as
-the backbone of a segmentor, without the config's own style. Of several models it prints a table: methods that fit.
+MODEL is a name of timm, or a config by its path or name. For a config, the sites are those of the part that a style
+would change, such as the backbone of a segmentor, without the config's own style. For several models it prints a table
+of the methods that fit.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def model_of(name: str) -> nn.Module:
-    """What a style would change, without weights.
+    """The part of a model that a style would change, without weights.
 
     Raises:
-        ValueError: timm has no model of that name, and there is no such config.
+        ValueError: there is neither a timm model nor a config with that name.
     """
     import timm
 
@@ -50,7 +51,7 @@ def model_of(name: str) -> nn.Module:
 
 
 def part_of(config: str) -> nn.Module:
-    """The same of a config."""
+    """The part of a config's model that a style would change."""
     cfg = load_config(parser('').parse_args([config]))
     from mmengine.registry import MODELS, init_default_scope
 
@@ -67,7 +68,7 @@ def part_of(config: str) -> nn.Module:
 
 
 def site_line(row: SiteRow, every: bool) -> str:
-    """Name, channels, and the modules: the first and the last, or all."""
+    """A site's name, channels and modules: all of them, or the first and the last."""
     channels = ', '.join(map(str, dict.fromkeys(row.channels))).replace('None', '?')
     names = list(row.modules)
     if len(names) > 3 and not every:

@@ -4,13 +4,13 @@
                      as in the figures of MixStyle (arXiv:2104.02008) and DSU (arXiv:2202.03958)
     norms.png        how the norms over the channels at positions are distributed, as in domain norm's figure
                      (arXiv:1911.13287)
-    probe.png        how well a linear probe tells the domains, layer by layer, which AdaBN's authors ask
+    probe.png        how well a linear probe tells the domains apart, layer by layer, as AdaBN's authors ask
                      (arXiv:1603.04779)
     statistics.json  the accuracies of the probe, and what was measured
 
-Where a style layer stands, style.png and norms.png have a row before it and one after it. Methods of training act only
-with --acting. MODEL is as of `stylenorm explain`. A domain is a folder of images, named NAME=FOLDER or by its own name,
-or a config (PATH.py) tells those of its test set.
+If a site has a style layer, style.png and norms.png have one row before and one after the layer. Methods that act in
+training act here only with --acting. MODEL is as for `stylenorm explain`. A domain is a folder of images, named by
+NAME=FOLDER or by the folder's name; a config (PATH.py) stands for the domains of its test set.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def domains_of(words: Sequence[str], limit: int, pool: int) -> dict[str, list[Pa
     """The images of each domain.
 
     Raises:
-        FileNotFoundError: No such folder, or no image in it.
-        ValueError: One domain, two of the same name, or one with less than two batches of `pool` images.
+        FileNotFoundError: A folder does not exist, or holds no image.
+        ValueError: There is only one domain, two have the same name, or one has fewer than two batches of `pool`
+            images.
     """
     from figures.pictures import evenly, image_files
 
@@ -87,7 +88,7 @@ def domains_of(words: Sequence[str], limit: int, pool: int) -> dict[str, list[Pa
 
 
 def of_config(config: str) -> dict[str, list[Path]]:
-    """Those of the test set of a config."""
+    """The images of each domain of a config's test set."""
     from cli import check_data, load_config, parser, require
     from mmengine.registry import DATASETS, init_default_scope
 
@@ -139,7 +140,7 @@ def statistics_of(
 def accuracies(
     found: Mapping[str, SiteStatistics], domains: np.ndarray, args: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Of the probe, before and after each place; once where there is no layer."""
+    """The probe's accuracies, before and after each place with a style layer, else one accuracy."""
     from timm_stylenorm.evaluation.probe import domain_probe
 
     scores: dict[str, dict[str, float]] = {}
@@ -153,7 +154,7 @@ def accuracies(
 def measured(
     network: Network, images: Sequence[tuple[str, Path]], domains: np.ndarray, args: argparse.Namespace
 ) -> Measured:
-    """What the figures show of a network."""
+    """The results of a network that the figures show."""
     from figures.style import Measured
 
     from timm_stylenorm.surgery.sites import find_sites
@@ -161,7 +162,7 @@ def measured(
     sites, layers = args.sites or default_sites(network), args.layers or default_layers(network)
     asked = [[site.name + site.where for site in find_sites(network.part, names)] for names in (sites, layers)]
     labels = {site.name + site.where: site.label for site in find_sites(network.part, [*sites, *layers])}
-    places, probed = ([labels[place] for place in names] for names in asked)  # a module that has two names keeps one
+    places, probed = ([labels[place] for place in names] for names in asked)  # one name for each module
     found = statistics_of(network, images, [*sites, *layers], args)
     return Measured(network.name, {name: found[name] for name in places}, probed, accuracies(found, domains, args))
 
@@ -177,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
 
     domains = domains_of(args.domains, args.limit, args.pool)
     images = [(name, file) for name, files in domains.items() for file in files]
-    images = [images[i] for i in np.random.default_rng(args.seed).permutation(len(images))]  # batches of all domains
+    images = [images[i] for i in np.random.default_rng(args.seed).permutation(len(images))]  # batches mix domains
     labels = np.array([name for name, _ in images])
     models = networks(args)
     found = [measured(network, images, labels, args) for network in models]
@@ -198,20 +199,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def default_sites(network: Network) -> list[str]:
-    """The first and the last stage."""
+    """The names of the first and the last stage."""
     stages = stages_of(network)
     return [stages[0], stages[-1]]
 
 
 def default_layers(network: Network) -> list[str]:
-    """All batch norms; of a network without any all stages."""
+    """All batch norms, or all stages if the network has none."""
     from timm_stylenorm.surgery.sites import site_names
 
     return ['batch_norms'] if 'batch_norms' in site_names(network.part) else stages_of(network)
 
 
 def stages_of(network: Network) -> list[str]:
-    """Of its part that has sites."""
+    """The stages of the network's part that has sites."""
     from timm_stylenorm.surgery.structure import levels_of
 
     stages = [name for name in levels_of(network.part) if name.startswith('stage')]

@@ -1,6 +1,6 @@
-"""All tools in one command; `stylenorm COMMAND --help` tells the arguments of one.
+"""All tools in one command; `stylenorm COMMAND --help` shows the arguments of one.
 
-Each runs a script of the folder tools/, and takes the same arguments as that script.
+Each command runs a script of the folder tools/, and takes the same arguments as that script.
 """
 
 import difflib
@@ -57,12 +57,12 @@ def overview(group: str = '') -> str:
 
 
 def find(words: list[str]) -> str | None:
-    """The command that the first one or two words name."""
+    """The command that the first word or the first two words name, or None."""
     return next((name for name in (' '.join(words[:2]), words[0]) if name in COMMANDS), None)
 
 
 def unknown_command(words: list[str]) -> str:
-    """What to say where `find` finds nothing."""
+    """The message if `find` finds nothing."""
     group = words[0] if any(name.startswith(f'{words[0]} ') for name in COMMANDS) else ''
     if group and len(words) == 1:
         return f'{group!r} needs one more word; its commands:\n{overview(group)}'
@@ -76,13 +76,13 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
         return run(argv)
-    except BrokenPipeError:  # who reads the output, such as `head`, has enough of it
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def run(argv: list[str] | None) -> int:
-    """The same; a tool is imported only when it is named."""
+    """`main` without its error handling; a tool is imported only when it is named."""
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ('-h', '--help'):
         print(f'usage: stylenorm COMMAND ARGS\n\n{__doc__}\ncommands:\n{overview()}')

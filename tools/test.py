@@ -1,11 +1,11 @@
 """Evaluates a checkpoint: python tools/test.py CONFIG CHECKPOINT [--data CONFIG] [--out FOLDER] [--show-dir FOLDER].
 
-Where the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
-domains.json, domains.png and confusion.png. --out has the folders of the images in it, for each domain.
+If the config tests with `DomainIoUMetric`, per-domain results go to the folder of the run's log, WORK_DIR/TIMESTAMP:
+domains.json, domains.png and confusion.png. --out mirrors the folders of the images, in a folder for each domain.
 --data _base_/datasets/gtav2domains_768x768.py tests any segmentor on the domains of that file.
---protocols imagenet-c imagenet-r measures a classifier by protocols of robustness, whose files lie below --root, and
+--protocols imagenet-c imagenet-r measures a classifier by robustness protocols, whose files are below --root, and
 writes a report to --out, as evaluate.py does for any model.
-What was trained with --style is tested with it, or by the config in its work dir.
+A model trained with --style is tested with the same --style, or by the config in its work dir.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def by_protocols(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
-    """Scores by protocol and metric, 'imagenet-c/mCE'."""
+    """Scores by protocol and metric, such as 'imagenet-c/mCE'."""
     out = args.out or f'{cfg.work_dir}/protocols'
     given = evaluate.parse_args([args.config, '--protocols', *args.protocols, '--data', args.root, '--out', out])
     results = evaluate.report(given, lambda: [classifier_of(model_of(cfg), cfg, args.config, args.checkpoint)])
@@ -45,7 +45,7 @@ def by_protocols(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
 
 
 def save_predictions(cfg: Config, folder: str) -> None:
-    """Lets the test write predictions to `folder`; mmseg's own metric would mix up images of one name."""
+    """Makes the test write predictions to `folder`; mmseg's own metric would mix up images of the same name."""
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     ours = [metric for metric in metrics if metric.type == 'DomainIoUMetric']
     if ours:
@@ -55,7 +55,7 @@ def save_predictions(cfg: Config, folder: str) -> None:
 
 
 def show(cfg: Config, folder: str) -> None:
-    """Lets the test write overlays to `folder`, also where the config says nothing of pictures."""
+    """Makes the test write overlays to `folder`, even if the config does not set up any visualisation."""
     hooks = cfg.get('default_hooks') or {}
     hook = {'type': 'SegVisualizationHook', **hooks.get('visualization', {}), 'draw': True}
     if hook['type'] == 'SegVisualizationHook':
@@ -63,7 +63,7 @@ def show(cfg: Config, folder: str) -> None:
     cfg.default_hooks = {**hooks, 'visualization': hook}
     own = {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}
     visualizer = {**own, **(cfg.get('visualizer') or {}), 'save_dir': folder}
-    visualizer.pop('name', None)  # under which mmengine would find the one of another run in this process
+    visualizer.pop('name', None)  # by which mmengine would find the visualizer of another run in this process
     cfg.visualizer = visualizer
 
 

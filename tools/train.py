@@ -1,6 +1,6 @@
 """Trains a segmentor or a classifier: python tools/train.py CONFIG [--style NAME KEY=VALUE ...] [--resume].
 
-The work dir then has the whole config, with the style in it: python tools/test.py WORK_DIR/CONFIG.py CHECKPOINT.
+The work dir then holds the whole config, including the style: python tools/test.py WORK_DIR/CONFIG.py CHECKPOINT.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.resume or args.resume_from:
-        cfg.resume = True  # from the newest checkpoint of the work dir; without any, load_from is where to start
+        cfg.resume = True  # from the newest checkpoint of the work dir; without any, training starts from load_from
     if args.resume_from:
         cfg.load_from = cfg.resume_from = args.resume_from
     elif args.resume:
         cfg.pop('resume_from', None)
-    alone = args.launcher == 'none'  # else the first process claims it, once it knows which one that is
+    alone = args.launcher == 'none'  # otherwise the first process claims it, once the ranks are known
     with claimed(cfg.work_dir, 'training', 'choose another --work-dir') if alone else nullcontext():
         QuietRunner.from_cfg(cfg).train()
 

@@ -5,8 +5,8 @@
 Writes OUT/vgg_normalised.pth, timm's VGG-19 up to relu4_1 with filters of mean activation 1 on these images,
 OUT/decoder.pth, and OUT/samples.png, which shows images (left) in the style of themselves and of others (top). Both
 files have the layout of those published for AdaIN (Huang & Belongie, arXiv:1703.06868), and losses, optimizer and
-schedule are theirs. The same command again goes on from OUT/training.pth and ends with the same weights as a run
-without interruption.
+schedule are theirs. If the same command is started again, it continues from OUT/training.pth and ends with the same
+weights as an uninterrupted run.
 """
 
 import argparse

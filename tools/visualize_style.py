@@ -1,9 +1,9 @@
-"""What style methods do to feature maps, seen as images: python tools/visualize_style.py IMAGES --checkpoint FILE.
+"""Shows as images what style methods do to feature maps: python tools/visualize_style.py IMAGES --checkpoint FILE.
 
-Maps of a classifier are restyled after each stage and decoded back to pixels: a PNG with a block for each image, rows
-for methods and columns for stages. The first row is decoded as it is: what the decoder itself loses. AdvBN's noise
-raises the loss of the classifier. Decoders are trained on the spot, on the given images; with --styliser-encoder and
---styliser-decoder the maps are those of the styliser's VGG-19, in one column.
+Feature maps of a classifier are restyled after each stage and decoded back to pixels: a PNG with a block for each
+image, rows for methods and columns for stages. The first row is decoded unchanged and shows what the decoder itself
+loses. AdvBN's noise raises the loss of the classifier. Decoders are trained on the spot, on the given images; with
+--styliser-encoder and --styliser-decoder the maps are those of the styliser's VGG-19, in one column.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METHODS = ['padain', 'mixstyle:alpha=1', 'advbn']
-NONE = 'none'  # the row of what is decoded as it is
+NONE = 'none'  # the row that is decoded unchanged
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> list[Codec]:
-    """One for each column, trained."""
+    """The codecs, one for each column, with trained decoders."""
     from figures.decode import StageCodec, StyliserCodec
 
     if args.styliser_encoder is not None:
@@ -56,7 +56,7 @@ def codecs(args: argparse.Namespace, classifier: Classifier, images: Tensor) -> 
 
 
 def pictures(args: argparse.Namespace, images: Tensor, labels: Tensor, columns: list[Codec]) -> dict[str, list[Tensor]]:
-    """Method -> decoded images, (N, 3, H, W), of each column."""
+    """Method -> decoded images, (N, 3, H, W), one tensor for each column."""
     import torch
     from figures.decode import restyled
 
@@ -64,7 +64,7 @@ def pictures(args: argparse.Namespace, images: Tensor, labels: Tensor, columns: 
     size = images.shape[2:]
     for method in tqdm([NONE, *args.methods], desc='methods', leave=False):
         for codec in columns:
-            torch.manual_seed(args.seed)  # the same draws at each stage
+            torch.manual_seed(args.seed)  # the same random numbers at each stage
             maps = codec.encode(images) if method == NONE else restyled(codec, method, images, labels)
             with torch.no_grad():
                 rows.setdefault(method, []).append(codec.decode(maps, size))

@@ -1,4 +1,4 @@
-"""Data sets and their loading; importing this registers them with mmseg."""
+"""Data sets, samplers and transforms; importing this registers them with mmseg."""
 
 from .class_uniform import Centroid, ClassUniformSampler, class_centroids
 from .corruption import ImageCorruption

@@ -1,7 +1,7 @@
-"""Class-uniform sampling: in half of the epoch crops are drawn around classes, each as often as the others.
+"""Class-uniform sampling: half of an epoch consists of crops around classes, equally many for each class.
 
 From the authors' code of RobustNet (Choi et al., CVPR 2021, arXiv:2103.15597; datasets/uniform.py), which SHADE and
-WildNet share. The sampler draws, and `RandomScaleCrop` crops around what it drew.
+WildNet share. The sampler draws centroids, and `RandomScaleCrop` crops around them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ CACHE = 'class_centroids_tile{tile}.json'
 
 
 class Centroid(int):
-    """The index of an image, which also says around which point to crop it.
+    """The index of an image, together with the point around which to crop it.
 
-    Data sets take it for the number that it is; mmengine's keep it in `results['sample_idx']`.
+    Data sets use it as a plain integer; those of mmengine keep it in `results['sample_idx']`.
 
     Attributes:
-        x: Column in the image as it is on disk.
-        y: Row.
+        x: Column in the image at its size on disk.
+        y: Row, likewise.
         category: The class that was drawn.
     """
 
@@ -46,7 +46,7 @@ class Centroid(int):
 
 
 class Place(NamedTuple):
-    """Where a tile of a label shows a class."""
+    """The point at which a tile of a label shows a class."""
 
     category: int
     x: int
@@ -54,13 +54,13 @@ class Place(NamedTuple):
 
 
 def places(ids: np.ndarray, tile: int) -> list[Place]:
-    """The centre of mass of each class in each tile of a label, truncated to whole pixels.
+    """Return the centre of mass of each class in each tile of a label, truncated to whole pixels.
 
-    Tiles begin at the top left, row by row; what is left over at the right and at the bottom is not looked at. A label
-    of GTA5 (1914x1052) has a single tile of 1024, a label smaller than a tile has none.
+    Tiles begin at the top left, row by row; the remainder at the right and at the bottom is ignored. A GTA5 label
+    (1914x1052) has a single tile of 1024; a label smaller than a tile has none.
 
     Args:
-        ids: (H, W) of uint8; 255 is no class.
+        ids: (H, W) of uint8; 255 is not a class.
         tile: Side of a tile in pixels.
     """
     found = []
@@ -77,12 +77,12 @@ def places(ids: np.ndarray, tile: int) -> list[Place]:
 
 
 def class_centroids(dataset: BaseSegDataset, tile: int, cache: str | None = CACHE) -> list[list[Centroid]]:
-    """The centroids of each class of a data set of mmseg, in the order of its images and their tiles.
+    """Return the centroids of each class of an mmseg data set, in the order of its images and their tiles.
 
     Args:
-        dataset: Lists its files itself, so that an index of its is the number of an image.
+        dataset: A data set that lists its files itself, so that its index is the number of an image.
         tile: Side of a tile in pixels.
-        cache: See `of_every_label`; `{tile}` in it stands for the size.
+        cache: See `of_every_label`; `{tile}` in it stands for the tile size.
 
     Raises:
         ValueError: No label holds a class in a whole tile; a label is damaged; the data set has no labels.
@@ -107,17 +107,17 @@ def class_centroids(dataset: BaseSegDataset, tile: int, cache: str | None = CACH
 def class_uniform_epoch(
     images: int, centroids: Sequence[Sequence[int]], share: float, permutation: Callable[[int], Sequence[int]]
 ) -> list[int]:
-    """The indices of an epoch, images first, then class by class.
+    """Return the indices of an epoch, images first, then class by class.
 
-    Each class has int(images * share / classes) centroids, and whole images fill up what then lacks to `images`. Images
-    and centroids of a class are walked through in random order, and again in that order where more are asked for. A
-    class without centroids is left out, and the epoch is shorter.
+    Each class gets int(images * share / classes) centroids; whole images make up the rest of the `images` indices. The
+    images, and the centroids of each class, are taken in random order; if more are needed, the same order is repeated.
+    A class without centroids is left out, which makes the epoch shorter.
 
     Args:
-        images: How many there are.
-        centroids: Of each class.
-        share: Of the epoch that is drawn by classes.
-        permutation: From n to the numbers below n in random order.
+        images: Number of images.
+        centroids: Centroids of each class.
+        share: Share of the epoch that is drawn by classes.
+        permutation: Function that returns for n the numbers 0..n - 1 in random order.
     """
 
     def walk(pool: Sequence[int], count: int) -> list[int]:
@@ -132,23 +132,23 @@ def class_uniform_epoch(
 
 @DATA_SAMPLERS.register_module()
 class ClassUniformSampler(EndlessSampler):
-    """Draws epochs of `class_uniform_epoch` in random order, a new one each time, without end.
+    """Draws, without end, epochs of `class_uniform_epoch` in random order, each epoch anew.
 
         train_dataloader = dict(sampler=dict(type='ClassUniformSampler', share=0.5, tile=1024), ...)
 
-    What it draws by class are `Centroid`s: `RandomScaleCrop` in the pipeline crops around them. Labels are read once
-    for it. All processes draw from one stream.
+    The indices drawn by class are `Centroid`s, around which `RandomScaleCrop` in the pipeline crops. They need all
+    labels to be read once. All processes draw from one common stream.
 
     Args:
-        dataset: Of mmseg, and no wrapper of data sets, which would lose the centroids.
-        share: Of the epoch that is drawn by classes.
-        tile: Side of the tiles in which centroids are taken, in pixels of the labels.
+        dataset: An mmseg data set, not a wrapper of data sets, which would lose the centroids.
+        share: Share of the epoch that is drawn by classes.
+        tile: Side of the tiles in which centroids are computed, in pixels of the labels.
         cache: See `class_centroids`.
-        seed: The same on all processes; mmengine's by default.
+        seed: Must be the same on all processes; by default, mmengine synchronises one.
 
     Raises:
-        TypeError: A wrapper.
-        ValueError: `share` is no share, `tile` is not positive; see also `class_centroids`.
+        TypeError: `dataset` is a wrapper.
+        ValueError: `share` is outside [0, 1], or `tile` is not positive; see also `class_centroids`.
     """
 
     def __init__(

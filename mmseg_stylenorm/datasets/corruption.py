@@ -1,4 +1,4 @@
-"""Corrupted images made while loading: Cityscapes-C and the like."""
+"""Images corrupted while loading, as in Cityscapes-C."""
 
 import inspect
 import zlib
@@ -12,23 +12,23 @@ from timm_stylenorm.errors import unknown
 
 @TRANSFORMS.register_module()
 class ImageCorruption(BaseTransform):
-    """One of the corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261).
+    """Applies a corruption of ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261).
 
-    Cityscapes-C are the images of Cityscapes val after these functions (Michaelis et al., arXiv:1907.07484; Kamann and
-    Rother, CVPR 2020, arXiv:1908.05005, whose severities of noise end at 3). An image's noise depends on its index in
-    the data set, the name, the severity and the seed, and on nothing else: runs and numbers of workers do not matter.
+    Cityscapes-C consists of the images of Cityscapes val after these functions (Michaelis et al., arXiv:1907.07484;
+    Kamann and Rother, CVPR 2020, arXiv:1908.05005, whose noise severities end at 3). An image's noise depends only on
+    its index in the data set, the name, the severity and the seed, not on the run or the number of workers.
 
     Args:
-        name: 'gaussian_noise', 'fog', ...: what `imagecorruptions.get_corruption_names('all')` lists.
+        name: 'gaussian_noise', 'fog', ...: a name that `imagecorruptions.get_corruption_names('all')` lists.
         severity: 1 to 5.
-        seed: Another one draws other noise.
+        seed: Seed of the noise.
 
     Raises:
-        ImportError: The package is missing.
-        ValueError: An unknown name, or a severity out of range.
+        ImportError: The package imagecorruptions is missing.
+        ValueError: The name is unknown, or the severity is out of range.
     """
 
-    of_the_domain = True  # MultiDomainDataset keeps it where it replaces the other transforms
+    of_the_domain = True  # MultiDomainDataset keeps it when it replaces the other transforms
 
     def __init__(self, name: str, severity: int = 1, seed: int = 0) -> None:
         try:
@@ -48,7 +48,7 @@ class ImageCorruption(BaseTransform):
         self._takes_seed = 'seed' in inspect.signature(imagecorruptions.corruption_dict[name]).parameters
 
     def transform(self, results: dict) -> dict:
-        """Corrupts `img`, BGR (H, W, 3) of uint8 as mmcv loads it, by `sample_idx`; one of no data set has index 0."""
+        """Corrupts `img`, BGR (H, W, 3) of uint8 as mmcv loads it; without `sample_idx` the index is 0."""
         key = (self.seed, results.get('sample_idx', 0), self.severity, zlib.crc32(self.name.encode()))
         drawn = int(np.random.SeedSequence(key).generate_state(1)[0])
         extra = {'seed': drawn} if self._takes_seed else {}  # these draw from generators of their own

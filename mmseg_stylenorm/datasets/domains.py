@@ -1,4 +1,4 @@
-"""Several domains in one data set, so that one loader tests on all of them."""
+"""Several domains in one data set, so that one data loader tests on all of them."""
 
 import os.path as osp
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from .stand_ins import item_or_stand_in
 
 
 def parts_of(dataset: object) -> list[Any]:
-    """The data sets with files that a data set or wrapper consists of."""
+    """Return the innermost data sets, which list files, of a data set or wrapper."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     return [dataset] if inner == [None] else [leaf for part in inner for leaf in parts_of(part)]
 
 
 def image_folder(dataset: object) -> str | None:
-    """The folder that all images of a data set or wrapper lie in or below, under names that differ without suffix.
+    """Return the common folder of all images of a data set or wrapper, whose names also differ without suffix.
 
-    None if the data set does not say so: it has no folder, or several suffixes of images.
+    None if a part of the data set has no image folder, or if the image suffixes differ or are unknown.
     """
     parts = parts_of(dataset)
     prefixes = [getattr(part, 'data_prefix', None) or {} for part in parts]
@@ -46,7 +46,7 @@ def _by_domain(dataset: object) -> dict[str, object]:
 
 
 def left_out(dataset: object) -> dict[str, list[str]]:
-    """Names of known defective pairs that a data set leaves out, by domain, or of the whole data set under ''."""
+    """Return the names of defective pairs that a data set leaves out, by domain or, without domains, under ''."""
     found = {
         name: [pair for leaf in parts_of(part) for pair in (getattr(leaf, 'metainfo', None) or {}).get('left_out', ())]
         for name, part in _by_domain(dataset).items()
@@ -55,7 +55,7 @@ def left_out(dataset: object) -> dict[str, list[str]]:
 
 
 def image_folders(dataset: object) -> dict[str, str]:
-    """`image_folder` by domain, or of the whole data set under the name ''."""
+    """Return `image_folder` by domain or, without domains, under the name ''."""
     found = {name: image_folder(part) for name, part in _by_domain(dataset).items()}
     return {name: folder for name, folder in found.items() if folder}
 
@@ -63,7 +63,7 @@ def image_folders(dataset: object) -> dict[str, str]:
 def _replaced(
     parts: dict[str, BaseSegDataset], pipeline: Sequence[object], keep: Sequence[str]
 ) -> dict[str, BaseSegDataset]:
-    """The domains' data sets with this pipeline; the log names those that lose one of their own by it."""
+    """Return the domains' data sets with this pipeline; log which of them lose transforms of their own."""
     views = bool(pipeline) and isinstance(pipeline[-1], dict) and pipeline[-1].get('type') == 'TestTimeAug'
     found = {n: part if n in keep and not views else with_pipeline(part, pipeline) for n, part in parts.items()}
     for leaf in (leaf for part in found.values() for leaf in parts_of(part)):
@@ -86,22 +86,24 @@ def _steps(dataset: object) -> list[str]:
 
 @DATASETS.register_module(name=['MultiDomainDataset', 'DomainConcatDataset'])  # the second is the former name
 class MultiDomainDataset(DomainsInOrder):
-    """Segmentation data sets of several domains, one after the other. Known as `DomainConcatDataset` too.
+    """Segmentation data sets of several domains, one after the other; also registered as `DomainConcatDataset`.
 
-    The domain's name is in the meta information of every sample, as `domain`, where `DomainIoUMetric` finds it, and in
-    the batch, where `AdaBNHook` does. The folder of each domain's images is in `metainfo['image_folders']`.
+    The domain's name is stored as `domain` in the meta information of every sample, for `DomainIoUMetric`, and in the
+    batch, for `AdaBNHook`. The folder of each domain's images is in `metainfo['image_folders']`.
 
     Args:
         domains: Data sets, or their configs, by the name of their domain.
-        only: Names of the domains to use; all by default. `--cfg-options test_dataloader.dataset.only=NAME` for one.
+        only: Names of the domains to use; all by default. `--cfg-options test_dataloader.dataset.only=NAME` selects
+            one.
         pipeline: Transforms that replace those of every domain; mmseg's tools write and read this key. Transforms with
             the attribute `of_the_domain`, such as `ImageCorruption`, stay.
-        keep: Names of the domains whose own transforms `pipeline` does not replace. If it ends with `TestTimeAug` it
-            replaces them too, since one test cannot mix samples with one view and samples with several.
+        keep: Names of the domains whose own transforms `pipeline` does not replace. If `pipeline` ends with
+            `TestTimeAug`, it replaces these too, since one test cannot mix samples with one view and samples with
+            several.
 
     Raises:
-        ValueError: No domain, an unknown name in `only` or `keep`, or data sets of different classes.
-        TypeError: `pipeline` is given, and a data set has none.
+        ValueError: There is no domain, `only` or `keep` holds an unknown name, or the data sets have different classes.
+        TypeError: `pipeline` is given, but a data set has no pipeline.
     """
 
     def __init__(
@@ -122,12 +124,12 @@ class MultiDomainDataset(DomainsInOrder):
         first = next(iter(parts.values()))
         self.metainfo = {**first.metainfo, 'domains': list(parts), 'known_domains': known}
         self.metainfo['image_folders'], self.metainfo['left_out'] = image_folders(self), left_out(self)
-        # what mmseg's confusion_matrix.py asks of a data set
+        # attributes that mmseg's confusion_matrix.py reads
         leaf = parts_of(first)[0]
         self.METAINFO = self.metainfo
         self.ignore_index = getattr(leaf, 'ignore_index', 255)
         self.reduce_zero_label = getattr(leaf, 'reduce_zero_label', False)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        """Return a sample; if it cannot be read and `keep_going` is set, return another one in its place."""
         return item_or_stand_in(self, super().__getitem__, index)

@@ -1,4 +1,4 @@
-"""Transforms of size and place after RobustNet's code (transforms/joint_transforms.py)."""
+"""Resizing and cropping transforms after RobustNet's code (transforms/joint_transforms.py)."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,16 +16,18 @@ from .loading import IGNORE
 def crop_place(
     size: Sequence[int], crop: Sequence[int], centroid: Sequence[int] | None, draw: Callable[[int, int], int]
 ) -> tuple[int, int]:
-    """Left and top of a random crop.
+    """Return left and top of a random crop.
 
-    Anywhere in the image, or, with a centroid, from one crop before it up to it, and then inside of the image: a draw
-    at the lower end leaves the centroid one pixel outside.
+    Without a centroid, the crop lies anywhere in the image. With one, its left and top are drawn between one crop size
+    before the centroid and the centroid itself, then clipped to the image; a draw at the lower end leaves the centroid
+    one pixel outside of the crop.
 
     Args:
         size: Width and height of the image, at least those of the crop.
-        crop: Width and height.
-        centroid: Column and row, or None.
-        draw: From the lowest and the highest number to one of them or between. Columns are drawn first.
+        crop: Width and height of the crop.
+        centroid: Its column and row, or None.
+        draw: Function that returns an integer from the lowest to the highest number passed in, both included. The left
+            is drawn first.
     """
     place = []
     for axis in (0, 1):
@@ -38,7 +40,7 @@ def crop_place(
 
 
 def _resize(results: dict, width: int, height: int) -> None:
-    """Images by Pillow's bicubic filter, which is smooth where it shrinks, labels by the nearest pixel."""
+    """Resize images by Pillow's bicubic filter, which antialiases when shrinking, labels by nearest neighbour."""
     results['img'] = mmcv.imresize(results['img'], (width, height), interpolation='bicubic', backend='pillow')
     for key in results.get('seg_fields', []):
         results[key] = mmcv.imresize(results[key], (width, height), interpolation='nearest', backend='pillow')
@@ -47,18 +49,18 @@ def _resize(results: dict, width: int, height: int) -> None:
 
 @TRANSFORMS.register_module()
 class RandomScaleCrop(BaseTransform):
-    """Scales an image and its label at random, and crops them, around the class that a `ClassUniformSampler` drew.
+    """Randomly scales and crops an image and its label, around the centroid if a `ClassUniformSampler` drew one.
 
-    The factor is uniform over `ratio_range`; sizes and centroids are truncated. What is smaller than the crop is padded
-    on both sides by one pixel more than half of what lacks, black and ignored; as in the authors' code the centroid
-    does not move with it. Draws are torch's.
+    The factor is uniform over `ratio_range`; scaled sizes and centroids are truncated. If a side is shorter than the
+    crop's, both of its ends are padded by half of the difference plus one pixel, with black and with the ignored label;
+    as in the authors' code, the padding does not shift the centroid. Random numbers come from torch's generator.
 
     Args:
         crop_size: Height and width, or one number for both.
-        ratio_range: Of the factor.
+        ratio_range: Range of the factor.
 
     Raises:
-        ValueError: No range of positive factors, or no size.
+        ValueError: `ratio_range` is not a range of positive factors, or `crop_size` is not positive.
     """
 
     def __init__(self, crop_size: int | Sequence[int], ratio_range: Sequence[float] = (0.5, 2.0)) -> None:
@@ -73,17 +75,17 @@ class RandomScaleCrop(BaseTransform):
 
     @cache_randomness
     def draw_ratio(self) -> float:
-        """The factor for an image."""
+        """Draw the factor for an image."""
         low, high = self.ratio_range
         return low + (high - low) * torch.rand(()).item()
 
     @cache_randomness
     def draw_place(self, size: tuple[int, int], centroid: tuple[int, int] | None) -> tuple[int, int]:
-        """See `crop_place`."""
+        """Draw left and top, see `crop_place`."""
         return crop_place(size, self.crop_size[::-1], centroid, lambda a, b: int(torch.randint(a, b + 1, ())))
 
     def transform(self, results: dict) -> dict:
-        """Changes `img` and the labels; `img_shape` is that of the crop."""
+        """Changes `img`, the labels and `img_shape`."""
         index, ratio = results.get('sample_idx'), self.draw_ratio()
         height, width = (int(side * ratio) for side in results['img'].shape[:2])
         centroid = (int(index.x * ratio), int(index.y * ratio)) if isinstance(index, Centroid) else None
@@ -105,13 +107,13 @@ class RandomScaleCrop(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ResizeHeight(BaseTransform):
-    """Scales images and labels to a height; the width is in proportion, truncated.
+    """Scales images and labels to a height; the width is scaled in proportion and truncated.
 
     Args:
-        height: In pixels.
+        height: Height in pixels.
 
     Raises:
-        ValueError: Not positive.
+        ValueError: `height` is not positive.
     """
 
     def __init__(self, height: int) -> None:

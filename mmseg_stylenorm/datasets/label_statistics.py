@@ -1,4 +1,4 @@
-"""What the labels of a data set hold: read once, and kept in a file beside them."""
+"""Statistics of a data set's labels, which are read once and cached in a file beside them."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from timm_stylenorm.files import atomic_write
 
 T = TypeVar('T')
 Measure = Callable[[np.ndarray], T]
-EVERY = 1000  # labels after which the file is written, so that a count that was stopped goes on
+EVERY = 1000  # labels between two writes of the cache, so that an interrupted count can go on
 
 
 def labelled_part(dataset: object) -> BaseSegDataset:
-    """The data set with labels inside of wrappers: the source of a `UDADataset`, the part of a `RareClassDataset`."""
+    """Return the labelled data set in wrappers: the `source` of `UDADataset`, the `dataset` of `RareClassDataset`."""
     while not hasattr(dataset, 'load_data_list'):
         inner = getattr(dataset, 'source', None) or getattr(dataset, 'dataset', None)
         if inner is None:
@@ -32,10 +32,10 @@ def labelled_part(dataset: object) -> BaseSegDataset:
 
 
 def read_ids(file: str) -> np.ndarray:
-    """The ids in a label, (H, W) of uint8.
+    """Return the ids in a label, (H, W) of uint8.
 
     Raises:
-        ValueError: It is damaged, or no map of single bytes.
+        ValueError: The label is damaged, or is not a map of single bytes.
     """
     try:
         with Image.open(file) as image:
@@ -48,20 +48,21 @@ def read_ids(file: str) -> np.ndarray:
 
 
 def of_every_label(dataset: object, measure: Measure[T], cache: str | None, doing: str) -> list[T]:
-    """What `measure` says of the ids in the label of each image, at the size of its file; in the order of the images.
+    """Return `measure(ids)` for the label of each image, at the size of the label file, in the order of the images.
 
-    Labels are read once, in threads. What they hold is kept below `data_root`, for the next run and for other splits of
-    the same files; a label whose size or time has changed is read again. Of several processes the first one reads.
+    Labels are read once, in threads. The results are cached in `data_root`, for the next run and for other splits of
+    the same files; a label whose file size or modification time has changed is read again. Of several processes, only
+    the first one reads.
 
     Args:
-        dataset: Of mmseg, with labels; may be in a wrapper, see `labelled_part`.
-        measure: From ids, (H, W) of uint8, to what JSON keeps as it is.
-        cache: Name of the file; another measure needs another one. None reads all labels every time.
-        doing: What to write into the log, as 'counting pixels'.
+        dataset: An mmseg data set with labels; may be in a wrapper, see `labelled_part`.
+        measure: Function of the ids, (H, W) of uint8, whose result JSON stores unchanged.
+        cache: Name of the cache file, a different one for each measure. With None, all labels are read every time.
+        doing: Text for the log, such as 'counting pixels'.
 
     Raises:
-        ValueError: A label is damaged or no map of ids; the data set has no labels. In all processes.
-        OSError: A label is not there.
+        ValueError: A label is damaged or is not a map of ids, or the data set has no labels. Raised in all processes.
+        OSError: A label file is missing.
     """
     labelled = labelled_part(dataset)
     received: list = [None, None]
@@ -111,7 +112,7 @@ def _stamp(file: str) -> list[int]:
 
 
 def _known(cache: Path) -> dict[str, list]:
-    """What the file holds; nothing where it is damaged."""
+    """Return the content of the cache file; empty if it is damaged."""
     try:
         known = json.loads(cache.read_text())
     except (OSError, ValueError):

@@ -1,18 +1,18 @@
-"""Where data sets of street scenes keep their files, as a table, and what is known to be wrong with released ones."""
+"""A table of where data sets of street scenes keep their files, and of known defects in their releases."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its image/label pairs. `{split}` in a folder stands for the split's name.
+    """The folders of a data set's image/label pairs. `{split}` in a folder stands for the split's name.
 
     Args:
-        images: Folder of the images below `data_root`; sub-folders belong to the names.
+        images: Folder of the images below `data_root`; sub-folders are part of a pair's name.
         labels: Folder of the labels with train ids (0..18, 255 ignored).
-        suffixes: What follows a pair's name in the files of its image and its label.
+        suffixes: What follows a pair's name in the file names of its image and its label.
         pairs: Splits, the default first, and how many pairs of each were released.
-        cure: How to get what is missing.
+        cure: How to get missing files, for error messages.
         defects: By split, names of released pairs whose halves do not belong together, which are left out.
         lone_labels: By split, names of labels that were released without an image.
     """
@@ -26,7 +26,7 @@ class Layout:
     lone_labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# Portraits (720x1280) whose labels, where there are any, are 1280x720 and of another view.
+# Portrait images (720x1280) whose labels, if there are any, are 1280x720 and show another view.
 BDD100K_PORTRAITS = {
     'val': ('80a9e37d-e4548ac1', '9342e334-33d167eb'),
     'train': ('3d581db5-2564fb7e', '52e3fd10-c205dec2', '781756b0-61e0a182', '78ac84ba-07bd30c2'),

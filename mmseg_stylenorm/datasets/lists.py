@@ -1,4 +1,4 @@
-"""Split lists, as projects write them: a pair in each line, by name, by file or by path."""
+"""Split lists as other projects write them: each line gives a pair by name, file name or path."""
 
 import re
 from collections.abc import Collection
@@ -7,12 +7,13 @@ from timm_stylenorm.datafiles import without_suffix
 
 
 class SplitList:
-    """Finds the images that the lines of a list mean.
+    """Finds the images that the lines of a list refer to.
 
     Args:
-        images: Names of all images, with the folders in which they lie, without suffix.
-        suffix: What may follow a name.
-        folder: The folder of the images below the data set's. Where a line names folders, they must be its last ones.
+        images: Names of all images, including their folders, without suffix.
+        suffix: Suffix that may follow a name.
+        folder: Folder of the images below the data set's folder. Folders that a line names before the image's name must
+            agree with the last parts of it.
     """
 
     def __init__(self, images: Collection[str], suffix: str, folder: str = '') -> None:
@@ -22,10 +23,10 @@ class SplitList:
             self.bare.setdefault(_parts(image)[-1], []).append(image)
 
     def find(self, line: str) -> str | None:
-        """The image of a line: the line itself, since names may have spaces, or its first column; None without one.
+        """Return the image that a line or its first column names (names may have spaces), or None if there is none.
 
         Raises:
-            ValueError: The line has no folder, and images of that name lie in several ones.
+            ValueError: The line names no folder, but several folders hold an image of that name.
         """
         entries = [line, line.split()[0], line.split('\t')[0].strip()]
         entries = [without_suffix(entry, self.suffix) or entry for entry in entries]
@@ -46,7 +47,7 @@ class SplitList:
         return same[0] if same else None
 
     def elsewhere(self, line: str) -> str | None:
-        """An image in another folder, with the base name of the one that a line names."""
+        """Return an image in another folder that has the base name of a line's image, or None."""
         parts = _parts(line.split()[0])
         name = parts[-1] if parts else ''
         return next(iter(self.bare.get(without_suffix(name, self.suffix) or name, [])), None)

@@ -1,4 +1,4 @@
-"""Loading that says which file is at fault."""
+"""Loading transforms whose errors name the faulty file."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,12 +20,12 @@ _CURE = 'docs/datasets.md says which of tools/prepare_*.py checks and converts i
 
 
 def ids_beyond_a_byte(path: str) -> list[int]:
-    """The ids above 255 of a local PNG of 16 bits, which mmseg's cast to uint8 would wrap; others have none."""
+    """Return the ids above 255 in a local 16-bit PNG, which mmseg's cast to uint8 would wrap; [] for other files."""
     if not os.path.isfile(path):
         return []
     with open(path, 'rb') as file:
         header = file.read(25)
-    if not (header.startswith(b'\x89PNG') and header[24:] == b'\x10'):  # the bit depth
+    if not (header.startswith(b'\x89PNG') and header[24:] == b'\x10'):  # byte 24 is the bit depth
         return []
     with Image.open(path) as image:
         ids = np.unique(np.asarray(image))
@@ -33,14 +33,14 @@ def ids_beyond_a_byte(path: str) -> list[int]:
 
 
 def lacks_label(results: dict) -> bool:
-    """Whether this is an image without a label that comes from no data set, as mmseg's inference functions take them.
+    """Return whether this image has no label and is not from a data set, as in mmseg's inference functions.
 
     Raises:
-        ValueError: A data set's image has no label.
+        ValueError: An image of a data set has no label.
     """
     if 'seg_map_path' in results:
         return False
-    if 'sample_idx' in results:  # mmengine's data sets number what they hold
+    if 'sample_idx' in results:  # mmengine's data sets add the index of each item
         raise ValueError(
             f'image {results.get("img_path")} has no label: its data set names no folder of labels '
             '(data_prefix.seg_map_path), and its pipeline loads them'
@@ -50,14 +50,14 @@ def lacks_label(results: dict) -> bool:
 
 @contextmanager
 def decoding(path: Callable[[], str], backend_args: dict | None = None) -> Iterator[None]:
-    """A context for a pipeline: where it fails, and the image is damaged, empty or none, the error names it.
+    """Context for a pipeline: if it fails because the image file is damaged or empty, the error names the file.
 
     Raises:
-        ValueError: The image cannot be decoded. Other errors pass as they are.
+        ValueError: The image cannot be decoded. Other errors are passed on unchanged.
     """
     try:
         yield
-    except (AssertionError, OSError, cv2.error) as error:  # of mmcv, whose messages may lack the path
+    except (AssertionError, OSError, cv2.error) as error:  # mmcv's messages may lack the path
         file = path()
         try:
             data = np.frombuffer(fileio.get(file, backend_args=backend_args), np.uint8)
@@ -74,7 +74,7 @@ def check_size(results: dict) -> None:
     """Compares `gt_seg_map` (H, W) with the size of the image's file.
 
     Raises:
-        ValueError: They differ; names both files.
+        ValueError: The sizes differ; the message names both files.
     """
     label = results['gt_seg_map']
     height, width = results.get('ori_shape', label.shape)[:2]
@@ -87,10 +87,10 @@ def check_size(results: dict) -> None:
 
 
 class CheckLabelSize(BaseTransform):
-    """`check_size` after a loading step of others."""
+    """`check_size` as a transform after a loading step that does not check."""
 
     def transform(self, results: dict) -> dict:
-        """Changes nothing."""
+        """Returns `results` unchanged."""
         if 'gt_seg_map' in results and 'seg_map_path' in results:
             check_size(results)
         return results
@@ -100,7 +100,7 @@ class CheckLabelSize(BaseTransform):
 
 
 def check_sizes(pipeline: Compose) -> Compose:
-    """Puts `CheckLabelSize` after mmseg's own `LoadAnnotations`, which takes a label of any size."""
+    """Insert `CheckLabelSize` after mmseg's own `LoadAnnotations`, which accepts a label of any size."""
     steps: list[Callable] = []
     for step in pipeline.transforms:
         steps += [step, CheckLabelSize()] if type(step) is LoadAnnotations else [step]
@@ -110,19 +110,20 @@ def check_sizes(pipeline: Compose) -> Compose:
 
 @TRANSFORMS.register_module()
 class LoadTrainIds(LoadAnnotations):
-    """mmseg's `LoadAnnotations`, which checks that a label holds train ids only.
+    """mmseg's `LoadAnnotations` with a check that a label holds only train ids.
 
-    A class id out of range otherwise ends in an index error on the device, or in silence. Images that come from no data
-    set need no label: mmseg's inference functions drop a step of their pipelines by the name `LoadAnnotations` only.
+    Otherwise, a class id out of range leads to an index error on the device or goes unnoticed. Images that do not come
+    from a data set need no label: from their pipelines, mmseg's inference functions only remove a step that is named
+    `LoadAnnotations`, not this one.
 
     Args:
-        num_classes: Ids 0..num_classes - 1 are valid, and 255, which is ignored.
+        num_classes: Valid ids are 0..num_classes - 1, and 255, which is ignored.
         **kwargs: See mmseg's `LoadAnnotations`.
 
     Raises:
         FileNotFoundError: If the label does not exist.
-        ValueError: If it cannot be decoded, is not a map of single ids, has another size than the image that was loaded
-            before it, or holds an id out of range; if an image of a data set has none.
+        ValueError: If the label cannot be decoded, is not a map of single ids, differs in size from the image that was
+            loaded before it, or holds an id out of range; or if an image of a data set has no label.
     """
 
     def __init__(self, num_classes: int = 19, **kwargs: object) -> None:
@@ -162,14 +163,15 @@ class LoadTrainIds(LoadAnnotations):
 
 @TRANSFORMS.register_module()
 class ScoreAsShown(BaseTransform):
-    """Lets a prediction be scored at the size that the network sees, on the label as it is after resizing and cropping.
+    """Makes a test score predictions at the size that the network sees, on the resized and cropped label.
 
-    mmseg otherwise scales predictions to the size of the file, which only fits labels that no transform has touched.
-    Of an image that comes from no data set, as mmseg's inference functions take it, the prediction has its own size.
+    mmseg otherwise scales predictions to the size of the image file, which only fits labels that no transform has
+    changed. If an image does not come from a data set, as in mmseg's inference functions, its prediction keeps the size
+    of the image file.
     """
 
     def transform(self, results: dict) -> dict:
-        """Takes the present size for the original one."""
+        """Sets `ori_shape` to the current size of the image."""
         if 'sample_idx' in results or 'seg_map_path' in results:
             results['ori_shape'] = results['img'].shape[:2]
         return results

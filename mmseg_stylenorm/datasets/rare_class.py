@@ -1,4 +1,4 @@
-"""Images and crops that show rare classes, as DAFormer draws them."""
+"""DAFormer's sampling of images and crops that show rare classes."""
 
 import numpy as np
 import torch
@@ -10,14 +10,14 @@ from .sampling import CACHE, class_pixels
 
 
 def rare_class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    """Classes that occur, in ascending order of their pixels, and with which probability DAFormer draws each.
+    """Return the classes that occur, in ascending order of their pixels, and DAFormer's probability of each.
 
         P(c) = softmax over c of (1 - f_c) / T,    f_c: share of class c in all labelled pixels
 
     Hoyer et al., CVPR 2022, arXiv:2111.14887, Eq. (8) and (9).
 
     Args:
-        pixels: (N, K), see `class_pixels`.
+        pixels: Pixel counts (N, K), see `class_pixels`.
         temperature: T.
     """
     total = pixels.sum(0)
@@ -30,23 +30,24 @@ def rare_class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> t
 
 @DATASETS.register_module()
 class RareClassDataset(Dataset):
-    """DAFormer's rare-class sampling: an item is an image with a class that was drawn, and a crop that shows it.
+    """DAFormer's rare-class sampling: an item is a crop that shows a randomly drawn class.
 
-    A class is drawn by `rare_class_probabilities`, an image among those with more than `min_pixels` of it, and the
-    pipeline runs until the crop has more than `min_pixels * crop_ratio` of it; the last of `attempts` is taken anyway.
-    The index does not choose: `UDADataset(source=dict(type='RareClassDataset', dataset=...), target=...)` is DAFormer's
-    data set. Draws are torch's. Hoyer et al., CVPR 2022, arXiv:2111.14887.
+    A class is drawn with `rare_class_probabilities`, then an image among those with more than `min_pixels` pixels of
+    it. The pipeline runs until the crop has more than `min_pixels * crop_ratio` pixels of it; the last of `attempts`
+    crops is taken anyway. The index does not select the image. With it as the source of a `UDADataset`
+    (`source=dict(type='RareClassDataset', dataset=...)`), the data set is DAFormer's. Random numbers come from torch's
+    generator. Hoyer et al., CVPR 2022, arXiv:2111.14887.
 
     Args:
-        dataset: Of mmseg, with labels, or its config.
-        temperature: T; a low one draws almost rare classes only.
-        min_pixels: Of the class in the label, at its full size.
+        dataset: An mmseg data set with labels, or its config.
+        temperature: T; if it is low, almost only rare classes are drawn.
+        min_pixels: Pixels of the class in the full-size label.
         crop_ratio: See above.
-        attempts: Runs of the pipeline at most; 11 in the authors' code.
+        attempts: Maximum number of runs of the pipeline; 11 in the authors' code.
         cache: See `class_pixels`.
 
     Raises:
-        ValueError: No image has enough pixels of a class that occurs; a number out of range.
+        ValueError: No image has enough pixels of a class that occurs, or a number is out of range.
     """
 
     def __init__(
@@ -74,18 +75,18 @@ class RareClassDataset(Dataset):
 
     @property
     def metainfo(self) -> dict:
-        """That of the data set."""
+        """Meta information of the data set."""
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Lists the files, where that was put off by `lazy_init`."""
+        """Lists the files if `lazy_init` postponed that."""
         self.dataset.full_init()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def draw(self, index: int = 0) -> tuple[int, int]:
-        """A class, and an image with it. Processes whose generators are in the same state differ by the index."""
+        """Draw a class and an image of it. With `index`, processes with equal generator states draw differently."""
         rng = np.random.default_rng(int(torch.randint(2**62, ())) + index)
         c = int(rng.choice(self.classes, p=self.probabilities))
         return c, int(rng.choice(self.images[c]))

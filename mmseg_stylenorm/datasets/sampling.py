@@ -1,4 +1,4 @@
-"""Which images are drawn, by the classes that their labels hold."""
+"""Samplers that draw images by the classes in their labels."""
 
 import itertools
 from collections.abc import Iterator, Sized
@@ -15,21 +15,21 @@ CACHE = 'class_pixels.json'
 
 
 def _count(ids: np.ndarray) -> list[int]:
-    """Pixels of each id below 255, up to the last that occurs."""
+    """Return the pixels of each id below 255, up to the last id that occurs."""
     return np.trim_zeros(np.bincount(ids.ravel(), minlength=256)[:IGNORE], 'b').tolist()
 
 
 def class_pixels(dataset: object, cache: str | None = CACHE) -> np.ndarray:
-    """Pixels of each class in the label of each image, (N, K) of int64, at the size of the label's file.
+    """Return pixels of each class in each image's label, (N, K) of int64, at the size of the label's file.
 
-    Classes are those of the data set's `metainfo`, so that a subset of mmseg's classes is counted by its own ids.
+    The classes are those of the data set's `metainfo`: a subset of mmseg's classes is counted by its own ids.
 
     Args:
-        dataset: Of mmseg, with labels; may be in a wrapper, see `labelled_part`.
+        dataset: An mmseg data set with labels; may be in a wrapper, see `labelled_part`.
         cache: See `of_every_label`.
 
     Raises:
-        ValueError: A label is damaged or no map of train ids; the data set has no labels.
+        ValueError: A label is damaged or is not a map of train ids, or the data set has no labels.
     """
     counted = of_every_label(dataset, _count, cache, 'counting the pixels of each class')
     labelled = labelled_part(dataset)
@@ -43,11 +43,11 @@ def class_pixels(dataset: object, cache: str | None = CACHE) -> np.ndarray:
 
 
 class EndlessSampler(Sampler):
-    """Draws without end; each process takes every n-th draw of one common stream. A subclass says what is drawn.
+    """Draws without end: each of n processes takes every n-th draw of a common stream that a subclass defines.
 
     Args:
-        dataset: To draw from.
-        seed: The same on all processes; mmengine's by default.
+        dataset: Data set to draw from.
+        seed: Must be the same on all processes; by default, mmengine synchronises one.
     """
 
     def __init__(self, dataset: Sized, seed: int | None = None) -> None:
@@ -56,7 +56,7 @@ class EndlessSampler(Sampler):
         self.size, self.start = len(dataset), 0
 
     def draws(self, rng: np.random.Generator) -> Iterator[int]:
-        """Indices of all processes, without end."""
+        """Yield the indices for all processes, without end."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[int]:
@@ -64,34 +64,34 @@ class EndlessSampler(Sampler):
         return itertools.islice(own, self.start, None)
 
     def skip(self, num_samples: int) -> None:
-        """Starts after the first `num_samples` of this process; used on resume."""
+        """Skip the first `num_samples` draws of this process; used when resuming."""
         self.start = num_samples
 
     def __len__(self) -> int:
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to do: it never ends."""
+        """Does nothing, since the stream has no epochs."""
 
 
 @DATA_SAMPLERS.register_module()
 class ClassBalancedSampler(EndlessSampler):
-    """FADA's draws of source images: a class is the likelier the less of it was drawn, then an image that shows it.
+    """FADA's sampling of source images: draws a class, more likely if drawn rarely so far, then an image of it.
 
         P(c) proportional to 1 / log(1.01 + s_c),    s_c = n_c / sum of n
 
-    n_c images with class c were drawn in this block of draws; an image counts for all classes that it shows, by one
-    pixel or more. The images of a class are gone through in random order, which is drawn anew when they are used up.
-    From the authors' data sets (core/datasets/gta5.py and synthia.py); Wang et al., ECCV 2020, arXiv:2007.09222.
-    Differs: their list of the whole training is shuffled, this shuffles a block at a time; from its second round on
-    their code leaves out one image of each class, and stops at a class with a single image. Classes that no image
-    shows are left out, which stops theirs.
+    n_c is the number of images with class c drawn in this block; an image counts for every class of which it shows at
+    least one pixel. The images of a class are taken in random order, and reshuffled when they are used up. From the
+    authors' data sets (core/datasets/gta5.py and synthia.py); Wang et al., ECCV 2020, arXiv:2007.09222. Differences:
+    their code shuffles the list of the whole training, this sampler one block at a time. From the second round on,
+    their code leaves out one image of each class, and it fails if a class has a single image or none; here, all images
+    are used, and classes that no image shows are left out.
 
     Args:
-        dataset: With labels, or a `UDADataset`, whose source counts.
-        block: Draws after which counting starts again.
+        dataset: A data set with labels, or a `UDADataset`, whose source is used.
+        block: Number of draws after which counting starts again.
         cache: See `class_pixels`.
-        seed: The same on all processes.
+        seed: Must be the same on all processes.
 
     Raises:
         ValueError: No image shows any class; `block` is below 1.

@@ -1,4 +1,4 @@
-"""Stand-ins, in tests of segmentation, for pairs that cannot be read."""
+"""Stand-ins for pairs that cannot be read in a test of segmentation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ FAULTS = (*UNREADABLE, AssertionError, cv2.error)  # mmcv asserts that an image 
 
 
 def item_or_stand_in(dataset: stand_ins.KeepsGoing, get: Callable[[int], dict], index: int) -> dict:
-    """That of `runner.stand_ins`; a stand-in has no labelled pixel, and `unread` in its meta information."""
+    """`runner.stand_ins.item_or_stand_in`; a stand-in has no labelled pixel and holds `unread` in its metainfo."""
     return stand_ins.item_or_stand_in(
         dataset, get, index, partial(_mark, getattr(dataset, 'ignore_index', 255)), FAULTS
     )

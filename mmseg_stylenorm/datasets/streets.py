@@ -23,34 +23,35 @@ from .stand_ins import item_or_stand_in
 
 @DATASETS.register_module()
 class StreetsDataset(CityscapesDataset):
-    """Image/label pairs in one of the layouts of `LAYOUTS`; docs/datasets.md shows them as trees.
+    """Image/label pairs in one of the layouts of `LAYOUTS`; docs/datasets.md shows their folder trees.
 
-    Every image must have its label and every label its image, so that half a download does not pass for a small data
-    set. What the labels hold is checked by `LoadTrainIds` when they are loaded. Pairs that are known to be defective as
-    they were released are left out; the log says so, and `metainfo['left_out']` has their names. Hidden files do not
-    count, nor do capitals in suffixes.
+    Every image must have its label and every label its image, so that an incomplete download is not mistaken for a
+    small data set. `LoadTrainIds` checks the content of labels when it loads them. Pairs that are known to be defective
+    in the release are left out; the log says so, and `metainfo['left_out']` holds their names. Hidden files are
+    ignored, and suffixes are not case-sensitive.
 
     Args:
         layout: A name in `LAYOUTS`.
         split: One of the layout's splits; its first one by default.
-        ann_file: Optional split file, relative to `data_root`: a pair in each line, whose first column is the image's
-            name below its folder, or a path to it; the image's suffix may be left out. All pairs without one.
-        ann_missing_ok: Take all pairs where there is no such file, and say so in the log, instead of raising.
-        complete: Insist on as many pairs as were released. Otherwise another number is only logged, unless the
-            folders are not the layout's.
-        img_suffix: What follows the name in an image's file name, if not the layout's.
-        seg_map_suffix: Likewise of the label.
-        data_prefix: Folders of images (`img_path`) and labels (`seg_map_path`), relative to `data_root`, if not the
-            layout's. Without `seg_map_path` there are no labels, as for the target of an adaptation.
+        ann_file: Optional split file, relative to `data_root`. Each line is a pair, and its first column is the image's
+            name below the image folder, or a path to it; the suffix may be left out. Without a split file, all pairs
+            are used.
+        ann_missing_ok: If the split file does not exist, use all pairs and say so in the log, instead of raising.
+        complete: Require as many pairs as were released. Otherwise, a different number is only logged, and not even
+            that if `data_prefix` is given.
+        img_suffix: What follows the name in an image's file name, if it differs from the layout's.
+        seg_map_suffix: Likewise for the label.
+        data_prefix: Folders of images (`img_path`) and labels (`seg_map_path`), relative to `data_root`, if they differ
+            from the layout's. Without `seg_map_path` there are no labels, as for the target of an adaptation.
         **kwargs: See mmseg's `BaseSegDataset`.
 
     Raises:
-        ValueError: An unknown layout or split; not all that was released, where `complete`.
-        FileNotFoundError: A folder, the split file, or one half of a pair is missing: at construction, or with
+        ValueError: The layout or split is unknown, or `complete` is set and not all released pairs were found.
+        FileNotFoundError: A folder, the split file, or one half of a pair is missing. Raised at construction, or with
             `lazy_init=True` when the data list is first needed.
     """
 
-    ann_file: str  # mmengine's, below data_root
+    ann_file: str  # set by mmengine, which prepends data_root
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class StreetsDataset(CityscapesDataset):
         check_sizes(self.pipeline)
 
     def load_data_list(self) -> list[dict]:
-        """The pairs, after checking that they are pairs."""
+        """Return the pairs, after checking that they are complete."""
         images = self._names('img_path', self.img_suffix)
         if self.ann_file and self.ann_missing_ok and not fileio.exists(self.ann_file, backend_args=self.backend_args):
             print_log(f'{self.layout}: there is no {self.ann_file}; all {len(images)} images are taken', 'current')
@@ -106,12 +107,12 @@ class StreetsDataset(CityscapesDataset):
         return [{**file, **common, 'seg_fields': []} for file in files]
 
     def prepare_data(self, idx: int) -> Any:
-        """A sample; errors of decoding name the image."""
+        """Return a sample; decoding errors name the image."""
         with decoding(lambda: self.get_data_info(idx)['img_path'], self.backend_args):
             return super().prepare_data(idx)
 
     def __getitem__(self, idx: int) -> Any:
-        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        """Return a sample; if it cannot be read and `keep_going` is set, return another one in its place."""
         return item_or_stand_in(self, super().__getitem__, idx)
 
     def _files(self, image: str, label: str | None) -> dict[str, str]:
@@ -124,7 +125,7 @@ class StreetsDataset(CityscapesDataset):
         return FileNotFoundError(f'{self.layout}: {what}; {LAYOUTS[self.layout].cure}; see docs/datasets.md')
 
     def _names(self, key: str, suffix: str) -> dict[str, str]:
-        """Files in a folder and below, by their names without the suffix that all of them have."""
+        """Return the files with this suffix in a folder and its sub-folders, by their names without the suffix."""
         folder = self.data_prefix[key]
         if not fileio.isdir(folder, backend_args=self.backend_args):
             raise self._missing(f'the folder {folder} does not exist')
@@ -136,7 +137,7 @@ class StreetsDataset(CityscapesDataset):
         return {name: file for name, (file,) in found.items()}
 
     def _listed(self, images: Mapping[str, str]) -> list[str]:
-        """The names in the split file, each of which must have its image."""
+        """Return the names in the split file, each of which must have an image."""
         if not fileio.exists(self.ann_file, backend_args=self.backend_args):
             raise self._missing(f'the split file {self.ann_file} does not exist, and ann_file="" takes all images')
         text = decode_text(fileio.get(self.ann_file, backend_args=self.backend_args), self.ann_file)
@@ -156,7 +157,7 @@ class StreetsDataset(CityscapesDataset):
     def _without_defects(
         self, names: list[str], images: Mapping[str, str], labels: Mapping[str, str]
     ) -> tuple[list[str], dict[str, str]]:
-        """Names and labels without those of pairs that are known to be defective."""
+        """Return names and labels without the pairs that are known to be defective."""
         known = LAYOUTS[self.layout]
         defects, lone = known.defects.get(self.split, ()), known.lone_labels.get(self.split, ())
         left_out = [name for name in names if name in defects]
@@ -210,7 +211,7 @@ class GTA5Dataset(StreetsDataset):
     """`StreetsDataset` with the layout 'gta5': `images/NAME.png` and `labels/NAME_labelTrainIds.png`.
 
     Args:
-        ann_file: See `StreetsDataset`. The lists of the official split, or those of other projects, go in as they are.
+        ann_file: See `StreetsDataset`. Lists of the official split or of other projects can be used unchanged.
         **kwargs: See `StreetsDataset`.
     """
 

@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 
 
 def _image_of(results: dict, asks: str) -> np.ndarray:
-    """The loaded image.
+    """Return the loaded image.
 
     Raises:
-        TypeError: It is not (H, W, 3) of uint8.
+        TypeError: The image is not (H, W, 3) of uint8.
     """
     image = results['img']
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -32,18 +32,19 @@ def _chance(name: str, prob: float) -> float:
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Blurs `img`, (H, W, 3) of uint8, by a Gaussian of random deviation; the edge is repeated beyond the border.
+    """Blurs `img`, (H, W, 3) of uint8, by a Gaussian of random standard deviation; border pixels are replicated.
 
     The window reaches 4 deviations, as in scikit-image, which RobustNet's code calls: `prob=1.0, sigma=(0.15, 1.3)`.
-    MaxSquare's and SNR's code call Pillow's `GaussianBlur`, whose radius is the deviation: `prob=0.5, sigma=(0, 1)`.
-    Pillow approximates the Gaussian by boxes: pixels of smooth images differ by 3 of 255 at most. Draws are torch's.
+    The code of MaxSquare and SNR calls Pillow's `GaussianBlur`, with the deviation as radius: `prob=0.5, sigma=(0, 1)`.
+    Pillow approximates the Gaussian by boxes: pixels of smooth images differ by at most 3 of 255. Random numbers come
+    from torch's generator.
 
     Args:
         prob: Probability that an image is blurred.
-        sigma: Range of the deviation in pixels, from which it is drawn uniformly.
+        sigma: Range in pixels from which the deviation is drawn uniformly.
 
     Raises:
-        ValueError: `prob` is no probability, or `sigma` no range of deviations.
+        ValueError: `prob` is not a probability, or `sigma` is not a range of deviations.
     """
 
     def __init__(self, prob: float = 0.5, sigma: Sequence[float] = (0.15, 1.3)) -> None:
@@ -55,7 +56,7 @@ class RandomGaussianBlur(BaseTransform):
 
     @cache_randomness
     def draw(self) -> float:
-        """The deviation for an image; 0 if it stays as it is."""
+        """Draw the deviation for an image; 0 leaves it unchanged."""
         if torch.rand(()).item() >= self.prob:
             return 0.0
         low, high = self.sigma
@@ -76,10 +77,10 @@ class RandomGaussianBlur(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ColorJitter(BaseTransform):
-    """torchvision's `ColorJitter` on `img`, (H, W, 3) of uint8 in BGR, as mmcv loads it, by way of Pillow.
+    """torchvision's `ColorJitter`, via Pillow, on `img`, (H, W, 3) of uint8 in BGR, as mmcv loads it.
 
-    Brightness, contrast, saturation and hue are changed in random order. Unlike mmseg's `PhotoMetricDistortion`, all of
-    them are changed in every image, brightness by a factor, and contrast around the image's mean.
+    Brightness, contrast, saturation and hue are changed in random order. Unlike mmseg's `PhotoMetricDistortion`, it
+    changes all of them in every image, brightness by a factor, and contrast around the image's mean.
 
     Args:
         brightness: The factor is drawn from [max(0, 1 - x), 1 + x], or from the range (low, high).
@@ -89,7 +90,7 @@ class ColorJitter(BaseTransform):
         prob: Probability that an image is changed: 1.0 in FADA's code, 0.5 in RobustNet's.
 
     Raises:
-        ValueError: An amount out of range.
+        ValueError: An amount is out of range.
     """
 
     def __init__(

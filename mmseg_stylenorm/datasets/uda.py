@@ -8,20 +8,20 @@ from torch.utils.data import Dataset
 
 @DATASETS.register_module()
 class UDADataset(Dataset):
-    """An item is one of the source's with a random one of the target's under the key `target`.
+    """An item is an item of the source, with a random item of the target under the key `target`.
 
         dict(type='UDADataset', source=dict(type='GTA5Dataset', ...), target=dict(type='CityscapesDataset', ...))
 
-    A batch is then that of the source, with a second one in it: {'inputs', 'data_samples', 'target': {'inputs',
-    'data_samples'}}. The two may have different sizes. Its length is the source's. Target images are drawn with
-    replacement, from torch's generator, which `RNGStateHook` saves. Their pipeline needs no labels.
+    A batch of the source then contains a second batch: {'inputs', 'data_samples', 'target': {'inputs',
+    'data_samples'}}. The two may differ in image size. The length is the source's. Target images are drawn with
+    replacement from torch's generator, whose state `RNGStateHook` saves. Their pipeline needs no labels.
 
     Args:
-        source: Data set with labels, or its config.
-        target: Data set whose images alone are used, or its config.
+        source: A data set with labels, or its config.
+        target: A data set of which only the images are used, or its config.
 
     Raises:
-        ValueError: The two differ in their classes.
+        ValueError: The classes of the two differ.
     """
 
     def __init__(self, source: dict | BaseSegDataset, target: dict | BaseSegDataset) -> None:
@@ -32,11 +32,11 @@ class UDADataset(Dataset):
 
     @property
     def metainfo(self) -> dict[str, object]:
-        """The source's."""
+        """Meta information of the source."""
         return self.source.metainfo
 
     def full_init(self) -> None:
-        """Lists the files of both, where that was put off by `lazy_init`."""
+        """Lists the files of both if `lazy_init` postponed that."""
         for part in (self.source, self.target):
             part.full_init()
 
@@ -44,6 +44,6 @@ class UDADataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        # the index goes in, too: processes whose generators are in the same state have different ones
+        # adding the index makes processes whose generators are in the same state draw different images
         draw = (int(torch.randint(len(self.target), ())) + index) % len(self.target)
         return {**self.source[index], 'target': self.target[draw]}

@@ -1,4 +1,4 @@
-"""What a test over several domains measures, draws and writes; importing this registers it."""
+"""Metrics and hooks of a test over several domains; importing this registers them."""
 
 from .metric import DomainIoUMetric, class_scores, confusion
 from .overlays import OverlayHook

@@ -17,18 +17,18 @@ from timm_stylenorm.errors import unknown
 from .predictions import Sample, save_prediction
 from .report import DomainReport, Report, Scored, write_report
 
-ACROSS = 8  # domains beside each other in the log
-# SYNTHIA lacks the first three of these classes; results on 13 classes leave out the others as well.
+ACROSS = 8  # columns (domains) of a table in the log
+# SYNTHIA lacks the first three of these classes; results on 13 classes leave out all six.
 ABSENT = ('terrain', 'truck', 'train', 'wall', 'fence', 'pole')
-Result = tuple[str, np.ndarray | None, dict[str, str] | None]  # domain, confusion matrix, what could not be read
+Result = tuple[str, np.ndarray | None, dict[str, str] | None]  # domain, confusion matrix, unreadable file
 SUBSETS = {'mIoU16': ABSENT[:3], 'mIoU13': ABSENT}  # name -> classes left out
 
 
 def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int = 255) -> np.ndarray:
-    """Pixels by class of the label (rows) and of the prediction (columns), int64 (classes, classes).
+    """Return pixel counts by label class (rows) and predicted class (columns), int64 (classes, classes).
 
     Raises:
-        ValueError: A class beyond the last one; two sizes.
+        ValueError: A class id is out of range, or the label and the prediction differ in size.
     """
     if label.shape != prediction.shape:
         raise ValueError(
@@ -45,14 +45,14 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, ignore_index: int
 
 
 def class_scores(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and accuracy of each class in [0, 1]; nan of a class that is nowhere."""
+    """Return IoU and accuracy of each class in [0, 1]; nan for a class that does not occur."""
     hits, truth = matrix.diagonal(), matrix.sum(1)
     with np.errstate(invalid='ignore', divide='ignore'):
         return hits / (truth + matrix.sum(0) - hits), hits / truth
 
 
 def _unmarked(names: object) -> Any:
-    """Without mmengine's `_scope_`, a mark in dicts that a config takes over from another."""
+    """Return names without the key `_scope_`, which mmengine adds to dicts that a config inherits from another one."""
     return {key: value for key, value in names.items() if key != '_scope_'} if isinstance(names, Mapping) else names
 
 
@@ -66,32 +66,32 @@ class DomainIoUMetric(BaseMetric):
     """IoU of each domain that the samples name (see `MultiDomainDataset`), and means over domains.
 
     Reports `<domain>/mIoU`, `<domain>/mAcc` and `<domain>/aAcc` in percent, computed as mmseg's `IoUMetric` does, and
-    `<mean>/mIoU`, ... for the means. Without domains it is `mIoU`, ... of all samples. IoU by class stands in the log
-    and, with everything else, in the report. Samples without labels are predicted only. Pairs that the data set leaves
-    out, and those that could not be read (`item_or_stand_in`), are counted and named in the report.
+    `<mean>/mIoU`, ... for the means. Without domains, it reports `mIoU`, ... of all samples. IoU by class is written to
+    the log and, with everything else, to the report. Samples without labels are predicted but not scored. Pairs that
+    the data set leaves out, and those that could not be read (`item_or_stand_in`), are counted and named in the report.
 
     Args:
-        means: Lists of domains by the name of their mean; `{'mean': all domains}` by default. Domains count alike.
-        pools: Lists of domains by the name under which their pixels are counted as of one domain, too.
-        subsets: Names in `SUBSETS` to report besides mIoU: a list for all domains, or lists by domain or pool.
-            'mIoU16' and 'mIoU13' average the IoU of the classes that SYNTHIA has, or that are usual for it. The
-            network keeps its 19 classes: a pixel for which it predicts another class is an error.
-        report_dir: Folder for domains.json, domains.png and confusion.png. Without one there is no report, unless
+        means: Lists of domains by the name of their mean; `{'mean': all domains}` by default. All domains have the same
+            weight.
+        pools: Lists of domains by the name of their pool, whose pixels are additionally counted as one domain.
+        subsets: Names in `SUBSETS` to report besides mIoU: a list for all domains, or lists by domain or pool. 'mIoU16'
+            averages the IoU of the classes that SYNTHIA has, 'mIoU13' of the 13 classes that are usually reported for
+            it. The network keeps its 19 classes: if it predicts a class outside the subset, that pixel is an error.
+        report_dir: Folder for domains.json, domains.png and confusion.png. If it is None, there is no report, unless
             `ReportHook` sets the run's own folder.
-        output_dir: Folder for predictions as PNG files of train ids: a folder for each domain, and in it the folders of
-            its images, see `save_prediction`.
-        ignore_index: Label that does not count.
+        output_dir: Folder for predictions as PNG files of train ids. Each domain has a sub-folder that mirrors the
+            folders of its images, see `save_prediction`.
+        ignore_index: Label id of pixels that do not count.
         prefix: See mmengine's `BaseMetric`.
         collect_device: See mmengine's `BaseMetric`.
-        keep_results: Has no effect, as with mmseg's `IoUMetric`: what is in `output_dir` stays in any case. mmseg's
+        keep_results: Has no effect, as in mmseg's `IoUMetric`: files in `output_dir` are always kept. mmseg's
             tools/test.py sets it.
-        collect_device: See mmengine's `BaseMetric`.
 
     Raises:
-        ValueError: An unknown subset; before a test, an unknown domain; a class beyond those of the data set.
+        ValueError: A subset is unknown; before a test, a domain is unknown; a class id is not one of the data set's.
     """
 
-    default_prefix = ''  # domains are prefixes enough
+    default_prefix = ''  # the domain names already serve as prefixes
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class DomainIoUMetric(BaseMetric):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
-        """Takes the data set's meta information, and checks the names of domains against it before the test begins."""
+        """Stores the data set's meta information, and checks the domain names against it before the test begins."""
         self._dataset_meta = meta
         means = self.means or {}
         pooled = {name for names in self.pools.values() for name in names}
@@ -131,7 +131,7 @@ class DomainIoUMetric(BaseMetric):
             raise ValueError(f'DomainIoUMetric: a mean is called {name!r}, and so is a pool')
 
     def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
-        """Keeps the domain and the confusion matrix of each image. data_samples: mmseg's, as dicts."""
+        """Stores the domain and confusion matrix of each image. `data_samples` are mmseg's, as dicts."""
         for sample in data_samples:
             prediction, domain = sample['pred_sem_seg']['data'].squeeze(0), sample.get('domain', '')
             matrix, unread = None, sample.get('unread')
@@ -141,13 +141,13 @@ class DomainIoUMetric(BaseMetric):
             if 'gt_sem_seg' in sample:
                 label = sample['gt_sem_seg']['data'].squeeze(0).to(prediction.device)
                 matrix = confusion(prediction, label, len(self.dataset_meta['classes']), self.ignore_index)
-            # one for each sample: what pads the last batches is cut by number
+            # one entry for each sample: mmengine cuts off samples that pad the last batches by their number
             self.results.append((domain, matrix, None))
             if self.output_dir:
                 save_prediction(sample, self.output_dir, self.dataset_meta.get('image_folders'))
 
     def compute_metrics(self, results: list[Result]) -> dict[str, float]:
-        """Percentages from the matrices of all processes; writes log and report."""
+        """Return percentages from the matrices of all processes; write the log tables and the report."""
         groups: dict[str, list[np.ndarray]] = {}
         unread: dict[str, list[dict[str, str]]] = {}
         for domain, matrix, fault in results:
@@ -185,7 +185,7 @@ class DomainIoUMetric(BaseMetric):
         return {key: round(value, 2) for key, value in values.items()}
 
     def _row(self, name: str, matrices: list[np.ndarray]) -> Scored:
-        """All there is to say of a domain, in percent."""
+        """Return all results of a domain, scores in percent."""
         classes = self.dataset_meta['classes']
         matrix = np.sum(matrices, axis=0) if matrices else np.zeros((len(classes), len(classes)), np.int64)
         iou, accuracy = (100 * values for values in class_scores(matrix))
@@ -198,7 +198,7 @@ class DomainIoUMetric(BaseMetric):
         return {'images': len(matrices), 'scores': scores, 'IoU': by_class, 'confusion': matrix.tolist()}
 
     def _log(self, rows: dict[str, DomainReport], scores: dict[str, dict[str, float]]) -> None:
-        """Tables: scores of domains and means; IoU by class and domain, some domains at a time."""
+        """Log tables: scores of domains and means; IoU by class and domain, with up to `ACROSS` domains in a table."""
         columns = list(dict.fromkeys(key for row in scores.values() for key in row))
         tables = [PrettyTable(['domain', 'images', *columns], align='r')]
         for name, row in scores.items():

@@ -1,4 +1,4 @@
-"""Coloured predictions over the images that they belong to."""
+"""Coloured predictions drawn over their images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .predictions import prediction_file
 
 @HOOKS.register_module()
 class OverlayHook(SegVisualizationHook):
-    """mmseg's `SegVisualizationHook`, also for predictions that have another size than the file of their image.
+    """mmseg's `SegVisualizationHook`, which also handles predictions whose size differs from the image file's.
 
-    Where a test scores what the network sees (`ScoreAsShown`), resized or cropped, they are drawn over that; with
-    test-time augmentation, which has several views, they are left out. Names of pictures have the folders of the image,
-    as far as they differ within the domain, and the domain.
+    If a test scores predictions on the resized or cropped image that the network sees (`ScoreAsShown`), they are drawn
+    over that image; under test-time augmentation, which has several views, they are left out. The name of a picture
+    contains the domain and the image's folders below the common folder of the domain.
     """
 
-    _shown = 0  # images, of which each is a step for the visualizer
+    _shown = 0  # number of images so far; the visualizer counts each as a step
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
@@ -38,8 +38,8 @@ class OverlayHook(SegVisualizationHook):
             if sample.get('unread'):
                 continue
             image, size = mmcv.imread(sample.img_path, channel_order='rgb'), sample.pred_sem_seg.shape
-            if image.shape[:2] != size and not isinstance(inputs[0], list | tuple):  # not of several views
-                shown = inputs[number].permute(1, 2, 0).numpy()  # as mmcv loads it, BGR
+            if image.shape[:2] != size and not isinstance(inputs[0], list | tuple):  # a list would be several views
+                shown = inputs[number].permute(1, 2, 0).numpy()  # BGR, as mmcv loads it
                 image = np.ascontiguousarray(shown[:, :, ::-1])
             if image.shape[:2] != size:
                 continue

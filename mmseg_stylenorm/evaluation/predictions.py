@@ -1,4 +1,4 @@
-"""Predictions as PNG files, one for each image, wherever the images lie."""
+"""Predictions as PNG files, one for each image, wherever the images are stored."""
 
 import io
 import os.path as osp
@@ -16,7 +16,7 @@ from timm_stylenorm.files import atomic_write
 
 
 class Sample(TypedDict, total=False):
-    """What is read of a data sample of mmseg that has become a dict."""
+    """The keys that are read from a data sample of mmseg, converted to a dict."""
 
     img_path: str
     domain: str
@@ -26,10 +26,11 @@ class Sample(TypedDict, total=False):
 
 
 def prediction_file(image: str, domain: str = '', folder: str | None = None) -> Path:
-    """Where the prediction of an image goes, relative to the folder of all predictions.
+    """Return the path of an image's prediction file, relative to the folder of all predictions.
 
-    In the domain's folder, it is the path of the image below `folder`, with its suffix replaced. An image that is not
-    in there, or of which no folder is known, keeps its whole path and its suffix: so no two images share a file.
+    In the domain's folder, it is the image's path relative to `folder`, with the suffix replaced. If the image is not
+    in `folder`, or `folder` is None, the file name keeps the whole path and the suffix, so that no two images share a
+    file.
 
     Args:
         image: Path of the image.
@@ -44,11 +45,11 @@ def prediction_file(image: str, domain: str = '', folder: str | None = None) -> 
 
 
 def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] | None) -> Path:
-    """Writes a prediction as a PNG of class ids; returns the file.
+    """Write a prediction as a PNG of class ids; return the file's path.
 
     Args:
-        sample: A data sample of mmseg as a dict, with `pred_sem_seg`, `img_path` and maybe `domain`. As in mmseg, ids
-            are those of the label files where `reduce_zero_label` is set.
+        sample: A data sample of mmseg as a dict, with `pred_sem_seg`, `img_path` and maybe `domain`. As in mmseg, if
+            `reduce_zero_label` is set, the ids are written as in the label files.
         output_dir: Folder of all predictions.
         folders: Folders of images by domain, `metainfo['image_folders']` of `MultiDomainDataset`.
     """
@@ -65,9 +66,9 @@ def save_prediction(sample: Sample, output_dir: str, folders: Mapping[str, str] 
 
 @METRICS.register_module()
 class SavePredictions(BaseMetric):
-    """Measures nothing and writes every prediction, see `save_prediction`.
+    """Computes no metric, but writes every prediction to a file, see `save_prediction`.
 
-    mmseg's `IoUMetric(output_dir=...)` writes images of one name, from several folders, to one file.
+    mmseg's `IoUMetric(output_dir=...)`, in contrast, writes images of the same name from several folders to one file.
 
     Args:
         output_dir: Folder of all predictions.
@@ -80,12 +81,12 @@ class SavePredictions(BaseMetric):
         self.output_dir = output_dir
 
     def process(self, data_batch: object, data_samples: Sequence[Sample]) -> None:
-        """data_samples: mmseg's, as dicts."""
+        """Write the predictions of a batch. `data_samples` are mmseg's, as dicts."""
         for sample in data_samples:
             if not sample.get('unread'):
                 save_prediction(sample, self.output_dir, (self.dataset_meta or {}).get('image_folders'))
             self.results.append(None)
 
     def compute_metrics(self, results: list[None]) -> dict[str, float]:
-        """Nothing."""
+        """Return no metric."""
         return {}

@@ -1,4 +1,4 @@
-"""What a test over several domains leaves behind: numbers as JSON, bars and confusion matrices as pictures."""
+"""The report of a test over several domains: numbers as JSON, bar charts and confusion matrices as pictures."""
 
 import json
 import math
@@ -9,11 +9,11 @@ import numpy as np
 
 from timm_stylenorm.files import atomic_write
 
-COLUMNS = 4  # confusion matrices in a row
+COLUMNS = 4  # confusion matrices in a row of the picture
 
 
 class Scored(TypedDict):
-    """Of one domain; scores and IoU by class in percent, the confusion matrix (K, K)."""
+    """Results of one domain: scores and IoU by class in percent, and the confusion matrix (K, K)."""
 
     images: int
     scores: dict[str, float]
@@ -22,20 +22,20 @@ class Scored(TypedDict):
 
 
 class DomainReport(Scored):
-    """And images that could not be read, with the reason, and pairs that are left out."""
+    """`Scored`, with the images that could not be read, each with the reason, and the pairs that are left out."""
 
     unread: list[dict[str, str]]
     left_out: list[str]
 
 
 class Report(TypedDict):
-    """What domains.json holds.
+    """The content of domains.json.
 
     Attributes:
-        classes: Their names.
-        means: Of each mean its domains.
-        scores: Of each domain and mean, in percent.
-        domains: All there is to say of each domain.
+        classes: Names of the classes.
+        means: Domains of each mean.
+        scores: Scores of each domain and mean, in percent.
+        domains: All results of each domain.
     """
 
     classes: list[str]
@@ -45,18 +45,18 @@ class Report(TypedDict):
 
 
 def _plain(value: object) -> object:
-    """nan, which JSON does not have, becomes null."""
+    """Replace nan, which JSON lacks, by None, written as null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Writes domains.json, domains.png and confusion.png, each whole or not at all.
+    """Write domains.json, domains.png and confusion.png, each completely or not at all.
 
     Args:
-        folder: Where; made if missing.
-        report: What to write.
+        folder: Output folder; created if missing.
+        report: Results to write.
     """
     import matplotlib
 
@@ -71,7 +71,7 @@ def write_report(folder: Path, report: Report) -> None:
 
 
 def _draw_scores(report: Report, file: Path) -> None:
-    """A bar for each domain and mean; beside them, IoU by domain and class."""
+    """Draw a bar for each domain and mean and, beside the bars, IoU by domain and class."""
     from matplotlib import pyplot as plt
 
     scores, classes = report['scores'], report['classes']
@@ -100,12 +100,12 @@ def _draw_scores(report: Report, file: Path) -> None:
 
 
 def _known(report: Report, domain: str) -> np.ma.MaskedArray:
-    """IoU by class as a masked array, without those that are nan."""
+    """Return IoU by class as a masked array in which nan is masked."""
     return np.ma.masked_invalid([report['domains'][domain]['IoU'][name] for name in report['classes']])
 
 
 def _draw_confusion(report: Report, file: Path) -> None:
-    """The confusion matrix of each domain; each row, a class of the labels, adds up to 100 %."""
+    """Draw the confusion matrix of each domain; each row is a label class and adds up to 100 %."""
     from matplotlib import pyplot as plt
 
     domains, classes = report['domains'], report['classes']

@@ -1,4 +1,4 @@
-"""Where the report of a test goes, and what its images are called."""
+"""The hook that tells the metrics of a test where to write the report and where the images are."""
 
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -11,11 +11,11 @@ from .metric import DomainIoUMetric
 
 @HOOKS.register_module()
 class ReportHook(UnreadHook):
-    """Tells the metrics of a test what they cannot know: the run's own folder, and where the images lie.
+    """Tells the metrics of a test what they cannot know: the run's own folder, and the folders of the images.
 
-    A `DomainIoUMetric` without `report_dir` writes its report to `work_dir/TIMESTAMP`, where the log of the run is: a
-    later test leaves it alone. `metainfo['image_folders']` is set for data sets that are not ours. And the test goes on
-    after a pair that cannot be read, see `UnreadHook`.
+    A `DomainIoUMetric` without `report_dir` writes its report to `work_dir/TIMESTAMP`, beside the log of the run, so a
+    later test does not overwrite it. The hook sets `image_folders` in the metrics' meta information if the data set,
+    not being one of ours, lacks it. The test also continues after a pair that cannot be read, see `UnreadHook`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class ReportHook(UnreadHook):
                 self._told.append(metric)
 
     def after_test(self, runner: Runner) -> None:
-        """Takes the folder back: the next run with the same metric has one of its own."""
+        """Unsets the folder again, so that the next run with the same metric uses its own."""
         super().after_test(runner)
         while self._told:
             self._told.pop().report_dir = None

@@ -1,4 +1,4 @@
-"""Unsupervised domain adaptation: segmentors around any segmentor's config; importing this registers them."""
+"""Unsupervised domain adaptation of any encoder-decoder config; importing this registers the segmentors."""
 
 from .base import UDADataPreProcessor, UDASegmentor
 from .fada import FADA, ClassDomainDiscriminator

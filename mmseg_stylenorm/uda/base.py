@@ -1,4 +1,4 @@
-"""What segmentors share that learn from labelled source and unlabelled target images."""
+"""The common base of segmentors that learn from labelled source images and unlabelled target images."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -17,10 +17,10 @@ _PLAIN = ('SegDataPreProcessor', 'mmseg.SegDataPreProcessor', SegDataPreProcesso
 
 @MODELS.register_module()
 class UDADataPreProcessor(SegDataPreProcessor):
-    """mmseg's, for both parts of a batch of `UDADataset`. `size` is the source's.
+    """mmseg's `SegDataPreProcessor` for both parts of a `UDADataset` batch; `size` applies to the source only.
 
-    Target images are padded to the largest of their batch only; let their pipeline give them one size, since padding
-    would be adapted to like anything else.
+    Target images are padded only to the largest image of their batch. Their pipeline should give all of them the same
+    size, since the model would adapt to padding as to any other content.
     """
 
     def __init__(self, **kwargs: object) -> None:
@@ -28,7 +28,7 @@ class UDADataPreProcessor(SegDataPreProcessor):
         self.target = SegDataPreProcessor(**{**kwargs, 'size': None, 'size_divisor': kwargs.get('size_divisor') or 1})
 
     def forward(self, data: dict[str, object], training: bool = False) -> dict[str, object]:
-        """As mmseg's; in training with the key `target`: dict(inputs=..., data_samples=...).
+        """Return mmseg's result, in training with the additional key `target`: dict(inputs=..., data_samples=...).
 
         Raises:
             ValueError: A training batch has no target images.
@@ -42,17 +42,17 @@ class UDADataPreProcessor(SegDataPreProcessor):
 
 
 class Target(TypedDict):
-    """The target's part of a training batch."""
+    """The target part of a training batch."""
 
     inputs: Tensor
     data_samples: SampleList
 
 
 class UDASegmentor(StyleNormEncoderDecoder):
-    """Takes the keys of `StyleNormEncoderDecoder`; a subclass adds the losses of the target in `loss`.
+    """Takes the keys of `StyleNormEncoderDecoder`; a subclass computes the losses of source and target in `adapt`.
 
-    Its checkpoints have the keys of the plain segmentor, whose config tests them. mmseg's `SegDataPreProcessor` becomes
-    `UDADataPreProcessor`.
+    A checkpoint has the keys of the plain segmentor, so it is tested with that segmentor's config. mmseg's
+    `SegDataPreProcessor` is replaced by `UDADataPreProcessor`.
     """
 
     def __init__(self, *args: object, data_preprocessor: object = None, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class UDASegmentor(StyleNormEncoderDecoder):
     def forward(
         self, inputs: Tensor, data_samples: object = None, mode: str = 'tensor', target: Target | None = None
     ) -> Tensor | SampleList | dict[str, Tensor]:
-        """mmseg's, with what `UDADataPreProcessor` adds to training batches.
+        """mmseg's `forward` with the additional input `target`, which `UDADataPreProcessor` adds to training batches.
 
         Raises:
             ValueError: A training batch has no target images.
@@ -78,7 +78,7 @@ class UDASegmentor(StyleNormEncoderDecoder):
         return super().forward(inputs, data_samples, mode)
 
     def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
-        """All losses of a training batch.
+        """Return all losses of a training batch.
 
         Args:
             inputs: source images (N, 3, H, W).
@@ -88,12 +88,12 @@ class UDASegmentor(StyleNormEncoderDecoder):
         raise NotImplementedError
 
     def logits(self, head: BaseDecodeHead, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """A head's logits (N, K, *size)."""
+        """Return a head's logits (N, K, *size)."""
         return F.interpolate(head(features), size, mode='bilinear', align_corners=head.align_corners)
 
     @property
     def auxiliary_heads(self) -> list[BaseDecodeHead]:
-        """None, one or several."""
+        """The auxiliary heads as a list, which may be empty."""
         if not self.with_auxiliary_head:
             return []
         many = hasattr(self.auxiliary_head, '__iter__')

@@ -1,4 +1,4 @@
-"""FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), also with pAdaIN."""
+"""FADA: class-aware adversarial adaptation (Wang et al., ECCV 2020, arXiv:2007.09222), optionally with pAdaIN."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ from .base import UDASegmentor
 
 
 class ClassDomainDiscriminator(nn.Module):
-    """Features (N, C, H, W) -> logits (N, 2K, H, W): K classes of the source, then K of the target.
+    """Maps features (N, C, H, W) to logits (N, 2K, H, W): first the K classes of the source, then those of the target.
 
-    Two 3x3 convolutions with leaky ReLU (0.2), then one for each domain. Names and initialisation (torch's own) are
-    those of the authors' PixelDiscriminator.
+    Two 3x3 convolutions with leaky ReLU (0.2) are followed by one convolution for each domain. Parameter names and
+    initialisation (torch's default) are the same as in the authors' PixelDiscriminator.
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: Sequence[int] = (256, 128)) -> None:
@@ -41,32 +41,35 @@ class ClassDomainDiscriminator(nn.Module):
 
 @MODELS.register_module()
 class FADA(UDASegmentor):
-    """Trains a segmentor on the source, and its features against a discriminator of (domain, class).
+    """Trains a segmentor on the source, and its features to fool a discriminator of (domain, class).
 
         L   = CE(z_s / T, y) + adversarial_weight * domain_loss(D(f_t), t_t, source)
         L_D = (domain_loss(D(f_s), t_s, source) + domain_loss(D(f_t), t_t, target)) / 2,    t = min(softmax(z / T), cap)
 
-    f are the features that the decode head reads, z its logits. L trains the segmentor alone, L_D the discriminator
-    alone, so that their sum has the gradients of both and one backward pass serves: give them an optimizer each with
+    f are the features that the decode head reads, z its logits. L trains only the segmentor and L_D only the
+    discriminator, so one backward pass of their sum computes the gradients of both. Each needs its own optimizer:
     `optim_wrapper=dict(constructor='AdversarialOptimWrapperConstructor', discriminator=dict(...))`.
 
-    With `style=dict(type='padain', mode='source_target')` the source passes the backbone together with the target
-    images, resized to its size by the nearest pixel, takes over their styles, and alone goes on; the target's own pass
-    has no pAdaIN. In the authors' code that pass styles the first half of the target images by the second, which is
-    nothing for their one image per process, and the stem's layer acts on the image itself. Batch norms of a decode
-    head, which theirs has not, see source and target in turn.
+    With `style=dict(type='padain', mode='source_target')`, source and target images pass the backbone in one batch,
+    with the target resized to the source's size by nearest neighbour. The source takes over the target's styles, and
+    only the source features are used further; the target's own forward pass has no pAdaIN. In the authors' code, this
+    second pass gives the first half of the target images the style of the second half, which has no effect with their
+    one image per process, and the stem's layer acts on the image itself. Batch norms in a decode head (the authors' has
+    none) see source and target in turn.
 
     Args:
-        *args: Of `StyleNormEncoderDecoder`.
-        discriminator: Arguments of `ClassDomainDiscriminator`; the numbers of channels and classes are the head's.
-        temperature: T, 1.8 in the authors' code; the segmentation loss has it, too, and the test has not.
-        cap: Of the soft labels.
-        adversarial_weight: See above.
-        feature_index: Which of the backbone's maps the discriminator sees; by default the decode head's (last).
-        **kwargs: Of `StyleNormEncoderDecoder`.
+        *args: Arguments of `StyleNormEncoderDecoder`.
+        discriminator: Arguments of `ClassDomainDiscriminator`; the numbers of channels and classes default to the
+            head's.
+        temperature: T, 1.8 in the authors' code; the segmentation loss uses it too, the test does not.
+        cap: Upper limit of the probabilities in the soft labels.
+        adversarial_weight: Weight of the adversarial loss, see above.
+        feature_index: Index of the backbone's feature map that the discriminator sees; by default the (last) one that
+            the decode head reads.
+        **kwargs: Arguments of `StyleNormEncoderDecoder`.
 
     Raises:
-        ValueError: A `recipe`; a temperature or cap out of range.
+        ValueError: A `recipe` is given, or `temperature` or `cap` is out of range.
     """
 
     def __init__(
@@ -100,13 +103,13 @@ class FADA(UDASegmentor):
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(source, data_samples))
         labels = torch.cat([sample.gt_sem_seg.data for sample in data_samples])
-        if restylers:  # the style layers saw the target images after those of the source
+        if restylers:  # in the style layers' batch, target images follow the source images
             labels = torch.cat([labels, torch.full_like(labels, self.decode_head.ignore_index)])
         terms = style_losses(self, labels, self.ignore_index)
         losses.update({f'style.{name}': value for name, value in terms.items()})
         with override_attr(restylers, 'enabled', False):
             features = self.extract_feat(target)
-        style_losses(self)  # taken, so that none waits for the next step
+        style_losses(self)  # collected and dropped, so that none is left for the next step
         with torch.no_grad():
             target_logits = self.logits(self.decode_head, features, target.shape[2:]) / self.temperature
         return {**losses, **self._adversarial_losses(source, logits, features, target_logits)}

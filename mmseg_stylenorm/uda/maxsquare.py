@@ -1,4 +1,4 @@
-"""Adaptation by the maximum squares loss, or by the entropy (Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589)."""
+"""Adaptation with the maximum squares loss or the entropy (Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,21 @@ from timm_stylenorm.functional import adaptation
 from ..datasets.loading import IGNORE
 from .base import UDASegmentor
 
-TARGET_LOSSES = {  # of logits: of all pixels alike, and with weights by image
+TARGET_LOSSES = {  # functions of logits: all pixels weighted alike, and weighted by class within each image
     'max_square': (adaptation.max_square_loss, adaptation.image_weighted_max_square_loss),
     'entropy': (adaptation.entropy_loss, adaptation.image_weighted_entropy_loss),  # MinEnt
 }
 
 
 def guidance(main: Tensor, auxiliary: Tensor, threshold: float) -> Tensor:
-    """Labels (N, H, W) by which two levels teach the lower one: the class of their mean probabilities.
+    """Return the labels (N, H, W) that teach the lower of two levels: the class of their mean probabilities.
 
-    Only where one of the two is surer than `threshold`; 255 elsewhere.
+    A pixel is labelled only if the confidence of at least one level exceeds `threshold`; otherwise it is 255.
 
     Args:
-        main: Logits (N, K, H, W).
-        auxiliary: The same of the lower level.
-        threshold: Probability.
+        main: Logits (N, K, H, W) of the upper level.
+        auxiliary: Logits of the lower level, same shape.
+        threshold: A probability.
     """
     with torch.no_grad():
         first, second = main.float().softmax(1), auxiliary.float().softmax(1)
@@ -37,26 +37,27 @@ def guidance(main: Tensor, auxiliary: Tensor, threshold: float) -> Tensor:
 
 @MODELS.register_module()
 class MaxSquareUDA(UDASegmentor):
-    """Trains on source labels, and towards confidence on target images.
+    """Trains on the source labels, and towards confident predictions on target images.
 
         L = L_source + target_weight * (L_target(main) + sum over auxiliary heads of level_weight * CE(head, guidance))
 
-    Source and target pass the network one after the other, as in the authors' code: batch norms in training see each by
-    itself. Losses of style layers and recipes are those of the source.
+    Source and target pass the network one after the other, as in the authors' code, so batch norms in training see each
+    domain separately. The losses of style layers and recipes are computed on the source only.
 
     Args:
-        *args: Of `StyleNormEncoderDecoder`.
-        target_weight: 0.1 in the authors' scripts, 0.09 with several levels.
-        target_loss: 'max_square', or 'entropy', which is MinEnt.
-        image_weighted: Rare classes of an image count more, see `image_weighted_max_square_loss`.
-        ratio: See there.
-        level_weight: Of the auxiliary heads' target loss; 0 turns multi-level adaptation off. The weight of their
-            source loss is `loss_weight` in their own config: 0.1 in the authors' code.
+        *args: Arguments of `StyleNormEncoderDecoder`.
+        target_weight: Weight of the target losses: 0.1 in the authors' scripts, 0.09 with several levels.
+        target_loss: 'max_square', or 'entropy' (MinEnt).
+        image_weighted: Whether rare classes of an image count more, see `image_weighted_max_square_loss`.
+        ratio: See `image_weighted_max_square_loss`.
+        level_weight: Weight of the auxiliary heads' target loss; 0 turns multi-level adaptation off. The weight of
+            their source loss is the `loss_weight` in their own config, 0.1 in the authors' code.
         threshold: See `guidance`; 0.95 in the authors' code.
-        **kwargs: Of `StyleNormEncoderDecoder`.
+        **kwargs: Arguments of `StyleNormEncoderDecoder`.
 
     Raises:
-        ValueError: An unknown `target_loss`; pAdaIN in the mode 'source_target', which would pair images of the source.
+        ValueError: `target_loss` is unknown, or pAdaIN has the mode 'source_target', which would pair source images
+            here.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class MaxSquareUDA(UDASegmentor):
     def adapt(self, inputs: Tensor, data_samples: SampleList, target: Tensor) -> dict[str, Tensor]:
         losses = self.loss(inputs, data_samples)
         features = self.extract_feat(target)
-        style_losses(self)  # taken, so that none waits for the next step
+        style_losses(self)  # collected and dropped, so that none is left for the next step
         size = target.shape[2:]
         main = self.logits(self.decode_head, features, size)
         plain, weighted = TARGET_LOSSES[self.target_loss]

@@ -1,8 +1,8 @@
-"""An optimizer for the segmentor and one for its discriminator, for mmengine's Runner.
+"""Separate optimizers for the segmentor and its discriminator in mmengine's Runner.
 
-The losses of `FADA` have separate gradients in one backward pass. Hence its training step is the usual one, which
-mmengine's plain wrapper for several processes runs too. `MMSeparateDistributedDataParallel`, which would call a
-`train_step` of the model, wraps every child by itself and hides the methods of mmseg's heads (`loss`, `predict`).
+One backward pass computes the separate gradients of `FADA`'s losses. Its training step is therefore the usual one, and
+mmengine's plain distributed wrapper can run it. `MMSeparateDistributedDataParallel`, which would call a `train_step` of
+the model, wraps every child module separately and hides the methods of mmseg's heads (`loss`, `predict`).
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from timm_stylenorm.runner.model import bare_model
 
 
 class JointOptimWrapperDict(OptimWrapperDict):
-    """Optimizers of disjoint parameters that step together, after one backward pass.
+    """Optimizers of disjoint parameter sets that step together after one backward pass.
 
-    The first one decides on precision, loss scale and gradient accumulation. Every other one may clip the gradients of
-    its own parameters. Schedules (`param_scheduler=dict(segmentor=[...], discriminator=[...])`, or one list for both),
-    logs, checkpoints and resume are those of mmengine's `OptimWrapperDict`.
+    The first one determines the precision, loss scale and gradient accumulation. Each of the others may clip the
+    gradients of its own parameters. Schedules (`param_scheduler=dict(segmentor=[...], discriminator=[...])`, or one
+    list for both), logs, checkpoints and resuming work as in mmengine's `OptimWrapperDict`.
     """
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The forward pass runs in here."""
+        """Return the first optimizer's context, in which the forward pass runs."""
         first, *_ = self.values()
         with first.optim_context(model):
             yield
 
     def update_params(self, loss: Tensor, step_kwargs: object = None, zero_kwargs: object = None) -> None:
-        """Backward, then all optimizers step, unless gradients are still accumulated."""
+        """Run the backward pass, then all optimizers' steps, unless gradients are still being accumulated."""
         first, *others = self.values()
         first.backward(first.scale_loss(loss))
         if not first.should_update():
@@ -46,17 +46,17 @@ class JointOptimWrapperDict(OptimWrapperDict):
             if wrapper.clip_grad_kwargs:
                 clip_grad(wrapper)
             scaler.step(wrapper.optimizer)
-        first.step()  # the last one, since it moves the loss scale
+        first.step()  # last, since it updates the loss scale
         self.zero_grad()
 
     def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
-        """For accumulation."""
+        """Initialise the counters for gradient accumulation."""
         next(iter(self.values())).initialize_count_status(model, cur_iter, max_iters)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class AdversarialOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Builds the usual optimizer, of all but the child `discriminator`, and a second one for that child.
+    """Builds the usual optimizer for all children but `discriminator`, and a second one for that child.
 
         optim_wrapper = dict(
             constructor='AdversarialOptimWrapperConstructor',
@@ -66,7 +66,7 @@ class AdversarialOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     Raises:
-        ValueError: There is no `discriminator` in the config.
+        ValueError: The config has no `discriminator`.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -77,10 +77,10 @@ class AdversarialOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Both, as `segmentor` and `discriminator`.
+        """Build both optimizer wrappers, named `segmentor` and `discriminator`.
 
         Raises:
-            ValueError: The model has no child of that name.
+            ValueError: The model has no child `discriminator`.
         """
         bare = bare_model(model)
         if not hasattr(bare, 'discriminator'):

@@ -1,7 +1,7 @@
-"""Self-training on labels that a network wrote, hard ones (palette PNG of train ids) or soft ones (.npz).
+"""Self-training on labels predicted by a network: hard ones (palette PNG of train ids) or soft ones (.npz).
 
-`tools/make_pseudo_labels.py` writes both. Hard ones are read as any labels are, by `LoadTrainIds`, and any segmentor
-trains on them: so do FADA's authors.
+`tools/make_pseudo_labels.py` writes both. Hard ones are loaded like any other labels, with `LoadTrainIds`, and any
+segmentor can train on them, as FADA's authors do.
 """
 
 import zipfile
@@ -31,31 +31,31 @@ _CURE = 'tools/make_pseudo_labels.py writes it again'
 
 
 def train_ids_of(dataset: Any) -> np.ndarray:
-    """The train id of each class of a data set of mmseg, (K,) uint8: of K classes in its `metainfo`, by their order."""
+    """Return the train id of each of the K classes of an mmseg data set, (K,) uint8, in the order of its `metainfo`."""
     count = len(dataset.metainfo['classes'])
     by_class = {new: old for old, new in (dataset.label_map or {}).items()} or {k: k for k in range(count)}
     return np.array([by_class[k] for k in range(count)], np.uint8)
 
 
 def write_hard(path: Path, label: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """A label (H, W) uint8 as a PNG that shows id k in the RGB colour palette[k]; what has no colour is black."""
+    """Write a label (H, W) uint8 as a PNG that shows id k in the RGB colour palette[k], or black without a colour."""
     image = Image.fromarray(label)
     image.putpalette([*np.ravel(palette).tolist(), *[0] * (768 - np.size(palette))])
     image.save(path, format='PNG')
 
 
 def write_soft(path: Path, probabilities: Tensor) -> None:
-    """Probabilities (K, H, W) of K classes in steps of 1/255, compressed."""
-    with path.open('wb') as file:  # a file, since numpy appends .npz to a name
+    """Write probabilities (K, H, W) of K classes, in steps of 1/255, to a compressed file."""
+    with path.open('wb') as file:  # an open file, since numpy appends .npz to a file name
         np.savez_compressed(file, probabilities=(probabilities * 255).round().byte().cpu().numpy())
 
 
 def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
-    """What `write_soft` wrote: (K, H, W), uint8. The archive's own checksum is verified.
+    """Read a file of `write_soft`: (K, H, W), uint8. The archive's own checksum is verified.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or of other contents.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or holds something else.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -72,7 +72,7 @@ def read_soft(path: str | Path, num_classes: int) -> np.ndarray:
 
 
 def _check_stride(label: tuple[int, ...], results: dict) -> None:
-    """Compares a soft label, one value for so many pixels in each direction, with the size of the image's file."""
+    """Check a soft label's size, which must be the image file's size divided by an integer stride, rounded up."""
     height, width = results.get('ori_shape', results['img'].shape)[:2]
     strides = range(1, max(height, width) + 1)
     if not any(label == (-(-height // stride), -(-width // stride)) for stride in strides):
@@ -84,17 +84,18 @@ def _check_stride(label: tuple[int, ...], results: dict) -> None:
 
 @TRANSFORMS.register_module()
 class LoadSoftLabels(BaseTransform):
-    """Reads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its classes as `gt_seg_map`.
+    """Loads `seg_map_path` as `gt_soft`, (H, W, K) uint8 of the image's size, and its argmax classes as `gt_seg_map`.
 
-    Both follow the image through mmseg's transforms. Put it after the image's loading, and `PackSoftLabels` last.
-    Images that come from no data set need no label, see `LoadTrainIds`.
+    Both are transformed together with the image by mmseg's transforms. Put this after the loading of the image, and
+    `PackSoftLabels` last. Images that do not come from a data set need no label, see `LoadTrainIds`.
 
     Args:
         num_classes: K, at least 2.
 
     Raises:
-        FileNotFoundError: There is no such label.
-        ValueError: It is damaged, of other contents, or of another image: there is no stride that gives it its size.
+        FileNotFoundError: The label does not exist.
+        ValueError: The label is damaged, holds something else, or belongs to another image: no integer stride explains
+            its size.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -119,7 +120,8 @@ class LoadSoftLabels(BaseTransform):
 class PackSoftLabels(PackSegInputs):
     """mmseg's `PackSegInputs`, with `gt_soft` in the data sample: (K, H, W), uint8.
 
-    It is 0 where a transform has made `gt_seg_map` 255, the ignored label; mmcv's `Pad` enlarges that map alone.
+    It is 0 where a transform has set `gt_seg_map` to 255, the ignored label, and where mmcv's `Pad`, which pads only
+    `gt_seg_map`, has enlarged it.
     """
 
     def transform(self, results: dict) -> dict:
@@ -136,9 +138,9 @@ class PackSoftLabels(PackSegInputs):
 
 @MODELS.register_module()
 class SelfDistillation(StyleNormEncoderDecoder):
-    """Its decode head learns from the soft labels of `PackSoftLabels` by cross entropy; pixels beyond them are ignored.
+    """Trains the decode head on the soft labels of `PackSoftLabels` with cross entropy; pixels without any are ignored.
 
-    Auxiliary heads and style layers learn from their classes. Takes the keys of `StyleNormEncoderDecoder`.
+    Auxiliary heads and style layers learn from their argmax classes. Takes the keys of `StyleNormEncoderDecoder`.
     """
 
     def _decode_head_forward_train(self, inputs: list[Tensor], data_samples: SampleList) -> dict[str, Tensor]:

@@ -12,18 +12,19 @@ from ..surgery.weights import fitted
 
 
 def load_checkpoint(net: nn.Module, path: str) -> None:
-    """Loads weights of the plain or the styled `net` from a file, in place; no code in the file is run.
+    """Loads weights of the plain or the styled `net` from a file, in place; code in the file is never run.
 
     Reads a state dict, or a dict that holds one as `state_dict_ema`, `state_dict` or `model`, with or without the
-    prefixes `module.` and `net.`. Style parameters that the file lacks keep their initialisation, and so does a
-    classifier with another number of classes (a message says so); auxiliary batch norms become copies of the main ones.
+    prefixes `module.` and `net.`. Style parameters that are not in the file keep their initialisation, and
+    so does a classifier with another number of classes (a warning says so). Auxiliary batch norms that are not in the
+    file become copies of the main ones.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds code or no state dict, is damaged, or is one of another architecture.
+        ValueError: the file holds code or no state dict, is damaged, or is of another architecture.
     """
     may_miss = {name for name, _ in style_parameters(net)}
-    may_miss |= {key for key in net.state_dict() if '.aux_bn.' in key}  # copies of the main batch norms then
+    may_miss |= {key for key in net.state_dict() if '.aux_bn.' in key}  # these become copies of the main batch norms
     state, fit = fitted(net, read_state_dict(path), may_miss)
     classifier = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)

@@ -1,6 +1,6 @@
 """timm's and torchvision's image sets as data sets of mmengine's Runner.
 
-Every data set here gives dicts: `inputs`, a uint8 tensor (3, H, W); `targets`, the label; and `domain`, a name, where
+Every data set here returns dicts: `inputs`, a uint8 tensor (3, H, W); `targets`, the label; and `domain`, a name, if
 one was given. Images stay uint8 until `ClsPreprocessor` normalises them on the device. Loaders need
 `collate_fn=dict(type='default_collate')`.
 
@@ -9,7 +9,7 @@ The key `transform` takes the arguments of `timm.data.create_transform` as a dic
     transform=dict(input_size=224, is_training=True, color_jitter=None)
     transform=[dict(type='RandomCrop', size=32, padding=4), dict(type='RandomHorizontalFlip')]
 
-`AugSplits`, at the end of such a list, gives several views of each image: `inputs` (splits, 3, H, W).
+`AugSplits`, at the end of such a list, returns several views of each image: `inputs` (splits, 3, H, W).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class ImageOptions(TypedDict, total=False):
 
 
 class LabelledImages(Dataset):
-    """Base of the data sets with random access; a subclass gives `load(index) -> (PIL image, label)` and `__len__`.
+    """Base of the data sets with random access; a subclass defines `load(index) -> (PIL image, label)` and `__len__`.
 
     Args:
         transform: see the module's docstring.
-        domain: name of the domain all images belong to; `TopK` then reports it by itself.
-        shift: one of `STYLE_SHIFTS`, applied after `transform`: a test set in another style.
+        domain: name of the domain of all images; `TopK` then reports it separately.
+        shift: one of `STYLE_SHIFTS`, applied after `transform`, for a test set in another style.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LabelledImages(Dataset):
 
     @property
     def metainfo(self) -> dict:
-        """What mmengine hands to metrics and checkpoints."""
+        """What mmengine passes to metrics and checkpoints."""
         return dict(classes=self.classes)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
@@ -82,14 +82,14 @@ class LabelledImages(Dataset):
         return self.domain
 
     def image_of(self, index: int) -> str:
-        """The path of an image, or its number where it has none."""
+        """The path of an image, or its number if it has no path."""
         return f'number {index}'
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        """A sample; in a test that keeps going, another one replaces it if it cannot be read."""
         return readable(self, self._sample, index)
 
     def _sample(self, index: int) -> dict[str, object]:
@@ -103,8 +103,8 @@ class LabelledImages(Dataset):
 
 
 def readable(dataset: KeepsGoing, get: Callable[[int], dict], index: int) -> dict[str, object]:
-    """`item_or_stand_in` for images: in a test that keeps going, `unread` of each sample is the image that it stands
-    for and the reason, as two texts that a collate function can take; they are empty for a sample of its own."""
+    """`item_or_stand_in` for images. In a test that keeps going, each sample has the key `unread`: the image that it
+    replaces and the reason, as two strings that a collate function accepts. In an ordinary sample both are empty."""
     item = item_or_stand_in(dataset, get, index, _mark, (OSError,))
     return {'unread': ('', ''), **item} if dataset.keep_going else item
 
@@ -122,7 +122,7 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     """An RGB image from a file or file object.
 
     Raises:
-        OSError: naming the file; timm itself would log a warning and take another image in its place.
+        OSError: naming the file; timm itself would log a warning and return another image instead.
     """
     try:
         with Image.open(source) as image:
@@ -158,7 +158,7 @@ class FolderImages(LabelledImages):
 
 
 class TimmImages(LabelledImages):
-    """A data set with random access made by `timm.data.create_dataset`: `timm_dataset` chooses it."""
+    """A data set with random access made by `timm.data.create_dataset`; `timm_dataset` returns it."""
 
     def __init__(self, dataset: Dataset, **common: Unpack[ImageOptions]) -> None:
         super().__init__(**common)
@@ -168,7 +168,7 @@ class TimmImages(LabelledImages):
         self.classes = sorted(names, key=lambda name: names[name]) or None
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """The image as RGB; a label that the data set lacks is -1."""
+        """The image as RGB, and its label, or -1 if it has none."""
         if self.reader is not None:
             source, target, *_ = self.reader[index]
             name = str(getattr(source, 'name', f'number {index}'))
@@ -181,7 +181,7 @@ class TimmImages(LabelledImages):
         return image.convert('RGB'), target
 
     def image_of(self, index: int) -> str:
-        """Within an archive, the path in it."""
+        """The path of an image, in an archive the path within it; or its number if it has no path."""
         if self.reader is not None:
             return self.reader.filename(index, absolute=True) or super().image_of(index)
         return self.dataset.samples[index][0] if hasattr(self.dataset, 'samples') else super().image_of(index)
@@ -191,7 +191,7 @@ class TimmImages(LabelledImages):
 
 
 class TimmStream(IterableDataset):
-    """A data set that is read in order (`wds/`, `tfds/`, `hfids/`); its loader takes `sampler=None`.
+    """A data set that is read in order (`wds/`, `tfds/`, `hfids/`); its loader needs `sampler=None`.
 
     timm's readers split it over processes and workers themselves.
     """
@@ -211,7 +211,7 @@ class TimmStream(IterableDataset):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order in each epoch; `StreamEpochHook` calls it."""
+        """Changes the order with each epoch; `StreamEpochHook` calls it."""
         self.dataset.set_epoch(epoch)
 
 
@@ -241,13 +241,13 @@ def timm_dataset(
     Args:
         name: '' for folders of classes (or a .tar of them), `torch/cifar100`, `torch/image_folder`, `hfds/<name>`,
             `hfids/<name>`, `wds/<name>`, `tfds/<name>`.
-        root: where it is.
-        split: its part; for folders, the sub-folder (`val` and `validation` mean the same).
+        root: its folder.
+        split: its split; for folders, the sub-folder (`val` and `validation` mean the same).
         transform: see the module's docstring.
         domain: name of the domain of all images; see `LabelledImages`.
         shift: another style for all images; see `LabelledImages`.
-        **kwargs: go to `create_dataset` (`class_map`, `download`, `input_key`, `num_samples`, ...; for what is read in
-            order also `is_training=True`, which shuffles, and `batch_size`).
+        **kwargs: passed to `create_dataset` (`class_map`, `download`, `input_key`, `num_samples`, ...; for streams also
+            `is_training=True`, which shuffles, and `batch_size`).
 
     Raises:
         ImportError: the package that reads this kind is not installed.
@@ -269,7 +269,7 @@ def timm_dataset(
 
 
 def _kind(name: str) -> str:
-    """'hfds' of 'hfds/food101', '' of a folder; an error where nothing here can read it."""
+    """'hfds' for 'hfds/food101', '' for a folder; raises an error if nothing here can read the kind."""
     prefix = name.partition('/')[0].lower() if '/' in name else ''
     check_installed(prefix, name)
     if prefix not in ('', 'torch', *PACKAGES):
@@ -278,10 +278,10 @@ def _kind(name: str) -> str:
 
 
 def split_folder(root: str | None, split: str) -> str:
-    """The sub-folder of `root` for `split`, or `root` itself where it has no sub-folders for splits.
+    """The sub-folder of `root` for `split`, or `root` itself if it has no sub-folders for splits.
 
     Raises:
-        FileNotFoundError: no `root`, or it has folders for other splits only (timm would read all of them as one).
+        FileNotFoundError: `root` does not exist or has only folders for other splits (timm would read all as one set).
     """
     if not root or not Path(root).exists():
         raise FileNotFoundError(f"no image folder '{root}': `root` is the folder with train/<class>/*.jpg, val/...")

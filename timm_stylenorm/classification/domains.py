@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 SPLITS = ('train', 'crossval', 'test')
-NOT_RELEASED = ('sketch/dog/n02103406_4068-1.png',)  # in PACS's lists, and not among its images
+NOT_RELEASED = ('sketch/dog/n02103406_4068-1.png',)  # in PACS's lists, but not among its images
 
 
 @DATASETS.register_module(name=['DomainFolders', 'PACS'])
@@ -37,20 +37,21 @@ class DomainFolders(LabelledImages):
 
     Args:
         root: the folder of the domains.
-        domains: those to use; None takes all. `leave_out` takes all but the given ones instead.
+        domains: the domains to use; None takes all of them.
         leave_out: the domains not to use.
         split: 'train', 'crossval' or 'test': only the images of the official lists, `<domain>_<split>_kfold.txt` in
-            `root`, in `splits` in it or beside it; None takes all images.
-        split_missing_ok: take all images where there is no such list, and say so in the log, instead of raising.
-        holdout: instead of by lists, the share of the images of each class and domain that is 'crossval', between 0 and
-            1; the rest is 'train'. The names of files decide, so that every process and every run draws the same.
-        **common: `transform`, `shift`; see `LabelledImages`. `domain` is a name for all images together, in the place
-            of those of their folders, as for a shift of all of them.
+            `root`, or in a folder `splits` in it or beside it; None takes all images.
+        split_missing_ok: if there is no such list, take all images and log a warning instead of raising an error.
+        holdout: instead of the lists: the share, between 0 and 1, of the images of each class and domain that is
+            'crossval'; the rest is 'train'. File names decide, so that every process and every run makes the same
+            split.
+        **common: `transform`, `shift`; see `LabelledImages`. `domain` is one name for all images, which replaces the
+            names of their folders, as for a shift of all of them.
 
     Raises:
         FileNotFoundError: no `root`, no image in a domain, no list of the split, or an image of a list is missing.
-        ValueError: a domain or a split that does not exist, a list of another data set, a share that is none, or that
-            leaves a part without images.
+        ValueError: a domain or a split that does not exist, a list that is not a text file, a `holdout` that is not a
+            share or leaves a part without images.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class DomainFolders(LabelledImages):
         return read_image(path, str(path)), label
 
     def domain_of(self, index: int) -> str:
-        """Name of the folder the image is from, or the one that was given to all."""
+        """Name of the domain folder of an image, or the one name that was given to all images."""
         return self.samples[index][2] if self.domain is None else self.domain
 
     def image_of(self, index: int) -> str:
@@ -115,14 +116,14 @@ class DomainFolders(LabelledImages):
 
 @DATASETS.register_module(name=['MultiDomainDataset', 'JoinedDataset'])  # the second is the former name
 class MultiDomainDataset(DomainsInOrder):
-    """Image sets of several domains, one after the other. Known as `JoinedDataset` too.
+    """Image sets of several domains, one after the other. Also registered as `JoinedDataset`.
 
     The domain's name is in every sample as `domain`, where `TopK` and `AdaBNHook` find it.
 
     Args:
         domains: Data sets, or their configs, by the name of their domain.
         only: Names of the domains to use; all by default. `--cfg-options test_dataloader.dataset.only=NAME` for one.
-        datasets: In place of `domains`, data sets that say of each image themselves of which domain it is, or nothing.
+        datasets: Instead of `domains`, data sets that tell the domain of each image themselves, or tell none.
 
     Raises:
         ValueError: Neither `domains` nor `datasets`, or both; no domain, an unknown name in `only`, or data sets of
@@ -147,14 +148,14 @@ class MultiDomainDataset(DomainsInOrder):
         self.metainfo = {**first, 'domains': list(parts), 'known_domains': known_domains(domains)}
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """A sample, or in a test that keeps going another one in the place of one that cannot be read."""
+        """A sample; in a test that keeps going, another one replaces it if it cannot be read."""
         return readable(self, super().__getitem__, index)
 
 
 def _part(
     samples: list[tuple[Path, int, str]], share: float, held_out: bool, domain: str
 ) -> list[tuple[Path, int, str]]:
-    """The held-out share of each class, or the others."""
+    """The held-out share of each class, or the rest."""
     kept = []
     for label in dict.fromkeys(label for _, label, _ in samples):
         own = sorted((s for s in samples if s[1] == label), key=lambda s: zlib.crc32(s[0].name.encode()))
@@ -170,7 +171,7 @@ def _part(
 def _of_split(
     samples: list[tuple[Path, int, str]], root: Path, name: str, missing_ok: bool
 ) -> list[tuple[Path, int, str]]:
-    """Those in a list of lines such as 'photo/dog/056_0001.jpg 1'; names may have spaces."""
+    """The samples in a list with lines such as 'photo/dog/056_0001.jpg 1'; names may contain spaces."""
     folders = (root, root / 'splits', root.parent / 'splits')
     file = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if file is None:
@@ -200,15 +201,15 @@ def _chained(runs: Iterable[Iterable[int]]) -> Iterator[int]:
 
 @DATA_SAMPLERS.register_module()
 class DomainBalancedSampler(Sampler):
-    """Endless; takes one image of each domain in turn, so that every batch holds as many of one domain as of another.
+    """Endless; takes one image of each domain in turn, so that every batch has the same number from each domain.
 
-    Each domain is shuffled anew whenever it is used up, by itself. A batch_size that is a multiple of the number of
-    domains gives the balance; processes take turns in rounds of one image per domain.
+    A domain is shuffled again, independently of the others, when all its images have been used. For the balance, the
+    batch_size must be a multiple of the number of domains. Processes take turns in rounds of `run` images per domain.
 
     Args:
         dataset: a `DomainFolders`.
         seed: the same on all processes.
-        run: so many images of a domain follow each other; with the batch_size, every batch is of one domain.
+        run: number of consecutive images of a domain; if it is the batch_size, every batch is of one domain.
 
     Raises:
         ValueError: `run` is below 1.
@@ -246,4 +247,4 @@ class DomainBalancedSampler(Sampler):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to do: it never ends."""
+        """Does nothing: the sampler never ends."""

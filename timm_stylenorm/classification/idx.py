@@ -21,7 +21,7 @@ FASHION_CLASSES = (
 
 @DATASETS.register_module(name=['FashionMNIST', 'IdxImages'])
 class IdxImages(LabelledImages):
-    """Grey idx images, given as RGB: `train-images-idx3-ubyte[.gz]` and its three siblings.
+    """Grey idx images, returned as RGB: `train-images-idx3-ubyte[.gz]` and its three siblings.
 
     Args:
         root: the folder that holds the files, or one with them in `raw/` or `FashionMNIST/raw/` (torchvision's layout).

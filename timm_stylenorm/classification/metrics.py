@@ -11,15 +11,15 @@ from mmengine.registry import METRICS
 class TopK(BaseMetric):
     """Share of images, in percent, whose label is among the k classes with the highest scores.
 
-    Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. Where
-    the images carry a domain (several test sets in one `MultiDomainDataset`, or `DomainFolders`), it also reports
-    `accuracy/<domain>/top1`, ... for each of them, and of several their mean, `accuracy/mean_top1`, in which domains
-    count alike. A class with the same score as the label's counts as ranked before it when its index is smaller. An
-    image that could not be read, see `UnreadHook`, does not count.
+    Reports `accuracy/top1`, `accuracy/top5`, ... over all images: `save_best='accuracy/top1'` takes such a key. If the
+    images have a domain (several test sets in one `MultiDomainDataset`, or `DomainFolders`), it also reports
+    `accuracy/<domain>/top1`, ... for each domain and, for several domains, their mean `accuracy/mean_top1`, in which
+    each domain has the same weight. A class with the same score as the label ranks before it if its index is smaller.
+    An image that could not be read (see `UnreadHook`) does not count.
 
     Args:
         topk: the values of k.
-        prefix: in the place of 'accuracy', so that several metrics or test sets can be told apart.
+        prefix: replaces 'accuracy', so that several metrics or test sets can be told apart.
         collect_device: see mmengine's `BaseMetric`.
     """
 

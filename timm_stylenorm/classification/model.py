@@ -32,21 +32,21 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             label_smoothing=0.1, data_preprocessor=dict(mixup=0.2, cutmix=1.0))
 
     The losses are `loss_cls` and, for methods with a loss of their own, `style.<method>.<site>`; the total is their
-    sum. A recipe adds those of its other passes: `adv.loss_cls`, `adv.style.<method>.<site>`. The network stands in
+    sum. A recipe adds the losses of its other passes: `adv.loss_cls`, `adv.style.<method>.<site>`. The network is
     `self.net`, so its keys in a checkpoint start with `net.`.
 
     Args:
         model: a name of `timm.list_models()` or `hf-hub:...`; names with a style (`resnet50_padain`) work too.
         num_classes: K.
-        style: as everywhere: a method's name, a dict with `type` and its arguments, or a list of them.
+        style: as in `add_style`: a method's name, a dict with `type` and its arguments, or a list of them.
         recipe: a training procedure, see `recipes`: its name, or a dict with `type` and its arguments.
-        aug_splits: the images come in so many views, see `AugSplits`, and the loss is timm's `JsdCrossEntropy`: that of
-            the first views, and `jsd_weight` times the Jensen-Shannon divergence between the predictions for all views.
-            0 for cross-entropy over all images.
+        aug_splits: number of views of each image, see `AugSplits`. The loss is then timm's `JsdCrossEntropy`: that of
+            the first views, plus `jsd_weight` times the Jensen-Shannon divergence between the predictions for all
+            views. With 0, it is the cross-entropy over all images.
         jsd_weight: see `aug_splits`; 12 in the AugMix paper.
         label_smoothing: share of the target spread evenly over the K classes. Soft labels are taken as they are,
             except Mixup's, which are smoothed when they are made.
-        norm_eval: batch norms keep the statistics they start with, and their weights train.
+        norm_eval: batch norms keep the running statistics they start with; their weights are still trained.
         small_images: a 3x3 stem of stride 1 without pooling, as in ResNets for CIFAR.
         init_checkpoint: weights to start from; see `load_checkpoint`.
         data_preprocessor: arguments of `ClsPreprocessor`; mean and std default to those of the model's weights.
@@ -101,7 +101,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
             self.hard_loss = JsdCrossEntropy(aug_splits, jsd_weight, label_smoothing)
 
     def train(self, mode: bool = True) -> 'StyleNormClassifier':
-        """torch's, in which `norm_eval` keeps batch norms in evaluation."""
+        """Like torch's `train`, but `norm_eval` keeps batch norms in evaluation mode."""
         super().train(mode)
         if self.norm_eval:
             for _, norm in batch_norms(self.net):
@@ -124,11 +124,11 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
         Args:
             inputs: (N, C, H, W), normalised.
             targets: labels (N,), or class probabilities (N, K).
-            mode: 'tensor' gives the logits (N, K); 'loss' a dict of scalars; 'predict' one dict per image with
+            mode: 'tensor' returns the logits (N, K); 'loss' a dict of scalars; 'predict' one dict per image with
                 `scores` (K,), `label`, and `target`, `domain` and `unread` where they are known.
-            domain: name of the domain of each image, handed on to the metric, and to layers that mix domains.
-            unread: of a test that keeps going: for each image the path of that in whose place it stands, and for each
-                the reason, or empty; see `UnreadHook`.
+            domain: name of the domain of each image, passed on to the metric, and to layers that mix domains.
+            unread: in a test that keeps going, two sequences: for each image the path of the one that it replaces, and
+                the reason; both are empty for ordinary images. See `UnreadHook`.
         """
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"StyleNormClassifier: mode is 'tensor', 'loss' or 'predict', got {mode!r}")
@@ -161,7 +161,7 @@ class StyleNormClassifier(StyleLossMixin, BaseModel):
 
 
 def _created(model: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
-    """timm's model; a ValueError where its weights do not fit, with the way that takes other classes."""
+    """timm's model; raises a ValueError if its file does not fit, with the option for another number of classes."""
     try:
         return timm.create_model(model, num_classes=num_classes, **kwargs)
     except RuntimeError as error:
@@ -175,7 +175,7 @@ def _created(model: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Modu
 
 
 def _check_name(model: str) -> None:
-    """A ValueError with the nearest names, where timm only says that there is no such model."""
+    """Raise a ValueError with the nearest names, if timm has no such model."""
     name = model.partition('.')[0]
     if '/' in model or ':' in model or timm.is_model(name):
         return

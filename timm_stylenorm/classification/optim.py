@@ -17,8 +17,8 @@ class TimmOptimWrapperConstructor:
             optimizer=dict(opt='lamb', lr=5e-3, weight_decay=0.02, layer_decay=0.75),
             clip_grad=dict(max_norm=1.0))
 
-    The keys of `optimizer` are the arguments of `create_optimizer_v2`. By timm's rules, biases, the parameters of norms
-    and what the model names in `no_weight_decay()` get no weight decay. The learning rate of each layer under
+    The keys of `optimizer` are the arguments of `create_optimizer_v2`. By timm's rules, biases, norm parameters and the
+    parameters that the model names in `no_weight_decay()` get no weight decay. The learning rate of each layer under
     `layer_decay` is written into its group, since mmengine's schedulers, unlike timm's, do not read `lr_scale`.
     The gates of batch-instance normalisation get groups of their own, see `gates.separate_gates`.
     timm's 'sgd' is SGD with Nesterov's momentum, its 'momentum' is plain SGD with momentum.

@@ -17,21 +17,21 @@ class ClsPreprocessor(BaseDataPreprocessor):
     """Normalises images and, in training, mixes them as timm's `Mixup` does.
 
     Takes dicts with `inputs` (N, C, H, W) or a list of (C, H, W), uint8 or float in [0, 1], and `targets`: N labels, or
-    (N, K) class probabilities, or, outside training, none. Gives float32 inputs `(x - mean) / std`, and as targets
-    int64 labels, or probabilities once Mixup is on. Several views of each image (N, S, C, H, W), see `AugSplits`,
-    become S * N images, first the first view of all, and so do the labels. Mixup, CutMix and erasing draw from numpy's
-    and Python's generators; `RNGStateHook` saves both.
+    (N, K) class probabilities, or, outside training, none. Returns float32 inputs `(x - mean) / std`, and as targets
+    int64 labels, or probabilities after Mixup. Several views of each image (N, S, C, H, W), see `AugSplits`, become
+    S * N images, starting with the first view of every image; the labels are repeated in the same order. Mixup, CutMix
+    and erasing draw from numpy's and Python's generators; `RNGStateHook` saves both.
 
     Args:
-        mean: of each channel, for values in [0, 1]; `StyleNormClassifier` fills in its model's own.
-        std: likewise.
+        mean: mean of each channel, for values in [0, 1]; `StyleNormClassifier` fills in its model's own.
+        std: standard deviation, likewise.
         num_classes: K; `StyleNormClassifier` fills it in. Labels outside [0, K) are an error.
         mixup: alpha of Mixup; 0 turns it off.
         cutmix: alpha of CutMix; 0 turns it off.
-        label_smoothing: of the mixed targets; `StyleNormClassifier` fills in its own.
-        erasing: probability of timm's random erasing, per image, pixels from a normal distribution.
+        label_smoothing: label smoothing of the mixed targets; `StyleNormClassifier` fills in its own.
+        erasing: probability of timm's random erasing, per image; erased pixels are drawn from a normal distribution.
         **mixing: more arguments of timm's `Mixup`: `prob` (share of the batches that are mixed), `switch_prob` (share
-            of CutMix among them where both are on), `mode` ('batch', 'pair' or 'elem': what has one mixing factor).
+            of CutMix among them if both are on), `mode` ('batch', 'pair' or 'elem': what shares one mixing factor).
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ClsPreprocessor(BaseDataPreprocessor):
         return ImageFormat(False, True, self.mean.flatten(), self.std.flatten())
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Same keys as `data`; `inputs` and `targets` changed as the class says."""
+        """A dict with the keys of `data`; `inputs` and `targets` are changed as the class describes."""
         inputs, targets = data['inputs'], data.get('targets')
         inputs = inputs if isinstance(inputs, Tensor) else torch.stack(tuple(inputs))
         if targets is not None and not isinstance(targets, Tensor):
@@ -101,7 +101,7 @@ class ClsPreprocessor(BaseDataPreprocessor):
         return self.mixup(inputs, targets)  # type: ignore[misc]
 
     def _check_labels(self, targets: Tensor) -> None:
-        """On the labels as loaded: a check on the device would wait for it in every iteration."""
+        """Checks the labels before they move to the device: a check there would wait for it in every iteration."""
         if self.num_classes is None:
             return
         wrong = targets[(targets < 0) | (targets >= self.num_classes)]

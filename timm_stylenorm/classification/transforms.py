@@ -26,14 +26,14 @@ def build_transform(transform: dict | Sequence[dict] | None) -> Callable[[Image.
 
 
 def geometry(transform: dict | Sequence[dict] | None) -> dict[str, object] | None:
-    """How images of a test are scaled and cropped, in the words of timm's configuration of a model.
+    """How images of a test are scaled and cropped, in the keys of timm's model configurations.
 
     Args:
         transform: As `build_transform` takes it.
 
     Returns:
-        Some of `input_size`, `crop_pct`, `crop_mode` and `interpolation`; nothing of images that stay as they are; None
-        where steps do more than these words can say.
+        Some of `input_size`, `crop_pct`, `crop_mode` and `interpolation`; an empty dict if images stay as they are;
+        None if the steps do more than these keys can express.
     """
     if isinstance(transform, dict):
         found = {k: transform[k] for k in ('input_size', 'crop_pct', 'crop_mode', 'interpolation') if k in transform}
@@ -53,7 +53,7 @@ def geometry(transform: dict | Sequence[dict] | None) -> dict[str, object] | Non
 
 
 class AugSplits:
-    """An image, and further views of it, changed by transforms: timm's `--aug-splits`, of AugMix with the JSD loss.
+    """An image and further views of it, changed by transforms: timm's `--aug-splits`, for AugMix with the JSD loss.
 
         dict(type='AugSplits', splits=3, transforms=[dict(type='AugMix', all_ops=False)])
 
@@ -77,7 +77,7 @@ class AugSplits:
 
 
 def _to_tensor(image: Image.Image | Sequence[Image.Image]) -> Tensor:
-    """uint8, (3, H, W), or (splits, 3, H, W) of several views."""
+    """uint8, (3, H, W), or (splits, 3, H, W) for several views."""
     if isinstance(image, Image.Image):
         return tv.functional.pil_to_tensor(image)
     return torch.stack([tv.functional.pil_to_tensor(view) for view in image])
@@ -91,7 +91,7 @@ def _build_steps(transform: Sequence[dict]) -> list[Callable[[Image.Image], obje
         kind = AugSplits if name == 'AugSplits' else getattr(tv, name, None)
         if kind is None:
             raise ValueError(unknown('torchvision transform', name, [*_transform_names(), 'AugSplits']))
-        if 'transforms' in arguments:  # of RandomApply and its like
+        if 'transforms' in arguments:  # of RandomApply and similar transforms
             arguments['transforms'] = _build_steps(arguments['transforms'])
         steps.append(kind(**arguments))
     return steps

@@ -1,10 +1,10 @@
-"""Checkpoints of others: their keys to ours and back, with a report of every key.
+"""Checkpoints of other authors: converts their keys to ours and back, with a report of every key.
 
     conversion = convert(read_state_dict('resnet50_ibn_a.pth'))
     print(conversion.report)
     model = verify(conversion)  # or timm.create_model(...).load_state_dict(conversion.state_dict)
 
-`SOURCES` is the table of whose checkpoints can be read and written.
+`SOURCES` is the table of the authors whose checkpoints can be read and written.
 """
 
 from ..checkpoints import SUFFIXES, Checkpoint, read_checkpoint, read_state_dict, write_state_dict

@@ -1,4 +1,4 @@
-"""From the authors' keys to ours and back, with a report of every key."""
+"""Conversion of the authors' keys to ours and back, with a report of every key."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Report:
     """What became of every key.
 
     Attributes:
-        source: The row of the table.
+        source: The name of the row in `SOURCES`.
         target: 'timm', 'mmseg', or, for an export, 'authors'.
-        prefix: What all keys began with, and lost.
+        prefix: What was removed from the start of the keys.
         mapped: Old key -> new key.
         dropped: Old key -> why it is not in the result.
         added: New key -> why it is there without an old one.
-        left: Key of the model that was verified against -> why it keeps its initialisation.
+        left: Key of the model in `verify` -> why it keeps its initialisation.
         notes: Whatever else there is to say.
     """
 
@@ -56,7 +56,7 @@ class Report:
         )
 
     def lines(self, every: bool = True) -> Iterator[str]:
-        """A line for each key; without `every`, keys that kept their name (but for the prefix) are left out."""
+        """A line for each key; without `every`, keys that kept their name (except for the prefix) are left out."""
         if self.prefix:
             yield f'prefix   {self.prefix} was taken off'
         yield from (f'note     {note}' for note in self.notes)
@@ -75,13 +75,14 @@ class Report:
 
 @dataclass
 class Conversion:
-    """A state dict with other keys.
+    """A state dict with converted keys.
 
     Attributes:
-        state_dict: The tensors; they share memory with those that were given.
+        state_dict: The tensors; they share memory with those that were passed in.
         report: What became of every key.
-        style: What `add_style` takes to make the layers that the tensors fit; None for none, and for an export.
-        model: timm's name for network and method ('resnet18_snr'), where it can be told.
+        style: The `style` with which `add_style` makes the layers that the tensors fit; None without one, and for an
+            export.
+        model: timm's name for network and method ('resnet18_snr'); None if unknown.
     """
 
     state_dict: dict[str, Tensor]
@@ -97,20 +98,20 @@ def convert(
     drop_classifier: bool = False,
     plain: bool = False,
 ) -> Conversion:
-    """Rename the keys of others to ours.
+    """Rename the authors' keys to ours.
 
     Args:
-        state: The authors' state dict; a prefix that all keys share is taken off.
-        source: A row of `SOURCES`; by default found out. A source that is named may leave keys over, which are dropped.
+        state: The authors' state dict; a prefix of the keys is removed.
+        source: A row of `SOURCES`; by default it is detected. Keys that a named source does not know are dropped.
         target: 'timm', or 'mmseg' for a bare backbone of mmsegmentation.
         drop_classifier: Leave the image classifier out, for a model with other classes.
-        plain: Leave auxiliary batch norms out: the plain network that evaluation uses. Of what the Runner saved, leave
-            all attached layers out: the network without them.
+        plain: Leave out auxiliary batch norms, for the plain network that evaluation uses. For a checkpoint of the
+            Runner, leave out all attached layers, for the network without them.
 
     Raises:
-        ValueError: Unknown source or target, keys of no source, two keys that mean the same, a network that the
-            target does not have, or `plain` for a method that changes what evaluation computes: of what the Runner
-            saved, one that replaced batch norms by others.
+        ValueError: Unknown source or target, keys of no known source, two keys that mean the same, a network that the
+            target does not have, or `plain` for a method that changes what evaluation computes (in a checkpoint of the
+            Runner, a method that replaced batch norms by others).
     """
     if target not in TARGETS:
         raise ValueError(unknown('target', target, TARGETS))
@@ -158,7 +159,7 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
 
     Args:
         state: State dict of a timm model or of an mmseg backbone with the style method of the source, or of a whole
-            segmentor, of which the backbone is taken.
+            segmentor, whose backbone is used.
         source: Whose keys to write, a row of `SOURCES`.
 
     Raises:
@@ -191,7 +192,7 @@ def export(state: Mapping[str, Tensor], source: str) -> Conversion:
 
 
 def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report, layout: Layout) -> Conversion:
-    """An export with the modules that nothing runs, in the authors' order."""
+    """An export in the authors' order, with the modules that their network has but never runs."""
     result = {key: value for _, key, value in found}
     if not row.marked(result):
         raise ValueError(
@@ -210,7 +211,7 @@ def _completed(found: list[tuple[int, str, Tensor]], row: Source, report: Report
 
 
 def _module(key: str) -> str:
-    """Where a key stands in the authors' order: adversarial batch norms after the clean ones."""
+    """The module by which a key is sorted in the authors' order: adversarial batch norms come after the clean ones."""
     return key.rpartition('.')[0].replace('.adv_', '.clean_')
 
 
@@ -222,7 +223,7 @@ def _refuse_replaced(keys: Iterable[str]) -> None:
 
 
 def _check_complete(state: Mapping[str, Tensor]) -> None:
-    """Raise where a plain network that timm knows has keys that were lost to style layers."""
+    """Raise a ValueError if style layers have replaced keys of a plain network that timm knows."""
     name = describe.architecture(state)
     if name is None:
         return

@@ -1,4 +1,4 @@
-"""What network a state dict belongs to, told from names and shapes of its tensors (with our names)."""
+"""Which network a state dict with our names belongs to, inferred from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DENSE_DEPTHS: dict[tuple[int, ...], int] = {
 
 
 def architecture(state: Mapping[str, Tensor]) -> str | None:
-    """timm's name of the plain network ('resnet50', 'seresnet101', 'densenet121'); None if it is none of these."""
+    """timm's name of the plain network ('resnet50', 'seresnet101', 'densenet121'); None for any other network."""
     counts = tuple(_blocks(state, _BLOCK.format(s)) for s in range(1, 5))
     dense = tuple(_blocks(state, rf'features\.denseblock{s}\.denselayer(\d+)\.', first=1) for s in range(1, 5))
     if dense in _DENSE_DEPTHS:
@@ -44,7 +44,7 @@ def architecture(state: Mapping[str, Tensor]) -> str | None:
 
 
 def num_classes(state: Mapping[str, Tensor]) -> int | None:
-    """Classes of the image classifier; None without one."""
+    """Number of classes of the image classifier; None if there is none."""
     for key in ('fc.weight', 'classifier.weight'):
         if key in state:
             return len(state[key])
@@ -52,9 +52,9 @@ def num_classes(state: Mapping[str, Tensor]) -> int | None:
 
 
 def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] | list[dict[str, object]] | None:
-    """The style for `add_style` whose layers the tensors fit: method and arguments that are not the default.
+    """The style for `add_style` whose layers the tensors fit: the method and its non-default arguments.
 
-    A list for SelfNorm beside IBN-b; None for other methods at once.
+    A list for SelfNorm together with IBN-b; None for other combinations of methods.
     """
     if method == 'own':
         found = own_styles(state)
@@ -72,7 +72,7 @@ def style(state: Mapping[str, Tensor], method: str | None) -> dict[str, object] 
 
 
 def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, object]]:
-    """A style dict for each method of which our keys tell; methods without tensors leave none."""
+    """A style dict for each method that our keys show; methods without tensors leave no keys."""
     kinds = {'.gate': 'bin', '.aux_bn.weight': 'dual_bn'}
     found: list[Any] = [{'type': name} for end, name in kinds.items() if any(key.endswith(end) for key in state)]
     found += [_ibn_a(state)] if instance_parts(state) else []
@@ -84,7 +84,7 @@ def own_styles(state: Mapping[str, Tensor]) -> list[dict[str, object]]:
 
 
 def instance_parts(state: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """IBN-a layers: name -> channels with instance norm, channels in all."""
+    """IBN-a layers: name -> number of channels with instance norm, number of all channels."""
     parts = {}
     for key, value in state.items():
         path, found, _ = key.partition('.IN.weight')
@@ -119,7 +119,7 @@ def _ibn_b(state: Mapping[str, Tensor]) -> dict[str, object] | None:
 
 
 def _selfnorm(state: Mapping[str, Tensor]) -> dict[str, object]:
-    """At the sums or at the ends of the main branches of all blocks, or of those that it names."""
+    """The style of SelfNorm at the sums, or at the ends of the main branches, of all blocks or of the named ones."""
     found: dict[str, object] = {'type': 'selfnorm'}
     if any('.style.selfnorm.f_fc.' in key for key in state):
         found['two'] = True

@@ -1,6 +1,6 @@
-"""Names of batch norms that a layer of ours owns: `bn1.bn.weight` here, `bn1.weight` in the authors' files.
+"""Names of batch norms that one of our layers owns: `bn1.bn.weight` here, `bn1.weight` in the authors' files.
 
-The rules of the table have the latter for both sides, as files of version 0.1.0 do.
+The rules of the table use the authors' form for both sides, as files of version 0.1.0 do.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _moved(keys: Iterable[str], before: str, after: str) -> dict[str, str]:
 
 
 def owned_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key, and what it is in our models: 'bn1.weight' is 'bn1.bn.weight' where there is 'bn1.gate'."""
+    """Each key -> its name in our models: 'bn1.weight' becomes 'bn1.bn.weight' if there is 'bn1.gate'."""
     return _moved(keys, '', r'bn.')
 
 
 def flat_names(keys: Iterable[str]) -> dict[str, str]:
-    """The inverse."""
+    """The inverse of `owned_names`."""
     return _moved(keys, r'bn\.', '')

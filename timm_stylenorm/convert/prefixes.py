@@ -1,4 +1,4 @@
-"""Telling whose keys a state dict has, after whatever prefix."""
+"""Detection of whose keys a state dict has, after any prefix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resolve(state: State, source: str | None) -> tuple[str, dict[str, Tensor], s
     """The source's name, the state dict without its prefix, and the prefix.
 
     Raises:
-        ValueError: No source knows all keys, or, for a source that is named, half of them or its marks.
+        ValueError: No source knows all keys; or the named source knows fewer than half, or its marks are missing.
     """
     _check(state)
     own = any('.style.' in key for key in state)
@@ -57,7 +57,7 @@ def resolve(state: State, source: str | None) -> tuple[str, dict[str, Tensor], s
 
 
 def _unwrapped(state: State, row: Source) -> tuple[dict[str, Tensor], str]:
-    """What lies below the prefix of a source that is told by it, and the prefix."""
+    """The part of a state dict below the prefix that identifies a source, and this prefix."""
     common = _prefixes(state)[0].removesuffix('net.')
     prefix = next((common + p for p in row.wrapped if any(key.startswith(common + p) for key in state)), None)
     if prefix is None:
@@ -67,7 +67,7 @@ def _unwrapped(state: State, row: Source) -> tuple[dict[str, Tensor], str]:
 
 def strip(state: State, score: Callable[[State], int]) -> tuple[dict[str, Tensor], str]:
     """The part of a state dict below the prefix for which the score is highest, and that prefix."""
-    prefix = max(_prefixes(state), key=lambda prefix: score(_below(state, prefix)))  # of equals the first, the shortest
+    prefix = max(_prefixes(state), key=lambda prefix: score(_below(state, prefix)))  # of equals, the shortest
     return _below(state, prefix), prefix
 
 
@@ -89,7 +89,7 @@ def _refuse_deep_stem(state: State) -> None:
 
 
 def _prefixes(state: State) -> list[str]:
-    """Starts of at least half of the keys, of whole segments, shortest first; 'module.', 'net.' before all are off."""
+    """Prefixes (whole segments) of at least half of the keys, shortest first; a common 'module.', 'net.' is in all."""
     counts: Counter[str] = Counter()
     for key in state:
         segments = key.split('.')[:-1]
@@ -106,7 +106,7 @@ def _below(state: State, prefix: str) -> dict[str, Tensor]:
 
 
 def _counts(state: State) -> str:
-    """How many keys fit which source, best first, and one that does not fit the best."""
+    """How many keys fit which source, best first, and some that do not fit the best."""
     fits = {}
     for name, row in ((n, r) for n, r in SOURCES.items() if not r.wrapped):
         inner, prefix = strip(state, lambda keys, row=row: len(row.fitting(keys)))  # type: ignore[misc]

@@ -21,12 +21,12 @@ FIELDS = {
     'x': '.+',  # any module
     'last': r'\d+',  # the last block of stage s
     'act': 'act2|act3|relu',  # the activation after a block's residual sum
-    'end': 'bn2|bn3',  # the last norm of its main branch
-    'gate': 'act2|act3|relu|bn2|bn3',  # what SelfNorm follows: the one or the other
+    'end': 'bn2|bn3',  # the last norm of a block's main branch
+    'gate': 'act2|act3|relu|bn2|bn3',  # what SelfNorm follows: either of these two
     'g': 'g|f',  # SelfNorm's gates
     'home': r'feature_x\.[4-6]\.|head\.layer[2-4]_',  # where AdvBN's authors have the blocks of stage s
-    'dense': r'(?:feature_x|head)\.denseblock[1-4]\.denselayer',  # those of a DenseNet
-    'way': r'(?:feature_x|head)\.transition[1-3]\.',  # and the transition after them
+    'dense': r'(?:feature_x|head)\.denseblock[1-4]\.denselayer',  # the same for a DenseNet
+    'way': r'(?:feature_x|head)\.transition[1-3]\.',  # and the transition after these blocks
 }
 
 
@@ -39,9 +39,9 @@ class Layout:
         act: Name of the activation after the residual sum.
         homes: Stage -> how its keys start in AdvBN's networks: 'feature_x.4.' before the cut, 'head.layer2_' after it;
             'feature_x.denseblock1.denselayer' and, numbered from 1 again, 'head.denseblock1.denselayer'.
-        end: Name of the last norm before it.
-        gate: Which of them has SelfNorm. The authors' files do not say it; of their networks with instance norm, those
-            have it after the norms that have it in all blocks, also those with an instance norm after the sum.
+        end: Name of the last norm before the residual sum.
+        gate: Which of `act` and `end` SelfNorm follows. The authors' files do not say it; a network with instance norms
+            after sums has SelfNorm after `end` if it has SelfNorm in all blocks, including those with such a norm.
     """
 
     blocks: Mapping[str, str]
@@ -52,7 +52,7 @@ class Layout:
 
     @classmethod
     def of(cls, keys: Iterable[str], target: str = 'timm') -> Layout:
-        """Read from keys of either side; `target` is whose names the activations have."""
+        """Read the layout from keys of either side; activations have the names of `target`."""
         keys, bottleneck = list(keys), False
         blocks: dict[str, int] = {}
         for key in keys:
@@ -65,7 +65,7 @@ class Layout:
         return cls({s: str(b) for s, b in blocks.items()}, act, _homes(keys), end, end if _gates_at_end(keys) else act)
 
     def fields(self, found: Mapping[str, str]) -> dict[str, str]:
-        """Values of the fields that depend on the network, from those of one key."""
+        """Values of the fields that depend on the network, given the fields of one key."""
         ways = {s: re.sub(r'denseblock(\d)\.denselayer', r'transition\1.', home) for s, home in self.homes.items()}
         places = {'home': self.homes, 'dense': self.homes, 'way': ways}
         start = next((name for name in places if name in found), 'home')
@@ -80,10 +80,10 @@ class Rule:
     """One kind of key.
 
     Attributes:
-        theirs: Template of the authors' key; None where they have no such key.
-        ours: Template of ours; None where we have none.
-        why: Why there is none.
-        dims: Dimensions of the authors' tensor and of ours, where those differ by trailing axes of length 1.
+        theirs: Template of the authors' key; None if they have no such key.
+        ours: Template of our key; None if we have none.
+        why: Why there is no such key.
+        dims: Number of dimensions of the authors' tensor and of ours, if they differ by trailing axes of length 1.
         head: Whether it belongs to the image classifier.
         rank: Keys of a higher rank come later in the authors' files.
         unless_zero: Whether an export leaves zeros out, for the reason `why`.
@@ -98,7 +98,7 @@ class Rule:
     unless_zero: bool = False
 
     def rename(self, key: str, layout: Layout, back: bool = False) -> str | None:
-        """The key on the other side, '' where it has none, or None if this is another kind of key."""
+        """The key on the other side; '' if that has none, or None if this is another kind of key."""
         here, there = (self.ours, self.theirs) if back else (self.theirs, self.ours)
         found = None if here is None else _pattern(here).fullmatch(key)
         if found is None:
@@ -122,23 +122,23 @@ class Rule:
 
 
 def same(*templates: str, head: bool = False) -> list[Rule]:
-    """Keys that both sides have."""
+    """Rules for keys that both sides have."""
     return [Rule(template, template, head=head) for template in templates]
 
 
 def drop(theirs: str, why: str, rank: int = 0) -> Rule:
-    """Keys of the authors that we have no use for."""
+    """A rule for keys of the authors that we do not use."""
     return Rule(theirs, None, why, rank=rank)
 
 
 def prefixed(prefix: str, rules: Iterable[Rule]) -> Iterator[Rule]:
-    """The same rules, where the authors' keys have a prefix."""
+    """The same rules, with a prefix before the authors' keys."""
     for rule in rules:
         yield replace(rule, theirs=None if rule.theirs is None else prefix + rule.theirs)
 
 
 def _gates_at_end(keys: Iterable[str]) -> bool:
-    """Whether SelfNorm is in blocks that have an instance norm after the sum, or after norms by name."""
+    """Whether SelfNorm follows norms: it is in blocks with an instance norm after the sum, or our keys name norms."""
     sums, gates, named = set(), set(), False
     for key in keys:
         sums |= {m[1] for m in [re.match(r'(layer\d\.\d+)\.IN\.', key)] if m}
@@ -148,7 +148,7 @@ def _gates_at_end(keys: Iterable[str]) -> bool:
 
 
 def _homes(keys: Iterable[str]) -> dict[str, str]:
-    """From the authors' keys; from ours, by whether the batch norms of a stage have all an auxiliary one, or none."""
+    """`Layout.homes`, from the authors' keys; or from ours: all or no batch norms of a stage have an auxiliary one."""
     homes: dict[str, str] = {}
     norms: Counter[tuple[str, bool]] = Counter()
     dense = _dense_homes(keys)
@@ -169,7 +169,7 @@ def _homes(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _dense_homes(keys: Iterable[str]) -> dict[str, str]:
-    """The same for dense networks of four stages, of which the cut is after a transition."""
+    """The same for DenseNets with four stages, whose cut is after a transition."""
     theirs: set[int] = set()
     dual: set[int] = set()
     for key in keys:

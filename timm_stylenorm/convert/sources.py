@@ -1,6 +1,6 @@
-"""The table of whose checkpoints can be read and written.
+"""The table of sources whose checkpoints can be read and written.
 
-Adding one is adding a row. Where a source is told apart by more than its rules, `marker` names keys that it must have.
+To add a source, add a row. If its rules alone do not identify a source, `marker` names keys that it must have.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ class Source:
 
     Attributes:
         title: Whose checkpoints these are.
-        rules: Kinds of keys; the first that fits counts.
+        rules: One for each kind of key; the first that fits counts.
         marker: Regular expressions; a checkpoint of this source has a key for each.
-        method: The style method that the keys bring with them; None for none.
-        lacks: What an export cannot give; '' for nothing.
-        unused: From the authors' state, what their network has beside it and never runs: key -> value and what that is.
+        method: The style method that the keys belong to; None for none.
+        lacks: What an export cannot provide; '' for nothing.
+        unused: Takes the authors' state dict, and returns what else their network has and never runs: key -> value and
+            what that is.
         dual: The method adds auxiliary batch norms, and evaluation computes what the plain network does.
-        any_network: Its rules take any key, so that without its marks it knows none.
+        any_network: Its rules fit any key, so that it knows no keys if its marks are missing.
         hint: What the weights need besides fitting keys.
-        wrapped: Prefixes that tell the source, which knows every key below one of them.
+        wrapped: Prefixes that identify the source, which knows every key below one of them.
     """
 
     title: str
@@ -55,7 +56,7 @@ class Source:
         return None
 
     def fitting(self, keys: Iterable[str], back: bool = False) -> list[str]:
-        """Those of the keys that this source knows."""
+        """The keys that this source knows."""
         keys = list(keys)
         if self.any_network and not self.marked(keys):
             return []
@@ -63,7 +64,7 @@ class Source:
         return [key for key in keys if self.find(key, layout, back)]
 
     def marked(self, keys: Iterable[str]) -> bool:
-        """Whether the keys have what tells this source from others."""
+        """Whether the keys have the marks that distinguish this source from others."""
         keys = list(keys)
         return not self.wrapped and all(any(re.fullmatch(marker, key) for key in keys) for marker in self.marker)
 
@@ -175,7 +176,7 @@ _SNR_KEYS = (r'IN[1-3]\.weight', r'style_reid_laye[1-3]\.fc1\.weight')
 _GATE_MARK = r'layer\d\.\d+\.cnsn\.selfnorm\.g_fc\.weight'
 _STEM = r'conv1\.weight|features\.conv0\.weight'
 
-# The most particular comes first: the first that knows every key, and has its marks, is taken.
+# The most specific come first: the first source that knows every key, and whose marks are there, is taken.
 SOURCES: dict[str, Source] = {
     'ibn-net': Source(
         'IBN-Net (resnet, resnext, se_resnet and densenet; ibn_a and ibn_b)',
@@ -268,10 +269,10 @@ ALIASES = {
 
 
 def get_source(name: str) -> tuple[str, Source]:
-    """A row by its name or an alias.
+    """The name and the row of a source, by its name or an alias.
 
     Raises:
-        ValueError: No such source; names the nearest.
+        ValueError: There is no such source; the message names the nearest.
     """
     name = ALIASES.get(name, name)
     if name not in SOURCES:

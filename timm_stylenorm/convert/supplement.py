@@ -1,4 +1,4 @@
-"""What our layers have and old files lack."""
+"""Tensors that our layers have and the authors' files may lack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Mapping[str, Tensor]
 
 
 def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
-    """What our layers have and files lack: key -> value and why, for keys of ours."""
+    """The tensors that our layers have and a state dict lacks: our key -> value and the reason."""
     found = _norms_after_a_cut(state)
     for key, value in state.items():
         path, _, last = key.rpartition('.')
@@ -25,7 +25,7 @@ def supplement(state: State) -> dict[str, tuple[Tensor, str]]:
 
 
 def _norms_after_a_cut(state: State) -> dict[str, tuple[Tensor, str]]:
-    """AdvBN's DenseNets have no norm in the first layer after the cut: one that leaves its input as it is."""
+    """Identity norms for the first layer after the cut of AdvBN's DenseNets, which has no norm there."""
     found = {}
     for key, value in state.items():
         path, first, _ = key.partition('.denselayer1.conv1.weight')

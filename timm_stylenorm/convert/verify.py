@@ -16,20 +16,20 @@ _HEADS = ('fc.', 'classifier.', 'head.')
 
 
 def verify(conversion: Conversion, model: nn.Module | str | None = None, num_classes: int | None = None) -> nn.Module:
-    """Load a conversion into a model; what keeps its initialisation goes into `conversion.report.left`.
+    """Load a conversion into a model; keys that keep their initialisation go into `conversion.report.left`.
 
     Args:
         conversion: The result of `convert`.
-        model: A module; or timm's name of one ('resnet50_ibn_a'), which is built to the style's arguments and the
-            classes of the conversion; by default `conversion.model`.
-        num_classes: Classes of a model that is built, if not those of the conversion.
+        model: A module; or timm's name of one ('resnet50_ibn_a'), which is built with the style's arguments and the
+            number of classes of the conversion; by default `conversion.model`.
+        num_classes: Number of classes of a model that is built; by default that of the conversion.
 
     Returns:
         The model, with the weights.
 
     Raises:
-        ValueError: No model, or a key that does not fit it in name or shape, or lacks. A model that was given is
-            unchanged then.
+        ValueError: There is no model, or a key is unknown to it, has another shape, or is missing. A model that was
+            passed in is unchanged then.
     """
     label = type(model).__name__ if isinstance(model, nn.Module) else model or conversion.model
     if not isinstance(model, nn.Module):
@@ -49,7 +49,7 @@ def verify(conversion: Conversion, model: nn.Module | str | None = None, num_cla
 
 
 def _load(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What does not fit, by kind, and what stays as it is, with the reason."""
+    """Load tensors; return the keys that do not fit, by kind, and the keys that stay as they are, with the reason."""
     own, named = model.state_dict(), own_names(model, state)
     fit = compare(own, named)
     if fit.reshaped:

@@ -19,20 +19,20 @@ def fgsm(
     eps: float = 16 / 255,
     cross_entropy: bool = False,
 ) -> Tensor:
-    """Images one signed gradient step of size `eps` away, in the direction that raises a loss.
+    """Images after one signed gradient step of size `eps` in the direction that raises a loss.
 
-    The loss is minus the mean logit of the right class, without softmax, as the authors of shape-texture debiased
-    training measure it (arXiv:2010.05981, their code); or the cross-entropy of Goodfellow et al., ICLR 2015,
+    The loss is minus the mean logit of the right class, without softmax, as in the authors' code of shape-texture
+    debiased training (arXiv:2010.05981); or it is the cross-entropy of Goodfellow et al., ICLR 2015,
     arXiv:1412.6572. The model should be in evaluation mode.
 
     Args:
         model: Classifier; its logits are (N, K).
         images: (N, C, H, W), (values in [0, 1] - mean) / std.
         labels: (N,).
-        mean: For each channel.
-        std: For each channel.
-        eps: In units of the values in [0, 1], where the result stays too.
-        cross_entropy: Whether that is the loss.
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel.
+        eps: Step size, in units of the values in [0, 1]; the result stays in that range.
+        cross_entropy: Whether the loss is the cross-entropy.
     """
     middle, size = _by_channel(mean, images), _by_channel(std, images)
     with torch.enable_grad():
@@ -54,9 +54,9 @@ def pgd(
     step: float = 2 / 255,
     steps: int = 10,
 ) -> Tensor:
-    """Images that projected gradient ascent of the cross-entropy finds, by foolbox, from a random start.
+    """Images found by projected gradient ascent on the cross-entropy, by foolbox, from a random start.
 
-    Madry et al., ICLR 2018, arXiv:1706.06083. Arguments as of `fgsm`; `step` and `steps` are those of the ascent.
+    Madry et al., ICLR 2018, arXiv:1706.06083. The arguments are those of `fgsm`, and the size and number of the steps.
 
     Raises:
         ImportError: foolbox is not installed.
@@ -74,7 +74,7 @@ def pgd(
 
 
 def _by_channel(values: Sequence[float] | Tensor, images: Tensor) -> Tensor:
-    """(C, 1, 1), beside images (N, C, H, W)."""
+    """Values of the channels, (C, 1, 1), to combine with images (N, C, H, W)."""
     return torch.as_tensor(values, device=images.device, dtype=images.dtype).reshape(-1, 1, 1)
 
 

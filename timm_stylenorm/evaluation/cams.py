@@ -21,7 +21,7 @@ from .places import outputs, settled
 
 
 class Cam(NamedTuple):
-    """A row: the class of pytorch-grad-cam, and where it is from."""
+    """A row of the table: the class of pytorch-grad-cam, and its paper."""
 
     kind: str
     paper: str
@@ -44,25 +44,25 @@ def activation_maps(
 ) -> np.ndarray:
     """Where a network sees a class in each image, in evaluation mode.
 
-    The target is the logit of the class; of logits (N, K, h, w) the mean over the positions where the class is the
-    predicted one (Seg-Grad-CAM, Vinogradova et al., AAAI 2020, arXiv:2002.11434), or over all where it is nowhere.
+    The target is the logit of the class; for logits (N, K, h, w), its mean over the positions where the class is
+    predicted (Seg-Grad-CAM, Vinogradova et al., AAAI 2020, arXiv:2002.11434), or over all if it is predicted nowhere.
     Gradients of the model's parameters are cleared.
 
     Args:
-        model: Takes images to logits (N, K) or (N, K, h, w).
+        model: Maps images to logits (N, K) or (N, K, h, w).
         images: (N, C, H, W) as the model takes them.
-        classes: For each image the output to explain.
-        layer: A stage, or a module's name: maps (N, C, h, w), (N, h, w, C) or tokens (N, L, C) arrive after it. By
-            default that of `default_layer`.
+        classes: The output to explain for each image.
+        layer: A stage, or a module's name, whose output is a map (N, C, h, w) or (N, h, w, C), or tokens (N, L, C). By
+            default the result of `default_layer`.
         cam: A key of `CAMS`.
-        part: What the names of layers are of, such as a segmentor's backbone; by default the model.
+        part: The sub-module in which layers are looked up, such as a segmentor's backbone; by default the model.
 
     Returns:
-        (N, H, W), float32 in [0, 1], the largest value of each image 1; all 0 where nothing speaks for the class.
+        (N, H, W), float32 in [0, 1], the largest value of each image is 1; all 0 if nothing speaks for the class.
 
     Raises:
-        ValueError: Unknown layer or kind of map, a layer without one map or on which the class does not depend, a class
-            that the network has not, logits of another shape.
+        ValueError: An unknown layer or kind of map, a layer that has no single map or does not affect the class, a
+            class that the network does not have, or logits of another shape.
         ImportError: pytorch-grad-cam is not installed.
     """
     if cam not in CAMS:
@@ -87,10 +87,10 @@ def activation_maps(
 
 
 def default_layer(model: nn.Module) -> str:
-    """The last stage; where tokens of classes are added to maps, the one before: only they go on after the last.
+    """The last stage, or the one before it if the model adds class tokens: after the last, only these are used.
 
     Raises:
-        ValueError: The model has no stages.
+        ValueError: The model has no such stage.
     """
     stages = [name for name in levels_of(model) if name.startswith('stage')]
     _, prefix = layout_of(model)
@@ -100,7 +100,7 @@ def default_layer(model: nn.Module) -> str:
 
 
 def _site(model: nn.Module, layer: str) -> Site:
-    """The module after which maps are taken, with their layout."""
+    """The module whose output is the map, with the layout of the map."""
     found = find_sites(model, layer, tokens=True)  # the probe tells where the channels are
     sites = outputs(found)
     if len(sites) > 1 or sites[0].where == 'before':
@@ -110,7 +110,7 @@ def _site(model: nn.Module, layer: str) -> Site:
 
 
 def _reshape(site: Site, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """To maps (N, C, h, w), copied, since the activation that follows may write into them."""
+    """The function that turns an output into a new map (N, C, h, w): the next activation may work in place."""
     ratio = images.shape[3] / images.shape[2]
 
     def as_map(x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def _reshape(site: Site, images: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _target(number: int) -> Callable[[Tensor], Tensor]:
-    """What is explained of the logits of one image, (K,) or (K, h, w)."""
+    """The function from the logits of one image, (K,) or (K, h, w), to the value that is explained."""
 
     def score(logits: Tensor) -> Tensor:
         if not isinstance(logits, Tensor) or logits.dim() not in (1, 3):

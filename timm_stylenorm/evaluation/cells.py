@@ -1,4 +1,4 @@
-"""Where the images of each protocol lie: from its folder to the parts that have a score each."""
+"""Where the images of each protocol are: functions from its folder to its parts, each of which has a score."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ C_BAR = {  # Mintun et al., facebookresearch/augmentation-corruption
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may say about the images of a test.
+    """What a caller can choose about the images of a test.
 
     Attributes:
         subset: 'robustbench', the 5,000 validation images of that benchmark.
-        limit: At most so many images of each part, spread evenly.
-        seed: Of what is drawn: corruptions made on the fly, the start of PGD.
-        corruptions: Only these.
+        limit: Maximum number of images of each part, spread evenly.
+        seed: Seed of everything random: corruptions made on the fly, the start of PGD.
+        corruptions: Names of the only corruptions to use.
     """
 
     subset: str | None = None
@@ -55,7 +55,7 @@ class Options:
     corruptions: tuple[str, ...] | None = None
 
     def numbers(self) -> tuple[int, ...] | None:
-        """Of the validation images that take part; None for all.
+        """Numbers of the validation images to use; None for all.
 
         Raises:
             ValueError: An unknown subset.
@@ -69,7 +69,7 @@ class Options:
 
 
 def limited(cell: Cell, limit: int | None) -> Cell:
-    """The same with at most so many images, spread evenly."""
+    """The cell, reduced in place to at most `limit` images, spread evenly."""
     if limit is not None and limit < len(cell):
         if not cell.samples:
             raise ValueError(f'{cell.name} is read in order, and a limit takes images that are spread evenly')
@@ -79,7 +79,7 @@ def limited(cell: Cell, limit: int | None) -> Cell:
 
 
 def class_root(root: Path) -> Path:
-    """The folder of the classes: `root`, or `val`, `validation` or `test` in it."""
+    """The folder with the class folders: `root`, or `val`, `validation` or `test` in it."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder '{root}'")
     inner = [root / name for name in ('val', 'validation', 'test') if (root / name).is_dir()]
@@ -121,7 +121,7 @@ def clean_subset(root: Path | Source, names: Sequence[str]) -> Cell:
 
 
 def corruptions(root: Path, options: Options) -> list[Cell]:
-    """ImageNet-C: the corruptions that are there, or one level below, as the five archives of the release have them."""
+    """ImageNet-C: the corruptions in `root`, or one level below it, as in the five archives of the release."""
     names = (*CORRUPTIONS, *EXTRA)
     places = {name: folder for folder in _with_groups(root) for name in folders_in(folder) if name in names}
     wanted = names if options.corruptions is None else options.corruptions
@@ -149,7 +149,7 @@ def _nothing(root: Path, what: str) -> list[Cell]:
 
 
 def c_bar(root: Path, options: Options) -> list[Cell]:
-    """The ten corruptions of the release, at its five strengths each."""
+    """The ten corruptions of the release, each at its five strengths."""
     _with_groups(root)
     return [
         ClassImages.read(root / name / strength).cell(f'{name}/{strength}')
@@ -160,7 +160,7 @@ def c_bar(root: Path, options: Options) -> list[Cell]:
 
 
 def any_corruptions(root: Path, options: Options) -> list[Cell]:
-    """Every corruption and severity that is there."""
+    """Every corruption and severity in `root`."""
     _with_groups(root)
     return [
         ClassImages.read(root / name / severity).cell(f'{name}/{severity}')
@@ -171,22 +171,22 @@ def any_corruptions(root: Path, options: Options) -> list[Cell]:
 
 
 def filters(root: Path, options: Options) -> list[Cell]:
-    """Every filter that is there."""
+    """Every filter in `root`."""
     _with_groups(root)
     return [ClassImages.read(root / name).cell(name) for name in folders_in(root)] or _nothing(root, 'a filter')
 
 
 def objectnet_images(root: Path, options: Options) -> list[Cell]:
-    """The images of the classes that ImageNet has, without their border."""
+    """The images of the classes that ImageNet also has, without their border."""
     _, labels = objectnet(root)
     return [Cell('all', ClassImages.read(root / 'images', labels, border=1).samples)]
 
 
 def cue_conflict(root: Path, options: Options) -> list[Cell]:
-    """Images whose shape and texture are of two categories.
+    """Images whose shape and texture belong to different categories.
 
     Raises:
-        ValueError: A file whose name does not tell them.
+        ValueError: The name of a file does not tell both categories.
     """
     names, samples = categories().names, []
     for folder in folders_in(root) if root.is_dir() else ():
@@ -207,7 +207,7 @@ def cifar_c(root: Path, options: Options) -> list[Cell]:
 
     Raises:
         FileNotFoundError: No labels, or no corruption.
-        ValueError: An array of another shape than the labels say.
+        ValueError: An array does not have the shape that follows from the labels.
     """
     names = (*CORRUPTIONS, *EXTRA)
     if not (root / 'labels.npy').is_file():
@@ -267,7 +267,7 @@ class Corrupt:
 
 
 def corrupted(root: Path | Source, options: Options) -> list[Cell]:
-    """The images of a folder, clean and with each corruption at each severity, as the network would see them."""
+    """The images of a folder with each corruption at each severity, added after resizing for the network."""
     try:
         from imagecorruptions import get_corruption_names
     except ImportError:
@@ -288,7 +288,7 @@ def corrupted(root: Path | Source, options: Options) -> list[Cell]:
 
 
 def missing(counts: Mapping[str, object], all_of: Sequence[str]) -> list[str]:
-    """Which parts of '<corruption>/<severity>' there are not."""
+    """The parts '<corruption>/<severity>' that are missing."""
     found = {name: [part.partition('/')[2] for part in counts if part.partition('/')[0] == name] for name in all_of}
     return [
         f'{name}/{{1..5}}' if not parts else f'{name} ({5 - len(parts)} of 5 severities)'

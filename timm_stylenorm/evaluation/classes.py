@@ -1,4 +1,4 @@
-"""Images by their class, wherever they lie: in folders, in a tar file, in a data set of Hugging Face."""
+"""Images by their class, whether they are in folders, in a tar file or in a data set of Hugging Face."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ClassImages:
     """All images of some classes.
 
     Attributes:
-        names: Of the classes that the labels number; none where labels are outputs of a network.
+        names: Names of the classes that the labels index; empty if labels are outputs of a network.
         samples: The images.
     """
 
@@ -31,17 +31,17 @@ class ClassImages:
         border: int = 0,
         only: Sequence[int] | None = None,
     ) -> ClassImages:
-        """The images of a place, see `place_of`; with `labels`, of those classes, which are numbered so.
+        """The images of a place (see `place_of`); with `labels`, only images of the classes named there.
 
         Args:
-            place: A folder of the folders of the classes, a tar file of them, or a data set.
-            labels: Numbers of the classes; by default their order.
+            place: A folder of class folders, a tar file of them, or a data set.
+            labels: The number of each class; by default its position.
             border: Pixels that are cut off on all sides of files.
-            only: Numbers of ImageNet's validation images that take part, by the last number in their names.
+            only: Numbers of the ImageNet validation images to use; each is the last number in a file's name.
 
         Raises:
             FileNotFoundError: No such folder, or no image in it.
-            ValueError: `only`, and images without names of files.
+            ValueError: `only` is given, and the images have no file names.
         """
         if only is not None and isinstance(place, Source):
             raise ValueError(f"'{place}': a subset of ImageNet goes by the names of files, in a folder or a tar file")

@@ -1,7 +1,8 @@
-"""How much of a drop between two domains is style, and where in a network: asked before any training.
+"""How much of the drop between two domains is style, and where in a network: measured before any training.
 
-At each place of a network the maps of one domain are given channel statistics of the other, and all else stays; see
-`exchange`. What comes back of the score on the target is what a method could regain there that works on statistics.
+At one place of a network at a time, the feature maps of one domain are given the channel statistics of the other, and
+nothing else changes; see `exchange`. The part of the target score that this regains is what a method that works on
+statistics could regain there.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ WORTH, MOST, ALL = 20, 50, 90  # percent of the drop
 
 @dataclass(frozen=True)
 class PlaceReport:
-    """What was found at a place; the score is accuracy or mIoU in percent, without labels the entropy in nats.
+    """What was found at a place; the score is accuracy or mIoU in percent, or without labels the entropy in nats.
 
     Attributes:
         site: 'stage1', or a module's name.
         module: The module's name.
-        channels: Of its maps.
-        domain_probe: Percentage of images of which a linear probe tells the domain by their channel statistics; chance
+        channels: Number of channels of its maps.
+        domain_probe: Percentage of images whose domain a linear probe recognises from their channel statistics; chance
             is 50.
         matched: Points of the score on the target that matched statistics of the source regain.
         per_image: The same for the statistics of a random source image.
         harm: Points of the score on the source that matched statistics of the target cost.
         share: `matched` in percent of the drop; None where there is no drop.
-        agreement: Percentage of predictions for the target that matched statistics leave as they were.
-        methods: That act there.
-        is_read: The last stage of a classifier: what its last layer reads are the means of these channels, so that to
-            match them matches classes, too.
+        agreement: Percentage of predictions for the target that matched statistics leave unchanged.
+        methods: The methods that act there.
+        is_read: Whether this is the last stage of a classifier. The last layer reads the means of these channels, so
+            matching them matches the classes, too.
     """
 
     site: str
@@ -67,12 +68,12 @@ class Diagnosis:
 
     Attributes:
         measure: 'accuracy', 'mIoU' or 'entropy'.
-        images: Of source and target.
+        images: Numbers of images of source and target.
         source: The score on the source.
         target: The score on the target.
-        drop: Points that are lost from source to target; of the entropy, nats that it rises.
+        drop: Points lost from source to target, or the nats by which the entropy rises.
         places: In the order of the network.
-        provenance: Of what, with what.
+        provenance: What was measured, and with what.
     """
 
     measure: str
@@ -85,19 +86,19 @@ class Diagnosis:
 
     @property
     def ranked(self) -> list[PlaceReport]:
-        """The places, by what matched statistics regain there."""
+        """The places, sorted by what matched statistics regain there, the most first."""
         return sorted(self.places, key=lambda place: -place.matched.value)
 
     @property
     def judged(self) -> PlaceReport:
-        """The best place; the last stage of a classifier only where it regains nearly all."""
+        """The best place; the last stage of a classifier only if it regains nearly all of the drop."""
         first, *others = self.ranked
         is_less = first.is_read and first.share is not None and first.share.value < ALL
         return others[0] if is_less and others else first
 
     @property
     def verdict(self) -> str:
-        """What it comes to, in sentences."""
+        """The conclusion, in sentences."""
         unit = 'nats of entropy' if self.measure == 'entropy' else f'points of {self.measure}'
         drop, first, best = f'{self.drop} {unit}', self.ranked[0], self.judged
         if best.share is None:
@@ -111,12 +112,12 @@ class Diagnosis:
         return f'Of {drop} that are lost, {_said(best, best.share.value)}{told}'
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON, with the verdict and the ranking."""
+        """A dict for JSON, with the verdict and the ranking."""
         return {'verdict': self.verdict, 'ranking': [place.site for place in self.ranked], **asdict(self)}
 
 
 def _said(best: PlaceReport, share: float) -> str:
-    """What the best place comes to."""
+    """What the verdict says about the best place."""
     back = (
         f'{best.matched} ({share:.0f} %) come back where maps at {best.site} get the channel statistics of the source.'
     )
@@ -136,23 +137,24 @@ def diagnose(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Diagnosis:
-    """Find out at which sites channel statistics of the source regain a score on the target, and how much of it.
+    """Find out at which sites channel statistics of the source regain the lost score on the target, and how much.
 
-    The model stays as it is. It runs over the images of both domains, then 3 times for each place.
+    The model is not changed. It runs once over the images of both domains, then 3 times for each place.
 
     Args:
         model: The network that has the sites: a classifier, or the backbone of a segmentor.
-        source: Batches (images, labels), or images alone, of the domain on which the model is good. It is iterated over
-            several times: a list, or a loader without shuffling.
-        target: Of the other domain. Where not all images have labels, the entropy of predictions is the score.
+        source: Batches (images, labels), or images alone, of the domain on which the model is good. They are iterated
+            over several times: pass in a list, or a data loader that does not shuffle.
+        target: Batches of the other domain. If not all images have labels, the score is the entropy of predictions.
         sites: Names as `add_style` takes them; by default the input, the stem and the ends of the stages.
-        predict: For a batch, the logits (K,) or (K, H, W) and the label, or None, of each image. By default the batch
-            is (images, labels), and the model gives logits. What runs beside the model is in evaluation mode.
-        seed: Of the images whose statistics are taken, and of the standard errors.
-        progress: Called with the name of a place, how often a domain has been run over, and how often it will be.
+        predict: Returns, for a batch, the logits (K,) or (K, H, W) and the label, or None, of each image. By default
+            the batch is (images, labels), and the model returns logits. Modules beside the model that it runs must be
+            in evaluation mode.
+        seed: Seed of the choice of images whose statistics are taken, and of the standard errors.
+        progress: Called with the name of a place, the number of finished runs over a domain, and that of all runs.
 
     Raises:
-        ValueError: An unknown site, no image in a domain, or labels that do not fit the logits.
+        ValueError: An unknown site, a domain without images, or labels that do not fit the logits.
         ImportError: scikit-learn is not installed.
     """
     places = find_places(model, sites)
@@ -184,7 +186,7 @@ def diagnose(
 
 
 def _classify(model: nn.Module) -> Predict:
-    """Batches (images, labels), or images, through a classifier on its device."""
+    """The function that runs batches (images, labels), or images, through a classifier on its device."""
     like = next(model.parameters(), torch.zeros(()))
 
     def predict(batch: object) -> list[tuple[Tensor, Tensor | None]]:
@@ -196,7 +198,7 @@ def _classify(model: nn.Module) -> Predict:
 
 
 def _told_apart(one: Tensor, two: Tensor) -> float:
-    """How well a linear probe tells two domains by their features, in percent."""
+    """How well a linear probe tells two domains apart by their features, in percent."""
     domains = torch.cat([torch.zeros(len(one)), torch.ones(len(two))])
     return 100 * domain_probe(torch.cat([one, two]).cpu().double().numpy(), domains.numpy())
 
@@ -221,7 +223,7 @@ class _Run:
 
 
 class _Scores:
-    """Scores and their differences, with standard errors by draws of the images of both domains."""
+    """Scores and their differences, with standard errors from resampling the images of both domains."""
 
     def __init__(self, source: Seen, target: Seen, seed: int) -> None:
         self.by_label = source.labelled and target.labelled
@@ -238,7 +240,7 @@ class _Scores:
         return ('mIoU' if self.plain.dense else 'accuracy') if self.by_label else 'entropy'
 
     def _good(self, seen: Seen, domain: int) -> Tensor:
-        """More is better, for all draws: the score, or the entropy with its sign turned."""
+        """A number for each draw that is higher if better: the score, or the negative entropy."""
         return seen.score(self.draws[domain]) if self.by_label else -seen.entropy(self.draws[domain])
 
     def compare(self, target: Seen, drawn: Seen, source: Seen) -> tuple[Value, Value, Value, Value | None, float]:

@@ -11,7 +11,7 @@ from .diagnosis import Diagnosis, PlaceReport
 from .page import cell, details, note, number, page, picture, table
 from .seen import Value
 
-_COLUMNS = {  # of the tables: what it says where the pointer rests on the page
+_COLUMNS = {  # of the table of sites: what the note below it says of each
     'domain probe, %': 'images of which a linear probe tells the domain by their channel statistics; chance is 50',
     'regained, matched': 'on the target, with statistics of the source as a distribution',
     '% of the drop': 'the same in percent of what is lost',
@@ -52,10 +52,10 @@ def _row(place: PlaceReport) -> list[str]:
 
 
 def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
-    """Write diagnosis.json, diagnosis.png and diagnosis.html into a folder, which is made where there is none.
+    """Write diagnosis.json, diagnosis.png and diagnosis.html into a folder, which is created if it is missing.
 
     Returns:
-        The files.
+        Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png = _picture(diagnosis)

@@ -1,4 +1,4 @@
-"""Measure a network by a protocol: part by part, going on where an earlier call was broken off."""
+"""Measure a network by a protocol, part by part; a repeated call goes on where an earlier one was interrupted."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .scores import NEED_CLEAN
 
 @dataclass
 class Result:
-    """What a network scores by a protocol.
+    """The scores of a network by a protocol.
 
     Attributes:
         protocol: Its name.
-        scores: In percent.
+        scores: By metric, in percent.
         cells: Counts of each part: 'total', 'top1', 'top5' (or 'shape', 'texture'), and 'damaged' files.
         provenance: What was measured, with what, on which images, and what was missing.
     """
@@ -69,27 +69,28 @@ def evaluate(
     In a group of processes (`torch.distributed`) each takes its share of the images, and every image counts once.
 
     Args:
-        model: Gives logits (N, K) for normalised images (N, 3, H, W). Its images are prepared as timm's configuration
-            of it says (`pretrained_cfg`), or as ImageNet's.
+        model: Returns logits (N, K) for normalised images (N, 3, H, W). The images are prepared as the model's timm
+            configuration (`pretrained_cfg`) says, or else as for ImageNet.
         protocol: One of `list_protocols()`.
-        root: The folder of its files, see `PROTOCOLS[protocol].layout`. Where they are folders of classes, also a tar
-            file of these, 'hfds/NAME:SPLIT', or 'wds/FOLDER:SPLIT', whose labels are outputs of the network.
-        name: Of the model, for tables; timm's by default.
-        weights: Where they are from, for tables.
-        metrics: Those that are wanted; by default all of the protocol, and what has to be complete is demanded.
-        clean: The clean ImageNet validation images, in a place as `root`, for `relative_mCE` and `top1_clean_subset`.
-        bn: Which of dual batch norms: 'clean' or 'adversarial'.
-        mean: Of each channel, of values in [0, 1]; see `model`.
+        root: The folder of the protocol's files, see `PROTOCOLS[protocol].layout`. If these are class folders, also a
+            tar file of them, 'hfds/NAME:SPLIT', or 'wds/FOLDER:SPLIT', whose labels are outputs of the network.
+        name: Name of the model in tables; by default timm's.
+        weights: Where the weights are from, for tables.
+        metrics: Names of the metrics; by default all of the protocol. It is an error if a metric needs all its parts
+            and one is missing, except for a `mean_error` that is named here.
+        clean: The clean ImageNet validation images, given like `root`; for `relative_mCE` and `top1_clean_subset`.
+        bn: Which of the dual batch norms to use: 'clean' or 'adversarial'.
+        mean: Mean of each channel, for values in [0, 1]; by default as described under `model`.
         std: See `mean`.
-        options: Which images; see `Options`.
-        running: How; see `Running`.
-        store: Folder for the counts of each part: a call that is repeated takes those that are there.
-        progress: Called with the name of a part, the images that are done, and all of the part.
+        options: Which images to use; see `Options`.
+        running: How the network runs; see `Running`.
+        store: Folder for the counts of each part: a repeated call takes the counts that are there.
+        progress: Called with the name of a part, the number of images that are done, and of all that are to do.
 
     Raises:
-        ValueError: Unknown protocol or metric, a metric whose parts are not all there, classes that do not fit the
-            network, files of another size.
-        FileNotFoundError: The files of the protocol.
+        ValueError: An unknown protocol or metric, a metric whose parts are not all there, classes that do not fit the
+            network, or files of another size.
+        FileNotFoundError: The files of the protocol are missing.
     """
     row = get_protocol(protocol)
     place, options, running = place_of(root), options or find.Options(), running or Running()
@@ -131,10 +132,10 @@ def evaluate(
 def _lacking(
     row: Protocol, protocol: str, parts: Sequence[Cell], metrics: Sequence[str] | None, options: find.Options
 ) -> list[str]:
-    """Parts that are missing of those that a score needs all of.
+    """The missing parts of the scores that need all their parts.
 
     Raises:
-        ValueError: A wanted score needs them.
+        ValueError: A wanted score needs a missing part.
     """
     lacking: dict[str, list[str]] = {}
     names = {cell.name: cell for cell in parts}
@@ -164,13 +165,13 @@ def shown_by(
     std: Sequence[float] | None = None,
     size: tuple[int, int] | None = None,
 ) -> Shown:
-    """How images reach a network, as timm's configuration of it says.
+    """How images are prepared for a network, as its timm configuration says.
 
     Args:
         model: The network.
-        mean: Of each channel, instead of that of the configuration.
+        mean: Mean of each channel, instead of the configured one.
         std: See `mean`.
-        size: Of files that are neither resized nor cropped, rows and columns.
+        size: Rows and columns of files that are neither resized nor cropped.
     """
     config = resolve_model_data_config(model)
     mean, std = tuple(mean or config['mean']), tuple(std or config['std'])
@@ -183,7 +184,7 @@ def shown_by(
 
 
 def _kept(runner: Runner, cell: Cell, groups: Groups | None, root: object, keeper: Path | None) -> dict[str, int]:
-    """The counts of a part: those that an earlier call kept for the same files, or made now."""
+    """The counts of a part: those that an earlier call stored for the same files, or new ones."""
     file = None if keeper is None else keeper / f'{cell.name.replace("/", "_")}.json'
     files = digest(cell.identity())
     if file is not None and file.is_file():

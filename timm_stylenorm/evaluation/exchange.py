@@ -1,4 +1,4 @@
-"""Channel statistics of the maps of a domain, and maps that are given those of another one.
+"""Channel statistics of the feature maps of a domain, and maps that are given the statistics of another domain.
 
 y = (x - m) / s * s' + m',    m, s: mean and deviation of each channel of an image, (N, C)
 
@@ -21,7 +21,7 @@ EPS = 1e-10  # added to variances, so that constant channels divide by 1e-5
 class ChannelStatistics:
     """Means and deviations (M, C) of the channels of all maps of a domain, by place.
 
-    `look` is for `places.looking`; a network that runs over an image in windows adds a row for each of them.
+    Pass `look` to `places.looking`. A network that runs over an image in windows adds a row for each window.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class ChannelStatistics:
         return mean, std
 
     def features(self, place: str) -> Tensor:
-        """Both as features of each map, (M, 2 C)."""
+        """Means and deviations as features of each map, (M, 2 C)."""
         return torch.cat(self.of(place), 1)
 
     @property
     def places(self) -> list[str]:
-        """In the order in which the network runs them."""
+        """Names of the places, in the order in which the network runs them."""
         return list(self._rows)
 
 
@@ -55,7 +55,7 @@ def _style(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matched(own: ChannelStatistics, other: ChannelStatistics) -> Look:
-    """Gives maps of a domain the statistics of another one, as a distribution."""
+    """The `Look` that gives maps of a domain the statistics of another one, as a distribution."""
 
     def moved(values: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
         ratio = theirs.std(0, correction=0) / mine.std(0, correction=0).clamp_min(EPS)
@@ -70,7 +70,7 @@ def matched(own: ChannelStatistics, other: ChannelStatistics) -> Look:
 
 
 def per_image(other: ChannelStatistics, seed: int) -> Look:
-    """Gives every map the statistics of a random image of another domain."""
+    """The `Look` that gives every map the statistics of a random image of another domain."""
     generator = torch.Generator().manual_seed(seed)
 
     def look(place: str, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A folder of images as a domain: batches for a classifier, with labels where the images lie in folders of classes."""
+"""A folder of images as a domain: batches for a classifier, with labels if the images are in class folders."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class FolderDomain:
     """Batches (images, labels) of a folder, normalised, in the same order each time.
 
     Args:
-        root: `<class>/*`, also within `val`, `validation` or `test`; images that lie in it themselves have no labels.
-        show: How they reach the network.
-        classes: Names of the folders of classes, in the order of the network's outputs; see `class_names`.
-        outputs: Of the network.
-        limit: At most so many images, spread evenly.
-        batch_size: Of the images.
-        workers: Processes that read them.
+        root: Folder with `<class>/*`, also within `val`, `validation` or `test`; images directly in it have no labels.
+        show: How images are prepared for the network.
+        classes: Names of the class folders, in the order of the network's outputs; see `class_names`.
+        outputs: Number of outputs of the network.
+        limit: Maximum number of images, spread evenly.
+        batch_size: Number of images in a batch.
+        workers: Number of processes that read images.
 
     Raises:
         FileNotFoundError: No such folder, or no image in it.
-        ValueError: Folders of classes that are not those of the network.
+        ValueError: The class folders do not fit the network's outputs.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FolderDomain:
 
 
 def class_names(roots: Sequence[Path]) -> list[str]:
-    """Names of the folders of classes with images that any of these folders has, in the order of timm's readers.
+    """Names of the class folders with images in any of these folders, in the order of timm's readers.
 
     Raises:
         FileNotFoundError: No such folder.

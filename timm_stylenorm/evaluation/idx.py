@@ -13,7 +13,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The array of uint8 in an idx file, gzipped or not.
 
     Raises:
-        ValueError: the file is no idx file of bytes, or is cut short.
+        ValueError: the file is not an idx file of bytes, is damaged, or is cut short.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()

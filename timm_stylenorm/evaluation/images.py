@@ -23,7 +23,7 @@ from ..errors import StyleNormWarning
 from ..workers import end_with_parent
 
 Reader = Callable[[], Image.Image]
-Item = tuple[Tensor | None, str, int, int | None]  # an image, or None for a damaged one; its name, label, texture
+Item = tuple[Tensor | None, str, int, int | None]  # an image, or None if it is damaged; its name, label, texture
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Sample:
     """One image.
 
     Attributes:
-        name: For messages; relative to the folder of the protocol.
-        read: Gives it as RGB.
+        name: Its name in messages, relative to the folder of the protocol.
+        read: Returns it as RGB.
         label: Number of its class, folder or category.
         texture: Category of its texture, in the cue conflict test.
     """
@@ -50,8 +50,8 @@ class Cell:
     Attributes:
         name: 'gaussian_noise/3'.
         samples: Its images.
-        folders: Names of the folders of classes that the labels number; none where labels are outputs of a network.
-        change: Applied to the uint8 image (3, H, W) before it is normalised, with the number of the image.
+        folders: Names of the class folders that the labels index; empty if labels are outputs of a network.
+        change: Called with the uint8 image (3, H, W), before normalisation, and the number of the image.
     """
 
     name: str
@@ -63,23 +63,23 @@ class Cell:
         return len(self.samples)
 
     def identity(self) -> object:
-        """What tells, as JSON, whether counts of an earlier call are of the same images."""
+        """An object for JSON by which stored counts are recognised as those of the same images."""
         return [[sample.name, sample.label] for sample in self.samples]
 
     def images(self, show: Shown, rank: int, world: int) -> Dataset[Item]:
-        """Those that one of several processes takes."""
+        """The images that one of several processes takes."""
         return CellImages(self, show, range(rank, len(self.samples), world))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """How images of a test reach a network.
+    """How images of a test are prepared for a network.
 
     Attributes:
-        mean: For each channel, of values in [0, 1].
-        std: For each channel.
-        resize: From a PIL image to one of the network's size; None shows files as they are.
-        size: Of the files that are shown as they are, rows and columns.
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel.
+        resize: Turns a PIL image into one of the network's size; None leaves files as they are.
+        size: Rows and columns of files that are left as they are.
     """
 
     mean: Sequence[float]
@@ -88,10 +88,10 @@ class Shown:
     size: tuple[int, int] | None = None
 
     def __call__(self, image: Image.Image, name: str) -> Tensor:
-        """The uint8 image (3, H, W) that is normalised on the device.
+        """The uint8 image (3, H, W), to be normalised on the device.
 
         Raises:
-            ValueError: A file of another size than its protocol has.
+            ValueError: The file does not have the size of its protocol.
         """
         if self.resize is not None:
             image = self.resize(image)
@@ -104,13 +104,13 @@ class Shown:
         return tv.functional.pil_to_tensor(image)
 
     def inputs(self, images: Tensor, device: torch.device | str = 'cpu') -> Tensor:
-        """Such images (N, 3, H, W), uint8, normalised, on a device."""
+        """Inputs of the network on a device: the uint8 images (N, 3, H, W), normalised."""
         mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (images.to(device).float() / 255 - mean) / std
 
 
 class CellImages(Dataset[Item]):
-    """The images of a cell; those that cannot be read are None."""
+    """The images of a cell; an image that cannot be read is None."""
 
     def __init__(self, cell: Cell, show: Shown, rows: Sequence[int]) -> None:
         self.cell, self.show, self.rows = cell, show, rows
@@ -135,10 +135,10 @@ class Batch:
     """Images that could be read, and the names of the others.
 
     Attributes:
-        images: (N, 3, H, W), uint8; None for none.
-        labels: N.
-        textures: N, or none.
-        damaged: Names.
+        images: (N, 3, H, W), uint8; None if no image could be read.
+        labels: N labels.
+        textures: N textures, or an empty list.
+        damaged: Names of the files that could not be read.
     """
 
     images: Tensor | None
@@ -148,7 +148,7 @@ class Batch:
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """A batch of them."""
+    """A batch of items."""
     whole = [(image, label, texture) for image, _, label, texture in items if image is not None]
     return Batch(
         images=torch.stack([image for image, *_ in whole]) if whole else None,
@@ -159,21 +159,21 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def loader_of(images: Dataset[Item], batch_size: int, workers: int) -> DataLoader:
-    """Batches of them, by processes that end with this one."""
+    """A data loader of images, whose worker processes end with this one."""
     return DataLoader(
         images, batch_size=batch_size, num_workers=workers, worker_init_fn=end_with_parent, collate_fn=collate
     )
 
 
 def warn_of_damaged(part: str, count: int, names: Sequence[str]) -> None:
-    """A warning of so many files of a part, of which some names are known."""
+    """Warn that `count` files of a part cannot be read; some of their names are known."""
     some = ', '.join(names[:3]) or 'see the log of the reader'
     text = f'{part}: {count} files cannot be read and are left out: {some}'
     warnings.warn(text, StyleNormWarning, stacklevel=3)
 
 
 def read_rgb(path: Path | IO[bytes], border: int = 0) -> Image.Image:
-    """A file as RGB, without a border of so many pixels."""
+    """A file as RGB, without `border` pixels on each side."""
     with Image.open(path) as file:
         image = file.convert('RGB')
     return image.crop((border, border, image.width - border, image.height - border)) if border else image
@@ -198,13 +198,13 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def reader_of(path: Path, border: int = 0) -> Reader:
-    """`read_rgb` of a file, as worker processes can take it."""
+    """`read_rgb` of a file, as a function that can be sent to worker processes."""
     return partial(read_rgb, path, border)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of an array, as a reader that worker processes can take."""
+    """One image of an array, as a reader that can be sent to worker processes."""
 
     array: np.ndarray
     index: int

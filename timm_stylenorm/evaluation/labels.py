@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import StyleNormWarning
 
-# Outputs of a network with 1000 for the 16 categories of the cue conflict test: Geirhos et al., ICLR 2019, as in
+# Of 1000 outputs, those for each of the 16 categories of the cue conflict test: Geirhos et al., ICLR 2019, as in
 # bethgelab/model-vs-human (helper/human_categories.py)
 _CATEGORIES = {
     'airplane': '404',
@@ -44,9 +44,9 @@ class Groups:
     """Outputs that stand for the classes of a test set.
 
     Attributes:
-        names: Of the classes.
-        outputs: For each class its outputs.
-        mean: Whether a class has the mean of its outputs' probabilities, or their largest logit.
+        names: Names of the classes.
+        outputs: The outputs of each class.
+        mean: Whether the score of a class is the mean probability of its outputs; if not, it is their largest logit.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class Groups:
     mean: bool = False
 
     def scores(self, logits: Tensor) -> Tensor:
-        """(N, K) logits of a network -> (N, classes); outputs of no class take no part."""
+        """(N, K) logits of a network -> (N, classes); outputs that belong to no class are ignored."""
         highest = max(max(group) for group in self.outputs)
         if highest >= logits.shape[1]:
             raise ValueError(f'this test needs a network with the 1000 outputs of ImageNet, not {logits.shape[1]}')
@@ -68,7 +68,7 @@ def _joined(values: Tensor, mean: bool) -> Tensor:
 
 @cache
 def synsets(subset: str = '') -> tuple[str, ...]:
-    """The WordNet ids of ImageNet in the order of a network's outputs, or of ImageNet-A ('a') and -R ('r'), by timm."""
+    """timm's WordNet ids of ImageNet in the order of a network's outputs, or of ImageNet-A ('a') or -R ('r')."""
     if not subset:
         return tuple(ImageNetInfo('imagenet-1k').label_names())
     content = pkgutil.get_data('timm.data', f'_info/imagenet_{subset}_synsets.txt')
@@ -84,7 +84,7 @@ def subset_groups(subset: str) -> Groups:
 
 
 def categories() -> Groups:
-    """The 16 categories of the cue conflict test; each has the mean of its classes' probabilities."""
+    """The 16 categories of the cue conflict test; the score of each is the mean probability of its classes."""
     return Groups(tuple(_CATEGORIES), tuple(_numbers(text) for text in _CATEGORIES.values()), mean=True)
 
 
@@ -94,16 +94,16 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(i for end in ends for i in range(int(end[0]), int(end[-1]) + 1))
 
 
-@lru_cache(maxsize=8)  # asked for each batch
+@lru_cache(maxsize=8)  # called for each batch
 def folder_indices(folders: tuple[str, ...], outputs: int, root: object) -> tuple[int, ...]:
-    """Classes -> outputs of a network.
+    """Names of class folders -> outputs of a network.
 
-    WordNet ids have their place among the 1000 of ImageNet, and numbers are outputs, as in ImageNet-V2. Other names are
-    the outputs in the order in which they come, one for each: that of timm's reader of training folders, which has
-    'class2' before 'class10'.
+    A WordNet id stands for its position among the 1000 of ImageNet, and a number for that output, as in ImageNet-V2.
+    Other names stand for the outputs in the order given, one for each output: the order of timm's reader of training
+    folders, which puts 'class2' before 'class10'.
 
     Raises:
-        ValueError: None of these is the case.
+        ValueError: The names are none of these.
     """
     known = {name: i for i, name in enumerate(synsets())}
     if outputs == len(known) and all(name in known for name in folders):
@@ -124,7 +124,7 @@ def folder_indices(folders: tuple[str, ...], outputs: int, root: object) -> tupl
 
 
 def objectnet(root: Path) -> tuple[Groups, dict[str, int]]:
-    """ObjectNet's classes that ImageNet has, and folder -> class, by the tables that come with the download.
+    """ObjectNet's classes that ImageNet also has, and folder -> class, from the tables in its download.
 
     Raises:
         FileNotFoundError: A table is missing.

@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing beside it, with tables that sort."""
+"""A self-contained page of HTML, with tables that sort."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ for (const head of document.querySelectorAll('th')) head.addEventListener('click
 
 
 def page(title: str, *parts: str) -> str:
-    """The page of some parts."""
+    """The page made of some parts."""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{"".join(parts)}<script>{_SORT}</script></html>\n'
@@ -39,7 +39,7 @@ def note(text: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells."""
+    """A table with a head and rows of cells."""
     head = ''.join(f'<th>{html.escape(name)}</th>' for name in heads)
     body = ''.join(f'<tr>{"".join(row)}</tr>' for row in rows)
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
@@ -51,7 +51,7 @@ def cell(text: object) -> str:
 
 
 def number(value: float | None, hint: str = '', digits: int = 2) -> str:
-    """A cell that sorts by its value, and says more where the pointer rests; empty without a value."""
+    """A cell that sorts by its value, and shows `hint` under the pointer; empty without a value."""
     if value is None:
         return '<td class="n"></td>'
     title = f' title="{html.escape(hint)}"' if hint else ''
@@ -65,5 +65,5 @@ def picture(name: str, png: bytes) -> str:
 
 
 def details(summary: str, text: str) -> str:
-    """Text that opens where its head is clicked."""
+    """Text that opens when its summary is clicked."""
     return f'<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>'

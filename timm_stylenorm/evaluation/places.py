@@ -1,4 +1,4 @@
-"""Look at the maps at the sites of a network, or change them, without a layer in it."""
+"""Look at the feature maps at the sites of a network, or change them, without adding a layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Look = Callable[[str, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Place:
-    """What is looked at.
+    """A place whose maps are looked at.
 
     Attributes:
-        name: 'stage1', or the module's name where a site means several modules.
-        path: The module's name; that of the outermost sequence that ends with it.
-        module: Its output is looked at; of the site `input`, what it is given.
+        name: 'stage1', or the module's name if a site means several modules.
+        path: Name of `module`.
+        module: The outermost sequence that ends with the site's module, whose output is looked at; for the site
+            `input`, the module whose input is looked at.
         site: The site, with the layout of its maps.
     """
 
@@ -44,7 +45,7 @@ def find_places(model: nn.Module, sites: Sequence[str] | None = None) -> list[Pl
         sites: Names as `add_style` takes them; by default the input, the stem and the ends of the stages.
 
     Raises:
-        ValueError: No such site, a residual sum, which is no module's output, or no single map there.
+        ValueError: An unknown site, a site inside of a block, which is not a module's output, or no single map there.
     """
     names = default_sites(model) if sites is None else list(sites)
     found = outputs(find_sites(model, names))
@@ -60,20 +61,20 @@ def find_places(model: nn.Module, sites: Sequence[str] | None = None) -> list[Pl
 
 
 def outputs(sites: Iterable[Site]) -> list[Site]:
-    """The sites with the outputs of norm layers in the place of these."""
+    """The sites, with the outputs of norm layers in place of these layers."""
     return [replace(site, where='after') if site.where == 'replace' else site for site in sites]
 
 
 def settled(model: nn.Module, sites: Sequence[Site], chosen: bool = True) -> list[Site]:
-    """The sites with the layout that a probe sees there; as they are where none can run.
+    """The sites with the layout that a probe finds there; unchanged if no probe can run.
 
     Args:
         model: A network of images.
-        sites: In it.
-        chosen: Whether a user has named them; default sites in stages that do not run are left out.
+        sites: Sites in it.
+        chosen: Whether a user has named them; if not, sites in stages that do not run are left out.
 
     Raises:
-        ValueError: A site that does not run, or where no single map arrives.
+        ValueError: A site does not run, or does not get a single map.
     """
     seen = probe(model, sites)
     if seen is None:
@@ -87,7 +88,7 @@ def settled(model: nn.Module, sites: Sequence[Site], chosen: bool = True) -> lis
 
 
 def maps_of(x: Tensor, site: Site) -> Tensor:
-    """What arrives at a site as maps (N, C, *spatial), or of tokens (N, C, L) without those at the front; a view."""
+    """What arrives at a site as maps (N, C, *spatial), or as tokens (N, C, L) without prefix tokens; a view."""
     return x if site.channel_dim == 1 else x[:, site.prefix_tokens :].movedim(-1, 1)
 
 
@@ -97,7 +98,7 @@ def default_sites(model: nn.Module) -> list[str]:
 
 
 def _outermost(model: nn.Module, site: Site) -> tuple[str, nn.Module]:
-    """The sequence that ends with the module of a site, and its name: hooks of others may change what it returns."""
+    """Name and module of the outermost sequence that ends with a site's module: hooks on it may change its output."""
     path, module = site.name, site.module
     while '.' in path:
         parent = model.get_submodule(path.rpartition('.')[0])
@@ -109,12 +110,12 @@ def _outermost(model: nn.Module, site: Site) -> tuple[str, nn.Module]:
 
 @contextmanager
 def looking(places: Sequence[Place], look: Look) -> Iterator[None]:
-    """Within, every map at the places is shown to `look`, after what hooks of others have made of it.
+    """Context in which `look` is called with every map at the places, after the hooks of others have changed it.
 
     Args:
-        places: Where.
-        look: Called with the name of a place and the map (N, C, *spatial); of tokens (N, C, L), without prefix. What it
-            returns takes the place of the map, unless it is None.
+        places: The places.
+        look: Called with the name of a place and the map (N, C, *spatial), or tokens (N, C, L) without prefix tokens.
+            What it returns replaces the map, unless it is None.
     """
     handles = []
     try:

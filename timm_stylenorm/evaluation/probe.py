@@ -1,6 +1,6 @@
 """How well a linear probe tells domains apart: what a network keeps of the style of its images.
 
-Li, Wang, Shi, Liu, Hou, arXiv:1603.04779, found that a linear classifier tells the domains by batch norm statistics
+Li, Wang, Shi, Liu, Hou, arXiv:1603.04779, found that a linear classifier tells domains apart by batch norm statistics
 almost without errors, in shallow and in deep layers.
 """
 
@@ -14,22 +14,23 @@ FOLDS = 5
 
 
 def domain_probe(features: np.ndarray, domains: np.ndarray, seed: int = 0) -> float:
-    """Accuracy of a logistic regression that tells the domain from features, on samples that it has not seen.
+    """Accuracy of a logistic regression that predicts the domain from features, on samples that it has not seen.
 
-    Features are standardised by the samples of training; folds are stratified, FOLDS of them or as many as the smallest
-    domain has samples. The accuracy is balanced, the mean over the domains, so that chance is 1 / domains however many
-    samples each has.
+    Features are standardised by the training samples. There are FOLDS stratified folds, or as many as the smallest
+    domain has samples, if that is less. The accuracy is balanced (the mean over the domains), so that chance is
+    1 / domains, however many samples each has.
 
     Args:
         features: (N, D), such as `Statistics.style` of images.
         domains: (N,), labels of any type.
-        seed: Of the folds.
+        seed: Seed of the folds.
 
     Returns:
-        In [0, 1].
+        Accuracy in [0, 1].
 
     Raises:
-        ValueError: Other shapes, features that are not finite, less than two domains, or less than two samples of one.
+        ValueError: Wrong shapes, features that are not finite, fewer than two domains, or fewer than two samples of a
+            domain.
         ImportError: scikit-learn is not installed.
     """
     features, domains = np.asarray(features), np.asarray(domains)

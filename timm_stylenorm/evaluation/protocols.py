@@ -1,6 +1,6 @@
-"""The table of protocols: what the field measures under shift, where the files lie, and how the score is made.
+"""The table of protocols: what the field measures under shift, where the files are, and how the score is computed.
 
-Adding one is adding a row.
+To add a protocol, add a row.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ class Protocol:
 
     Attributes:
         title: What the field calls it.
-        layout: How its files lie below the root.
+        layout: Where its files are below the root.
         paper: Authors, venue and arXiv number.
-        cells: From the root, the parts that have a score each.
-        scores: From the counts of all parts (and those of the clean images, if there are any), the scores in percent.
+        cells: Function from the root to the parts, each of which has a score.
+        scores: Function from the counts of all parts, and of the clean images or None, to the scores in percent.
         metrics: Names of the scores; those in `complete` need every part.
-        complete: Scores that exist only over all parts, and the parts that are all.
-        size: Rows and columns of files that are shown as they are; None: they are resized and cropped as the network's
-            configuration says.
-        groups: From the root, the outputs of the network that stand for the classes; None: one for each.
+        complete: Scores that need all their parts, and for each the corruptions that these parts are of.
+        size: Rows and columns of files that are left as they are; if None, files are resized and cropped as the
+            network's configuration says.
+        groups: Function from the root to the outputs of the network that stand for the classes; None if each class has
+            one output.
         attack: Name of the attack on the images; see `attacks.ATTACKS`.
         note: What a reader of its numbers must know.
         folder: Name of its folder below a common root.
-        textures: Whether an image has a texture beside its class, and decisions for either are counted.
+        textures: Whether an image has a texture as well as a class, and decisions for both are counted.
     """
 
     title: str
@@ -54,7 +55,7 @@ class Protocol:
 
     @property
     def in_readers(self) -> bool:
-        """Whether its images may also lie in a tar file, or come from timm's readers: see `readers.place_of`."""
+        """Whether its images may also be in a tar file, or come from timm's readers: see `readers.place_of`."""
         return self.cells in (find.plain, find.imagenet_a, find.imagenet_r, find.corrupted)
 
 
@@ -266,7 +267,7 @@ def get_protocol(name: str) -> Protocol:
     """A row by its name.
 
     Raises:
-        ValueError: No such protocol; names the nearest.
+        ValueError: There is no such protocol; the message names the nearest.
     """
     if name not in PROTOCOLS:
         raise ValueError(unknown('protocol', name, PROTOCOLS))

@@ -17,7 +17,7 @@ from .images import Shown
 
 
 def told_transform(show: Shown) -> str:
-    """How images are shown, in words."""
+    """How images are prepared, in words."""
     steps = getattr(show.resize, 'transforms', ())
     how = ', '.join(str(step) for step in steps) or 'files as they are'
     return f'{how}; mean {_short(show.mean)}, deviation {_short(show.std)}'
@@ -28,15 +28,15 @@ def _short(values: Sequence[float]) -> str:
 
 
 def name_of(model: nn.Module) -> str:
-    """timm's name of a model with its tag, or its class."""
+    """timm's name of a model with its tag, or the name of its class."""
     config = getattr(model, 'pretrained_cfg', None) or {}
     name, tag = config.get('architecture'), config.get('tag')
     return f'{name}.{tag}' if name and tag else name or type(model).__name__
 
 
 def weight_hash(model: nn.Module) -> str:
-    """Of all tensors of a model, by their names, without what only training needs and a file may lack: the first 16
-    hexadecimal digits of their SHA-256."""
+    """The first 16 hexadecimal digits of the SHA-256 of a model's tensors and their names; tensors that only training
+    needs, which a file may lack, are left out."""
     digest, state = hashlib.sha256(), model.state_dict()
     for key, value in sorted((key, state[key]) for key in state.keys() - training_only_keys(model)):
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
@@ -45,12 +45,12 @@ def weight_hash(model: nn.Module) -> str:
 
 
 def digest(content: object) -> str:
-    """Of what JSON can hold: 16 hexadecimal digits."""
+    """A digest of 16 hexadecimal digits of an object that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
-    """Of what computes a score."""
+    """Versions of the packages that compute a score."""
     found = {}
     for package in ('stylenorm', 'torch', 'timm', 'torchvision', 'pillow', 'imagecorruptions-imaug', 'foolbox'):
         try:
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
 
 
 def config_of(model: nn.Module) -> dict[str, object]:
-    """What timm's own results say of a model: millions of parameters, and how its images are cut."""
+    """What timm's results files say about a model: millions of parameters, and how its images are resized."""
     config = resolve_model_data_config(model)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     return {

@@ -1,4 +1,4 @@
-"""Images of classes that lie in no folders: a tar file of them, or what timm's readers `hfds/` and `wds/` give."""
+"""Images of classes that are not in folders: in a tar file, or read by timm's readers `hfds/` and `wds/`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .images import Cell, Item, Reader, Shown, read_rgb
 
 TimmReader = Any  # the attributes of timm's readers are not those of their base class
 PACKAGES = {'hfds': 'datasets', 'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
-# Names of the classes; of each image the number of its class, its own name, and what reads it
+# Names of the classes; for each image the number of its class, its own name, and its reader
 Listed = tuple[tuple[str, ...], list[tuple[int, str, Reader]]]
 
 
 def check_installed(kind: str, name: str) -> None:
-    """An ImportError with its cure where the package is missing that reads a kind of data set."""
+    """Raise an ImportError that names the package to install, if the one for a kind of data set is missing."""
     if kind in PACKAGES and importlib.util.find_spec(PACKAGES[kind]) is None:
         package = PACKAGES[kind].replace('_', '-')
         raise ImportError(f"data set '{name}' needs the package '{package}': pip install {package}")
@@ -32,12 +32,12 @@ def check_installed(kind: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that a reader of timm gives.
+    """A data set that one of timm's readers reads.
 
     Attributes:
         kind: 'hfds' for Hugging Face's data sets, 'wds' for the shards of a webdataset.
-        name: Of the data set, or its folder; of shards always their folder.
-        split: Its part; of shards also their names and the number of images, 'val-{00..63}.tar|50000'.
+        name: Name or folder of the data set; for shards always their folder.
+        split: Its split; for shards also their names and the number of images, 'val-{00..63}.tar|50000'.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Source:
 
         Raises:
             ImportError: The package that it needs is not installed.
-            FileNotFoundError: No folder of shards.
+            FileNotFoundError: There is no folder of shards.
             ValueError: There is no such data set or split.
         """
         check_installed(self.kind, str(self))
@@ -67,7 +67,7 @@ class Source:
 
 
 def place_of(text: str | Path) -> Path | Source:
-    """A folder or tar file, or 'hfds/NAME:SPLIT', 'wds/FOLDER:SPLIT'; without a split, 'validation'."""
+    """A folder or tar file, or 'hfds/NAME:SPLIT', 'wds/FOLDER:SPLIT'; the default split is 'validation'."""
     kind, _, rest = str(text).partition('/')
     if kind not in ('hfds', 'wds') or isinstance(text, Path):
         return Path(text)
@@ -83,7 +83,7 @@ def listed(place: Path | Source) -> Listed:
     """The images of a tar file, or of a data set with random access.
 
     Raises:
-        ValueError: A damaged tar file, or one with classes in several folders; images without labels.
+        ValueError: A tar file is damaged, or has classes in several folders; or images have no labels.
         FileNotFoundError: No image.
     """
     return _in_tar(place) if isinstance(place, Path) else _in_rows(place)
@@ -136,8 +136,8 @@ class StreamCell(Cell):
     """A part whose images can only be read in order; their labels are outputs of the network.
 
     Attributes:
-        reader: Gives (image, label); leaves out what it cannot read.
-        length: How many images there are.
+        reader: Yields (image, label); skips what it cannot read.
+        length: Number of images.
     """
 
     reader: Iterable[tuple[Image.Image, int]] = ()
@@ -148,7 +148,7 @@ class StreamCell(Cell):
         """The shards of a webdataset.
 
         Raises:
-            ValueError: They do not say how many images there are.
+            ValueError: The shards do not say how many images there are.
         """
         reader = source.open()
         if not reader.num_samples:
@@ -156,7 +156,7 @@ class StreamCell(Cell):
                 f"'{source}' does not say how many images it has: put _info.json beside the shards, or name them with "
                 "the number, 'val-{00..63}.tar|50000'"
             )
-        reader.dist_num_replicas = 1  # `images` divides them: timm's way may count images twice
+        reader.dist_num_replicas = 1  # `images` splits them: timm's split may count images twice
         return cls(name, [], reader=reader, length=reader.num_samples)
 
     def __len__(self) -> int:
@@ -170,7 +170,7 @@ class StreamCell(Cell):
 
 
 class _StreamImages(IterableDataset):
-    """The share of one process; workers take shards in turn."""
+    """The images of one process; its workers take shards in turn."""
 
     def __init__(self, cell: StreamCell, show: Shown, rank: int, world: int) -> None:
         self.cell, self.show, self.rank, self.world = cell, show, rank, world

@@ -1,4 +1,4 @@
-"""Tables and pictures of results: JSON, CSV, Markdown, PNG, and one page of HTML that needs nothing beside it."""
+"""Tables and pictures of results: JSON, CSV, Markdown, PNG, and one self-contained page of HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .page import cell, details, note, number, page, picture, table
 from .protocols import PROTOCOLS
 from .scores import error, share
 
-# Columns of timm's results files, and those of this package after them
+# Columns of timm's results files; the columns of this package come after them
 TIMM_COLUMNS = ('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation')
 
 
@@ -23,11 +23,11 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write results.json, results.csv, results.md, a picture for each protocol, and report.html into a folder.
 
     Args:
-        results: Of one or several models by one or several protocols.
-        folder: Made where there is none.
+        results: Results of one or more models by one or more protocols.
+        folder: Created if it does not exist.
 
     Returns:
-        The files.
+        Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: _picture(name, _of(results, name)) for name in _protocols(results)}
@@ -47,7 +47,7 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def read_results(file: Path) -> list[Result]:
-    """What `results.json` holds."""
+    """The results in a file `results.json`."""
     return [Result(**entry) for entry in json.loads(file.read_text())]
 
 
@@ -146,7 +146,7 @@ def _html(results: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
 
 
 def _counted(result: Result, part: str) -> str:
-    """The share of right answers, with the counts where the pointer rests."""
+    """A cell with the share of right answers, and the counts under the pointer."""
     count = result.cells.get(part)
     if count is None:
         return number(None)
@@ -155,7 +155,7 @@ def _counted(result: Result, part: str) -> str:
 
 
 def _picture(name: str, results: Sequence[Result]) -> bytes:
-    """A heat map of parts and models; bars where there is one part."""
+    """A heat map of parts and models, or bars if there is only one part."""
     import matplotlib as mpl
 
     mpl.use('Agg')

@@ -1,4 +1,4 @@
-"""Run a network over the images of a part, and count."""
+"""Run a network over the images of a part, and count its answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Running:
 
 
 def rank() -> int:
-    """Of this process."""
+    """Rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -57,7 +57,7 @@ class Runner:
         self.automatic = automatic
 
     def count(self, cell: Cell, groups: Groups | None, root: object) -> dict[str, int]:
-        """Counts of a part over all processes; with an automatic batch size, half of it where memory ran out."""
+        """Counts of a part over all processes; an automatic batch size is halved whenever GPU memory runs out."""
         while True:
             try:
                 return self._count(cell, groups, root)
@@ -131,7 +131,7 @@ class Runner:
         return logits.float()
 
     def _targets(self, labels: Tensor, cell: Cell, outputs: int, root: object) -> Tensor:
-        """Numbers of folders -> outputs of the network; labels of parts without folders are outputs already."""
+        """Numbers of class folders -> outputs of the network; labels of parts without folders are outputs already."""
         if not cell.folders:
             return labels
         return torch.tensor(folder_indices(cell.folders, outputs, root), device=self.device)[labels]

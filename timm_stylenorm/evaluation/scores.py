@@ -14,13 +14,13 @@ ALEXNET = {
     'fog': 0.819324, 'brightness': 0.564592, 'contrast': 0.853204, 'elastic_transform': 0.646056,
     'pixelate': 0.717840, 'jpeg_compression': 0.606500,
 }  # fmt: skip
-ALEXNET_CLEAN = 1 - 0.56522  # of torchvision's AlexNet, from which those are
+ALEXNET_CLEAN = 1 - 0.56522  # of torchvision's AlexNet, whose errors are above
 EXTRA = ('speckle_noise', 'gaussian_blur', 'spatter', 'saturate')
-NEED_CLEAN = {'relative_mCE', 'top1_clean_subset'}  # scores that the clean images take part in
+NEED_CLEAN = {'relative_mCE', 'top1_clean_subset'}  # scores that need the clean images
 
 
 def share(count: Count, name: str = 'top1') -> float:
-    """In percent."""
+    """Share of the images, in percent."""
     return 100 * count[name] / count['total'] if count['total'] else float('nan')
 
 
@@ -41,25 +41,25 @@ def _corruptions(counts: Counts) -> list[str]:
 
 
 def accuracy(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Of all images together."""
+    """Accuracy over all images together."""
     total = {key: sum(count[key] for count in counts.values()) for key in ('total', 'top1', 'top5')}
     return {'top1': share(total), 'top5': share(total, 'top5')}
 
 
 def subset(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Of a part of the classes, and of the clean images of the same classes."""
+    """Accuracy over some of the classes, and over the clean images of the same classes."""
     scores = {'top1': accuracy(counts, None)['top1']}
     return scores if clean is None else {**scores, 'top1_clean_subset': share(clean)}
 
 
 def mean_error(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Plain mean of the errors of all parts."""
+    """Plain mean over the corruptions of the mean error of each."""
     mean = _mean([_mean(_of(counts, name)) for name in _corruptions(counts)])
     return {'mean_error': mean, 'top1': 100 - mean}
 
 
 def mean_top1(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Plain mean over the parts."""
+    """The scores of `mean_error`, accuracy first."""
     return dict(reversed(mean_error(counts, clean).items()))
 
 
@@ -72,11 +72,11 @@ def cifar_c(counts: Counts, clean: Count | None) -> dict[str, float]:
 
 
 def imagenet_c(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Those of `cifar_c`, and over all 15 corruptions, with AlexNet's errors:
+    """The scores of `cifar_c` and, if all 15 corruptions are complete, scores relative to AlexNet's errors:
 
         CE_c = 100 * sum_s error(c, s) / sum_s error_AlexNet(c, s),    mCE = mean_c CE_c
 
-    relative_mCE has the errors beyond those on clean images in both sums.
+    For relative_mCE, the errors on clean images are subtracted in both sums.
     """
     scores, relative = cifar_c(counts, None), corruption_errors(counts)
     if relative.keys() != ALEXNET.keys():
@@ -90,13 +90,13 @@ def imagenet_c(counts: Counts, clean: Count | None) -> dict[str, float]:
 
 
 def corruption_errors(counts: Counts) -> dict[str, float]:
-    """CE_c of each corruption with all five severities."""
+    """CE_c of each corruption that has all five severities."""
     means = {c: _of(counts, c) for c in ALEXNET}
     return {c: _mean(values) / ALEXNET[c] for c, values in means.items() if len(values) == 5}
 
 
 def shape_bias(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Shape decisions among those for the shape or the texture of an image; nan without any."""
+    """Share of shape decisions among the decisions for the shape or the texture of an image; nan without any."""
     total = {key: sum(count[key] for count in counts.values()) for key in ('total', 'shape', 'texture')}
     decided = total['shape'] + total['texture']
     return {
@@ -107,6 +107,6 @@ def shape_bias(counts: Counts, clean: Count | None) -> dict[str, float]:
 
 
 def shifts(counts: Counts, clean: Count | None) -> dict[str, float]:
-    """Of the clean images, and the mean over the other styles."""
+    """Accuracy on the clean images, and its mean over the other styles."""
     others = [share(count) for name, count in counts.items() if name != 'clean']
     return {'top1': share(counts['clean'])} | ({'top1_shifted': _mean(others)} if others else {})

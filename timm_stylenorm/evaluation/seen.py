@@ -1,4 +1,4 @@
-"""What a network says of the images of a domain: counts for accuracy or mIoU, entropy, predictions."""
+"""What a network predicts for the images of a domain: counts for accuracy or mIoU, entropy, predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 Answer = tuple[Tensor, Tensor | None]  # logits (K,) or (K, H, W) of an image, and its label () or (H, W)
 Predict = Callable[[object], Sequence[Answer]]
 RESAMPLES = 400  # of the images, for standard errors
-_GRID = 64  # positions along a side that are kept of a predicted map of labels
+_GRID = 64  # positions per side that are kept of a predicted label map
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class Value:
 
 @dataclass
 class Seen:
-    """What a network says of images, one after the other.
+    """What a network predicts for images, one after the other.
 
     Attributes:
-        counts: For each image (3, K): how often each class is right, said and there; None without labels.
-        entropies: Of each image, the mean over its positions, in nats.
-        said: Predicted class of each image, or a grid of them.
-        dense: Whether labels are maps, so that the score is mIoU and not accuracy.
+        counts: For each image (3, K): how often each class is predicted correctly, is predicted, and is the label; None
+            without labels.
+        entropies: Entropy of the prediction for each image, the mean over its positions, in nats.
+        said: Predicted class of each image, or a grid of predicted classes.
+        dense: Whether labels are maps, so that the score is mIoU instead of accuracy.
     """
 
     counts: list[Tensor | None] = field(default_factory=list)
@@ -69,11 +70,11 @@ class Seen:
         return bool(self.counts) and all(count is not None for count in self.counts)
 
     def entropy(self, draws: Tensor) -> Tensor:
-        """The mean, (B,), of B draws (B, N) of the images, as weights."""
+        """Mean entropy, (B,), of B draws of the images, which are passed in as weights (B, N)."""
         return draws @ torch.tensor(self.entropies, dtype=torch.float64) / draws.sum(1)
 
     def score(self, draws: Tensor) -> Tensor:
-        """Accuracy or mIoU in percent of the same draws, where all images have labels."""
+        """Accuracy or mIoU of such draws, (B,), in percent; all images must have labels."""
         stacked = torch.stack([count for count in self.counts if count is not None]).double()
         right, said, there = (draws @ stacked.flatten(1)).unflatten(1, stacked.shape[1:]).unbind(1)
         if not self.dense:
@@ -82,13 +83,13 @@ class Seen:
         return 100 * (right / union).nanmean(1)
 
     def agreement(self, other: Seen) -> float:
-        """The percentage of predictions that are those of another run over the same images."""
+        """The percentage of predictions that equal those of another run over the same images."""
         pairs = zip(self.said, other.said, strict=True)
         return 100 * sum((one == two).double().mean().item() for one, two in pairs) / len(self.said)
 
 
 def _counts(said: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Right, said and there, (3, K), where the label is a class."""
+    """Counts (3, K) of each class as in `Seen.counts`, over the positions whose label is a class."""
     label = label.to(said.device)
     if label.shape != said.shape:
         raise ValueError(f'a label of shape {tuple(label.shape)} for predictions of shape {tuple(said.shape)}')
@@ -108,5 +109,5 @@ def draws_of(images: int, seed: int) -> Tensor:
 
 
 def value_of(draws: Tensor) -> Value:
-    """The number for all images, and its deviation over the draws of them, of `draws_of`."""
+    """The value for all images, with its standard deviation over the draws from `draws_of` as the error."""
     return Value(draws[0].item(), draws[1:].std().item())

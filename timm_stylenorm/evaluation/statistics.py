@@ -1,11 +1,11 @@
-"""Statistics of the channels at sites of a network, image by image: what tells its domains apart.
+"""Statistics of the channels at sites of a network, image by image: what tells domains apart.
 
     mean, std   of each channel over the positions of an image: its style, which AdaIN, MixStyle (arXiv:2104.02008) and
                 DSU (arXiv:2202.03958) change; pooled over a batch, what batch norm sees (AdaBN, arXiv:1603.04779)
     norms       L2 norms over the channels at positions, which domain norm makes one (arXiv:1911.13287)
 
-Hooks reduce each map to these numbers as it arrives, so that memory grows with the images by 2 C + POSITIONS floats for
-each site and side, and never holds a map.
+Hooks reduce each map to these numbers as it arrives. Memory use thus grows by 2 C + POSITIONS floats for each image,
+site and side, and no map is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..surgery.site import Site
 from ..surgery.sites import find_sites
 from .places import maps_of, settled
 
-POSITIONS = 256  # of a map whose norms are kept, evenly spread
+POSITIONS = 256  # positions of a map whose norms are kept, evenly spread
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Statistics:
         return np.concatenate([self.mean, self.std], 1)
 
     def of_batches(self, domains: Sequence[object] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """What batch norm sees of batches of one domain each: means and variances of channels, and the domains.
+        """What batch norm sees in batches of a single domain: means and variances of channels, and the domains.
 
         Args:
-            domains: (N,), of each image.
-            size: Images of a batch, in their order; what is left over of a domain is left out.
+            domains: (N,), the domain of each image.
+            size: Number of images in a batch, taken in order; images of a domain that do not fill a batch are left out.
 
         Returns:
             (B, 2 C) and (B,).
 
         Raises:
-            ValueError: Domains of another number of images; a domain has less than `size` images.
+            ValueError: There is not one domain for each image, or a domain has fewer than `size` images.
         """
         domains = np.asarray(domains)
         if len(domains) != len(self.mean):
@@ -84,15 +84,15 @@ class SiteStatistics:
     """Both sides of a site.
 
     Attributes:
-        before: Of what a style layer gets there; at a norm layer, of its input.
-        after: Of what it gives; the same where there is no layer.
+        before: Statistics of the input of the style layer there; at a norm layer, of that layer's input.
+        after: Statistics of its output; the same as `before` if there is no layer.
     """
 
     before: Statistics
     after: Statistics
 
     def sides(self) -> dict[str, Statistics]:
-        """'before' and, where it is not the same, 'after'."""
+        """'before' and, if it differs, 'after'."""
         same = np.array_equal(self.before.style, self.after.style)
         return {'before': self.before} if same else {'before': self.before, 'after': self.after}
 
@@ -109,16 +109,16 @@ def collect_statistics(
     Args:
         model: A module with these sites.
         batches: Images (N, C, H, W) as the model takes them.
-        sites: Names as of `list_sites`, names of modules, or globs over them.
-        forward: Called with each batch instead of the model, which may be a part of what it runs.
-        acting: Style layers that act in training do so, but for those that replace norm layers; they mix the images of
-            a batch.
+        sites: Names from `list_sites`, names of modules, or globs over them.
+        forward: Called with each batch instead of the model, if the model is only a part of what has to run.
+        acting: Whether style layers act as in training, except those that replace norm layers. They mix the images of a
+            batch.
 
     Returns:
-        By the label of each place, in order: 'stage1', or the module's name for sites that mean many modules.
+        Statistics by the label of each place, in order: 'stage1', or the module's name if a site means many modules.
 
     Raises:
-        ValueError: An unknown site, one where no single map arrives, or no image.
+        ValueError: An unknown site, a site that does not get a single map, or no image.
     """
     found = find_sites(model, sites)
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
@@ -143,16 +143,16 @@ class _Tap:
 
     site: Site
     sides: dict[str, list[Statistics]] = field(default_factory=lambda: {'before': [], 'after': []})
-    now: dict[str, Statistics] = field(default_factory=dict)  # of this batch; of several calls the last
+    now: dict[str, Statistics] = field(default_factory=dict)  # of this batch; after several calls, of the last one
 
     def take(self, side: str, x: object) -> None:
         self.now[side] = _reduced(x, self.site)
 
     def end(self, count: int) -> None:
-        """The batch is over.
+        """Keep the numbers of a batch that is over.
 
         Raises:
-            ValueError: No map of all its images has come by.
+            ValueError: No map of all its images has arrived.
         """
         for side, kept in self.sides.items():
             found = self.now.get(side, self.now.get('before'))
@@ -170,7 +170,7 @@ class _Tap:
 
 @contextmanager
 def _tapped(taps: Sequence[_Tap]) -> Iterator[None]:
-    """Hooks before and after those of style layers, which `attach` puts before the hooks of others."""
+    """Hooks before and after those of style layers, which `attach` places before the hooks of others."""
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
@@ -188,7 +188,7 @@ def _tapped(taps: Sequence[_Tap]) -> Iterator[None]:
 
 
 def _take(tap: _Tap, side: str, module: nn.Module, args: tuple[object, ...], *output: object) -> None:
-    """The hook of both kinds: before the module there is no output yet."""
+    """The hook for both sides: as a pre-hook, it gets no output."""
     tap.take(side, *(output or args[:1] or (None,)))
 
 
@@ -205,7 +205,7 @@ def _reduced(x: object, site: Site) -> Statistics:
 
 
 def _joined(parts: Sequence[Statistics]) -> Statistics:
-    """All batches; positions that not all of them have, since images differ in size, are left out."""
+    """All batches together, with as many positions as the smallest has, since images may differ in size."""
     positions = min(part.norms.shape[1] for part in parts)
     return Statistics(
         np.concatenate([part.mean for part in parts]),
@@ -215,5 +215,5 @@ def _joined(parts: Sequence[Statistics]) -> Statistics:
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """So many indices below `count`, evenly spread."""
+    """`wanted` indices below `count`, evenly spread."""
     return np.linspace(0, count - 1, wanted).round().astype(int)

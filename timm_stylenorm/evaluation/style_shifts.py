@@ -1,7 +1,7 @@
-"""Changes of style for test images: what an image shows stays, how it looks changes.
+"""Changes of style for test images: the content of an image stays the same, its look changes.
 
-Every shift maps an image of shape (C, H, W) with values in [0, 1] to another such image; what is random in it comes
-from the generator it is given, so that image i of a test set always gets the same noise or texture. They are for
+Every shift maps an image (C, H, W) with values in [0, 1] to another one, which `shift_image` clamps to [0, 1]. It draws
+from the generator passed in, so that image i of a test set always gets the same noise or texture. Shifts are for
 testing only: a method that is meant to be robust against them must not see them in training.
 """
 

@@ -1,4 +1,4 @@
-"""Style operations as pure functions of tensors; every draw is an argument.
+"""Style operations as pure functions of tensors; every random draw is an argument.
 
 Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased variance, (N, C); n the number of
 positions; u = v * n / (n - 1) the unbiased variance.

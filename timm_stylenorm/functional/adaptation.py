@@ -23,8 +23,8 @@ __all__ = [
 def max_square_loss(logits: Tensor) -> Tensor:
     """Confidence without labels: -mean(p^2) / 2 over images, classes and positions.
 
-    Its gradient grows linearly with confidence, where that of the entropy is dominated by sure pixels. Chen, Xue & Cai,
-    ICCV 2019, arXiv:1909.13589; the mean over the classes is that of the authors' code.
+    Its gradient grows linearly with confidence, whereas confident pixels dominate the gradient of the entropy. Chen,
+    Xue & Cai, ICCV 2019, arXiv:1909.13589; the mean over the classes is as in the authors' code.
 
     Returns:
         A scalar in [-1/(2K), -1/(2K^2)].
@@ -33,18 +33,18 @@ def max_square_loss(logits: Tensor) -> Tensor:
 
 
 def image_weighted_max_square_loss(logits: Tensor, ratio: float = 0.2) -> Tensor:
-    """The same, where a pixel of a class that its image holds rarely counts more.
+    """`max_square_loss` in which a pixel counts more if its class is rare in its image.
 
         L = -1/(N K) sum over n, k, pixels i of p_nki^2 w_n[argmax_k p_nki],
         w_n[k] = 1 / max(count_n[k]^ratio * total^(1 - ratio), 1)
 
-    count_n[k] pixels of image n, of `total`, are predicted as k. No gradient through w, and no factor 1/2, as in the
-    authors' code. That code is right for one image at a time only (its weights are broadcast against the classes); this
-    is the mean of what it gives for single images. Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589.
+    count_n[k] of the `total` pixels of image n are predicted as k. As in the authors' code, there is no gradient
+    through w and no factor 1/2. Their code is correct only for one image at a time (it broadcasts the weights against
+    the classes); this is the mean of its results for single images. Chen, Xue & Cai, ICCV 2019, arXiv:1909.13589.
 
     Args:
         logits: (N, K, *spatial).
-        ratio: 0 weighs all pixels alike, 1 gives every predicted class of an image the same sum of weights.
+        ratio: 0 weights all pixels equally, 1 gives every predicted class of an image the same sum of weights.
 
     Raises:
         ValueError: `ratio` outside [0, 1].
@@ -56,8 +56,9 @@ def image_weighted_max_square_loss(logits: Tensor, ratio: float = 0.2) -> Tensor
 def entropy_loss(logits: Tensor) -> Tensor:
     """MinEnt, certainty without labels: -mean(p log p) over images, classes and positions.
 
-    The mean over the classes, which divides the entropy of a pixel by K, is that of the code of Chen, Xue & Cai, ICCV
-    2019, arXiv:1909.13589, where it is the baseline of `max_square_loss`. p carries gradient in both places, as there.
+    The mean over the classes, which divides the entropy of a pixel by K, is as in the code of Chen, Xue & Cai, ICCV
+    2019, arXiv:1909.13589, where this loss is the baseline of `max_square_loss`. As there, p carries gradient in
+    both places.
 
     Returns:
         A scalar in [0, log(K)/K].
@@ -66,11 +67,11 @@ def entropy_loss(logits: Tensor) -> Tensor:
 
 
 def image_weighted_entropy_loss(logits: Tensor, ratio: float = 0.2) -> Tensor:
-    """The same, where a pixel of a class that its image holds rarely counts more.
+    """`entropy_loss` in which a pixel counts more if its class is rare in its image.
 
         L = -1/(N K) sum over n, k, pixels i of p_nki log p_nki w_n[argmax_k p_nki]
 
-    w and the arguments are those of `image_weighted_max_square_loss`, and so are what it says of the authors' code.
+    w, the arguments and the remarks on the authors' code are as in `image_weighted_max_square_loss`.
 
     Raises:
         ValueError: `ratio` outside [0, 1].
@@ -86,7 +87,7 @@ def _p_log_p(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _image_weighted(values: Tensor, p: Tensor, ratio: float) -> Tensor:
-    """1/(N K) sum of values (N, K, *spatial), each pixel by the weight of its most probable class in its image."""
+    """1/(N K) sum of values (N, K, *spatial), with the weight of each pixel's most probable class in its image."""
     if not 0 <= ratio <= 1:
         raise ValueError(f'image-wise weights: expected 0 <= ratio <= 1, got {ratio}')
     labels, values = p.detach().argmax(1).flatten(1), values.flatten(2)
@@ -96,12 +97,12 @@ def _image_weighted(values: Tensor, p: Tensor, ratio: float) -> Tensor:
 
 
 def soft_labels(logits: Tensor, cap: float = 1.0) -> Tensor:
-    """min(p, cap), not normalised again, without gradient: the labels of FADA's discriminator."""
+    """min(p, cap), not renormalised, without gradient: the labels of FADA's discriminator."""
     return widen(logits.detach()).softmax(1).clamp_(max=cap)
 
 
 def domain_loss(logits: Tensor, labels: Tensor, domain: int) -> Tensor:
-    """Cross entropy of a discriminator that tells domain and class at once (FADA).
+    """Cross entropy of a discriminator that predicts domain and class together (FADA).
 
         L = -mean over images and positions of sum over k of t_k log softmax(z)_(domain K + k)
 
@@ -116,7 +117,7 @@ def domain_loss(logits: Tensor, labels: Tensor, domain: int) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-sum over k of t_k log p_k, averaged over the pixels with a label: those whose t is not 0 for every class.
+    """-sum over k of t_k log p_k, averaged over the labelled pixels: those with t > 0 for some class.
 
     Args:
         logits: (N, K, *spatial).

@@ -1,19 +1,20 @@
-"""The one kernel: take the instance moments of a feature map, ask a rule for an affine map, apply it.
+"""The one kernel: compute the instance moments of a feature map, get an affine map from a rule, and apply it.
 
     mean, var      = instance moments of x, each (N, C), over the spatial axes, biased
     scale, level   = rule(mean, var, *tensors), each (N, C)
     y              = (x - mean) * scale + level
 
-Every style method is such a rule: by how much deviations grow, and where the mean goes. It is ordinary differentiable
-arithmetic on small tensors; it may be evaluated again in the backward pass, so it must not draw random numbers (a draw
-is passed in as one of the tensors). Autograd through it gives the gradients (gm, gv) of the moments, and
+Every style method is such a rule: it says by how much deviations from the mean grow, and where the mean goes. A rule
+is ordinary differentiable arithmetic on small tensors. It may be evaluated again in the backward pass, so it must not
+draw random numbers (draws are passed in as tensors). Autograd through the rule computes the gradients (gm, gv) of the
+moments, and
 
     dL/dx = scale * g + gm / n + 2 * gv * (x - mean) / n,        n = number of positions
 
-so that the feature map itself is the only large tensor kept for the backward pass. On a CPU, whose kernels take
-`x * scale + shift`, all small tensors are float64: a map whose mean is large beside its deviation leaves nothing of it
-in a shift of float32. `backend.route` says which code computes: `cpu`, `cuda`, or the plain `formula`, which captured
-graphs hold.
+so the feature map itself is the only large tensor kept for the backward pass. On a CPU, whose kernels compute
+`x * scale + shift`, all small tensors are float64: if the mean of a map is large compared with its deviation, a float32
+shift cannot represent the deviation. `backend.route` chooses the code: `cpu`, `cuda`, or the plain `formula`, which
+captured graphs contain.
 """
 
 from __future__ import annotations
@@ -27,21 +28,22 @@ from .formula import Functions, Rule, plain, plain_moments, plain_restyle
 
 
 def centred_affine(x: Tensor, rule: Rule, *tensors: Tensor, through_moments: bool = True) -> Any:
-    """Restyle a feature map by the scale and the level that `rule` derives from its instance moments.
+    """Restyle a feature map with the scale and the level that `rule` derives from its instance moments.
 
         y = (x - mean) * scale + level
 
     Args:
         x: Feature map, (N, C, *spatial), contiguous or channels last; the result has its dtype and memory format.
         rule: `rule(mean, var, *tensors) -> (scale, level, *extras)`. `mean` and `var`, biased, are (N, C), in float64
-            (float32 in an exported graph and on a GPU); `scale` and `level` can be expanded to that. `extras` are
-            further differentiable small results. It may be called once more in the backward pass and must give the same
-            result there.
-        *tensors: Parameters and draws that the rule uses. Floating point ones reach it in the dtype of `mean`.
-        through_moments: Whether the gradient of `x` goes through its moments, too; otherwise they are constants.
+            (float32 in an exported graph and on a GPU); `scale` and `level` can be expanded to that shape. `extras`
+            are further small differentiable results. The rule may be called once more in the backward pass and must
+            return the same result there.
+        *tensors: Parameters and draws that the rule uses. Floating point tensors are passed to it in the dtype of
+            `mean`.
+        through_moments: Whether the gradient of `x` also flows through its moments; otherwise they are constants.
 
     Returns:
-        y of the shape of `x`; `(y, *extras)` when the rule returns extras, in float32 (float64 for float64 maps).
+        y in the shape of `x`; `(y, *extras)` if the rule returns extras, in float32 (float64 for float64 maps).
 
     Raises:
         ValueError: `x` has no spatial axis.
@@ -57,10 +59,10 @@ def centred_affine(x: Tensor, rule: Rule, *tensors: Tensor, through_moments: boo
 
 
 def style_affine(x: Tensor, rule: Rule, *tensors: Tensor) -> Any:
-    """`y = x * scale + shift` by the scale and the shift that `rule` derives from the instance moments of `x`.
+    """`y = x * scale + shift` with the scale and the shift that `rule` derives from the instance moments of `x`.
 
-    `centred_affine` for rules that say where zero goes and not where the mean goes. That costs digits where means are
-    large beside deviations and small tensors are float32, as on a GPU.
+    `centred_affine` for rules that return where zero goes, not where the mean goes. This loses digits if means are
+    large compared with deviations and small tensors are float32, as on a GPU.
 
     Args:
         x: See `centred_affine`.
@@ -115,6 +117,6 @@ def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def _functions(route: str) -> Functions:
     if route == 'cpu':
         return cpu.FUNCTIONS
-    from . import cuda  # only where it is needed: it registers operators
+    from . import cuda  # only if it is needed: it registers operators
 
     return cuda.FUNCTIONS

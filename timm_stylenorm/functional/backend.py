@@ -1,14 +1,14 @@
-"""Which code computes on a map, and what a CPU does to whole maps, without gradients: moments, affine map, reductions.
+"""The choice of the code for a map; the CPU's operations on whole maps without gradients: moments, affine map, sums.
 
-On a CPU, `torch.var_mean` on a map costs an order of magnitude more than a copy, so these borrow the vectorised kernels
-of group norm and batch norm.
+On a CPU, `torch.var_mean` on a map costs an order of magnitude more than a copy, so these operations use the vectorised
+kernels of group norm and batch norm.
 
-`x` is a dense map (see `dense`); small tensors have the shape (N, C) and the dtype of `precise`, since a map whose mean
-is large beside its deviation leaves only their difference: `shift` in x * scale + shift nearly cancels x * scale. The
-map itself is shifted as well where that matters, see `moments`.
+`x` is a dense map (see `dense`). Small tensors have the shape (N, C) and the dtype of `precise`: if the mean of a map
+is large compared with its deviation, `shift` in x * scale + shift nearly cancels x * scale, and only their difference
+is left. If this matters, the map itself is shifted as well, see `moments`.
 
-The kernels see the map as `_view`: one image of N*C channels, (1, N*C, L, 1), or, channels last, as N images
-(N, C, L, 1).
+The kernels get the map from `_view`: as one image with N*C channels, (1, N*C, L, 1), or, if it is channels last, as N
+images (N, C, L, 1).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-_GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so that eps must vanish beside any real var
-_PART = 2**21  # bytes of a map that group norm sees at once: what it writes besides the moments stays in the cache
+_GROUP_NORM_EPS = 1e-12  # var is recovered from rstd = (var + eps) ** -0.5, so eps must vanish beside any real var
+_PART = 2**21  # bytes of a map passed to group norm at once: what it writes besides the moments stays in the cache
 _FAR = 4.0  # float32 sums are exact enough up to this mean / std
 
-# What torch had under other names before: 2.2, 2.7 and 2.4 brought these. Captured graphs need them as they are here.
+# torch had these under other names before 2.2, 2.7 and 2.4, respectively. Captured graphs need them in this form.
 is_compiling = (torch.compiler if hasattr(torch.compiler, 'is_compiling') else torch._utils).is_compiling  # noqa: SLF001
 is_exporting = torch.compiler.is_exporting if hasattr(torch.compiler, 'is_exporting') else is_compiling
 _HAS_AUTOCAST_OF_DEVICES = hasattr(torch.amp, 'is_autocast_available')
@@ -54,10 +54,10 @@ def route(x: Tensor) -> str:
 
 @contextmanager
 def force(name: str) -> Iterator[None]:
-    """Within it, all maps in eager mode take one route: 'gpu' runs on a CPU as well, by references of its kernels.
+    """A context in which all maps in eager mode take one route; 'gpu' also runs on a CPU, by reference implementations.
 
     Raises:
-        ValueError: No such route.
+        ValueError: The route does not exist.
     """
     if name not in ROUTES:
         raise ValueError(f'force: expected one of {", ".join(ROUTES)}, got {name!r}')
@@ -74,12 +74,15 @@ def _is_transformed() -> bool:
 
 @cache
 def _has_kernels(channels_last: bool) -> bool:
-    """Whether `cuda` can run: torch 2.4 has what registers operators, and Triton comes with its builds for CUDA."""
+    """Whether `cuda` can run: it needs torch 2.4 to register operators and, for channels-last maps, Triton.
+
+    Triton comes with torch's builds for CUDA.
+    """
     return hasattr(torch.library, 'register_fake') and (not channels_last or find_spec('triton') is not None)
 
 
 def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32; anything else as it is."""
+    """The tensor in float32 if it is float16 or bfloat16; otherwise the tensor itself."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -92,11 +95,11 @@ def outside_autocast(x: Tensor) -> AbstractContextManager[object]:
         enabled = torch.is_autocast_cpu_enabled() if kind == 'cpu' else torch.is_autocast_enabled()
     return (
         torch.autocast(kind, enabled=False) if enabled else nullcontext()
-    )  # which tracing takes for a block of its own
+    )  # tracing would treat it as a separate block
 
 
 def precise(small: Tensor) -> Tensor:
-    """A small tensor in float64, where the device knows it."""
+    """A small tensor in float64, if the device supports it."""
     return small if small.device.type == 'mps' else small.double()
 
 
@@ -110,7 +113,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def dense(x: Tensor) -> Tensor:
-    """The map contiguous, unless it is channels last."""
+    """The map itself if it is channels last, otherwise a contiguous one."""
     return x if is_channels_last(x) else x.contiguous()
 
 
@@ -128,9 +131,9 @@ def _view(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """mean and var, (N, C), and `middle`: about the mean of channels that lie far from zero beside their deviation.
+    """mean and var, (N, C), and `middle`: the approximate mean of channels whose mean is large beside their deviation.
 
-    `middle` is 0 for other channels, None if there are no far ones.
+    `middle` is 0 for other channels, and None if there are no such channels.
     """
     mean, var = _cpu_moments(x)
     far = mean.square() > _FAR**2 * var
@@ -145,7 +148,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _cpu_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """mean and var by sums in the dtype of the map."""
+    """mean and var, summed in the dtype of the map."""
     if not is_channels_last(x):
         view = _view(x, False)
         count = view.shape[2]

@@ -1,4 +1,4 @@
-"""The kernel on a CPU, by the kernels of `backend`, with gradients of its own."""
+"""The kernel on a CPU, built from the operations of `backend`, with its own gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _InstanceMoments(torch.autograd.Function):
 
 
 class _Restyle(torch.autograd.Function):
-    """`restyle`; keeps the map only if scale or shift learn."""
+    """`restyle`; keeps the map only if scale or shift needs a gradient."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class _CentredAffine(torch.autograd.Function):
 def _with_shift(
     rule: Rule, mean: Tensor, var: Tensor, tensors: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Scale, shift and extras: y = x * scale + shift."""
+    """Scale, shift and extras of the rule, for y = x * scale + shift."""
     scale, level, *extras = call(rule, mean, var, tensors, dtype)
     return scale, level - mean * scale, *extras
 

@@ -24,20 +24,20 @@ def crossnorm(
     lam: float = 0.0,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Each channel of each image takes the statistics of a channel of another image, of crops or of whole maps.
+    """Each channel of each image takes the statistics of a channel of another image, from crops or from whole maps.
 
         y_nc = lam * x_nc + (1 - lam) * (s_ij * (x_nc - m_nc) / s_nc + m_ij),
         i = perm[n],    j = channel_perm[c],    s = sqrt(u + eps)
 
-    Differentiated through both statistics. Tang et al., ICCV 2021, arXiv:2102.02811.
+    Gradients flow through both statistics. Tang et al., ICCV 2021, arXiv:2102.02811.
 
     Args:
         x: (N, C, *spatial); (N, C, H, W) with a box.
         perm: (N,), the partner of each image; None: the image itself.
         channel_perm: (C,), the partner of each channel, in all images; None: the channel itself.
-        style_box: Rows and columns: m_ij, s_ij are those of the partner inside of it.
-        content_box: m_nc, s_nc are those inside of it, and only it changes.
-        lam: Share of the map that stays.
+        style_box: Rows and columns; m_ij, s_ij are computed inside this box of the partner.
+        content_box: Rows and columns; m_nc, s_nc are computed inside this box, and only the box changes.
+        lam: Share of the original map that stays.
         eps: Added to the unbiased variances.
     """
     content = x if content_box is None else _inside(x, content_box)
@@ -57,16 +57,16 @@ def crossnorm(
 
 
 def crop_box(height: int, width: int, share: float, centre: Sequence[int]) -> tuple[Box, bool]:
-    """A box with a share of a map and its proportions around a centre, cut at the border.
+    """A box around a centre that has a share of a map and the map's proportions, cut off at the border.
 
     Args:
-        height: H, of the map.
-        width: W.
-        share: r; int(H * sqrt(r)) // 2 rows on both sides of the centre, and as many columns for W.
-        centre: Row and column.
+        height: H of the map.
+        width: W of the map.
+        share: r; the box has int(H * sqrt(r)) // 2 rows on each side of the centre, and columns likewise for W.
+        centre: Row and column of the centre.
 
     Returns:
-        Its rows and columns, and whether it covers more than a tenth of the map.
+        The rows and columns of the box, and whether it covers more than a tenth of the map.
     """
     box = []
     for size, middle in zip((height, width), centre, strict=True):

@@ -1,6 +1,6 @@
-"""The kernel on a GPU, by the operators of `map_ops`, with gradients of its own.
+"""The kernel on a GPU, built from the operators of `map_ops`, with its own gradients.
 
-Eight passes over the map in its own dtype, as batch norm takes them: moments 1, affine map 2, sums 2, gradient 3. Small
+It makes eight passes over the map in its own dtype, like batch norm: moments 1, affine map 2, sums 2, gradient 3. Small
 tensors are float32. The rule runs once: its small graph is kept for the backward pass.
 """
 
@@ -22,7 +22,7 @@ def like(g: Tensor, x: Tensor) -> Tensor:
 
 
 def _small(t: Tensor, x: Tensor) -> Tensor:
-    """A small tensor as the operators take it beside the map `x`."""
+    """A small tensor in the form in which the operators take it together with the map `x`."""
     return t.detach().to(torch.promote_types(x.dtype, torch.float32)).contiguous()
 
 
@@ -47,7 +47,7 @@ class _InstanceMoments(torch.autograd.Function):
 
 
 class _Restyle(torch.autograd.Function):
-    """`restyle`; keeps the map only if scale or shift learn. Without a shift that is 0."""
+    """`restyle`; keeps the map only if scale or shift needs a gradient. If there is no shift, it is 0."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ class _Restyle(torch.autograd.Function):
 
 
 class _Context(RuleContext):
-    """Beside what `RuleContext` has: the small graph, from leaves to results."""
+    """A `RuleContext` that also has the small graph, from leaves to results."""
 
     leaves: list[Tensor]
     results: tuple[Tensor, ...]
@@ -107,7 +107,7 @@ class _CentredAffine(torch.autograd.Function):
             (scale,) = ctx.saved_tensors
             g_x = None if g is None else _Restyle.apply(g, scale, None)
             return g_x, *(None for _ in ctx.needs_input_grad[1:])
-        x, centre, *tensors = ctx.saved_tensors  # refused where somebody has written over them
+        x, centre, *tensors = ctx.saved_tensors  # raises if somebody has overwritten them in place
         if torch.is_grad_enabled():
             return plain_backward(ctx, x, tensors, (g, *g_extras))
         x, scale = dense(x), ctx.results[0].detach().contiguous()
@@ -134,7 +134,10 @@ def _through_moments(
     g_mean: Tensor | None,
     g_var: Tensor | None,
 ) -> Tensor:
-    """The gradient of the map from that of y, with its sums, and those of the moments in scale, level and extras."""
+    """The gradient of the map `x`.
+
+    It combines the gradient `g` of y, whose sum is `total`, with the gradients of the moments through the rule.
+    """
     count = x.shape[2:].numel()
     sign = 1 if g is None else -1
     slope = torch.zeros_like(scale) if g_var is None else g_var * (sign * 2 / count)
@@ -146,7 +149,7 @@ def _through_moments(
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
-    """A hook for what the small graph saves: activation checkpointing would run the network again for it."""
+    """A hook that saves tensors of the small graph as they are: checkpointing would rerun the network for them."""
     return tensor
 
 

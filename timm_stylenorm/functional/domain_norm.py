@@ -1,6 +1,6 @@
-"""Domain Normalization, which is no affine map of each channel: it divides by a norm over the channels.
+"""Domain Normalization, which is not an affine map of each channel: it divides by a norm over the channels.
 
-It works through the map a few images at a time, so that what lies between input and output stays in the cache.
+On a CPU it processes a few images at a time, so that intermediate results stay in the cache.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def domain_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _columns(x: Tensor, small: Tensor) -> Tensor:
-    """(C,) against (N, C, *spatial), in the dtype of `x`."""
+    """(C,) -> (C, 1, ..., 1), to broadcast against the map `x`, in its dtype."""
     return small.reshape(-1, *(1,) * (x.dim() - 2)).to(x.dtype)
 
 
@@ -52,7 +52,7 @@ class _Context(Context, Protocol):
 
 
 class _DomainNorm(torch.autograd.Function):
-    """`domain_norm` that keeps x, its moments and one norm for each position."""
+    """`domain_norm` on a CPU; keeps x, its moments and one norm for each position."""
 
     @staticmethod
     def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -89,7 +89,7 @@ class _DomainNorm(torch.autograd.Function):
 
 
 class _OnGpu(torch.autograd.Function):
-    """`domain_norm` by the operators of `map_ops`, which keeps x, its moments and one norm for each position."""
+    """`domain_norm` by the operators of `map_ops`; keeps x, its moments and one norm for each position."""
 
     @staticmethod
     def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -127,17 +127,17 @@ class _OnGpu(torch.autograd.Function):
 
 
 def _plain_backward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, g: Tensor) -> tuple[Tensor | None, ...]:
-    """For a double backward."""
+    """The gradients of `domain_norm` for a double backward."""
     outputs = [_plain_domain_norm(x, weight, bias, ctx.eps)]
     return *differentiable_grads(outputs, (x, weight, bias), ctx.needs_input_grad[:3], [g]), None
 
 
 def _normalised(x: Tensor, mean: Tensor, rstd: Tensor, middle: Tensor | None, part: slice) -> Tensor:
-    """z of some images."""
+    """z of the images in `part`."""
     return backend.affine(x[part], rstd[part], -mean[part] * rstd[part], None if middle is None else middle[part])
 
 
 def _through_l2(g: Tensor, z: Tensor, norm: Tensor) -> Tensor:
-    """The gradient of z, for g of z / norm; written over g. Below its floor the norm is constant."""
+    """The gradient of z from the gradient g of z / norm; overwrites g. Below its floor the norm is constant."""
     along = (g * z).sum(1, keepdim=True).div_(norm * norm).masked_fill_(norm <= NORM_FLOOR, 0.0)
     return g.addcmul_(z, along, value=-1).div_(norm)

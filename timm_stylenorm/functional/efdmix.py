@@ -1,4 +1,4 @@
-"""EFDMix, which is no affine map of each channel: it exchanges sorted values."""
+"""EFDMix, which is not an affine map of each channel: it exchanges sorted values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
         y_i = x_i + (1 - l_i) (t_i - sg(x_i)),    t_i = the sorted values of image perm[i], put at the ranks of image i
 
     The gradient reaches x_i with weight 1 and, through t, the partner with weight 1 - l. Zhang et al., CVPR 2022,
-    arXiv:2203.07740, Eq. (8). One sort is most of the cost; its order is what is kept for the backward pass. Equal
-    values are ranked in any order.
+    arXiv:2203.07740, Eq. (8). One sort is most of the cost; only its order is kept for the backward pass. Equal
+    values are ranked in any order. sg stops the gradient.
 
     Args:
         x: (N, C, *spatial).
@@ -35,7 +35,7 @@ def efdmix(x: Tensor, perm: Tensor, lmda: Tensor) -> Tensor:
 
 
 class _EFDMix(torch.autograd.Function):
-    """`efdmix` that keeps the order of the values, in 32 bits for each."""
+    """`efdmix` on a CPU; keeps the order of the values, as integers of 32 bits."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, perm: Tensor, rest: Tensor) -> Tensor:
@@ -71,5 +71,5 @@ def _rows(image: Tensor) -> Tensor:
 
 
 def _put(rows: Tensor, image: Tensor) -> None:
-    """The way back, into `image`; transposed, so that torch takes its fast path where the formats differ."""
+    """The inverse of `_rows`, into `image`; transposed, so that torch takes its fast path if the formats differ."""
     image.flatten(1).t().copy_(rows.t())

@@ -1,4 +1,4 @@
-"""The plain formula of the kernel, which torch differentiates, and what routes with own gradients share."""
+"""The plain formula of the kernel, which torch differentiates, and helpers of the routes with their own gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rule = Callable[..., tuple[Tensor, ...]]
 
 
 def call(rule: Rule, mean: Tensor, var: Tensor, tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The rule in the dtype of `mean`, outside autocast; scale and level are expanded to (N, C), extras get `dtype`."""
+    """Call the rule in the dtype of `mean`, outside autocast; scale and level become (N, C), extras get `dtype`."""
     with backend.outside_autocast(mean):
         tensors = [t.to(mean.dtype) if t.is_floating_point() else t for t in tensors]
         scale, level, *extras = rule(mean, var, *tensors)
@@ -32,7 +32,7 @@ def plain_restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def plain(x: Tensor, rule: Rule, through_moments: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The kernel as a formula; float32 throughout where the graph goes to another runtime, which may know no other."""
+    """The kernel as a formula; float32 throughout if the graph is exported, as another runtime may lack float64."""
     mean, var = plain_moments(x if through_moments else x.detach())
     if backend.is_exporting() or torch.jit.is_tracing():
         scale, level, *extras = call(rule, mean, var, tensors, mean.dtype)
@@ -40,13 +40,13 @@ def plain(x: Tensor, rule: Rule, through_moments: bool, *tensors: Tensor) -> tup
     small = backend.precise(mean)
     scale, level, *extras = call(rule, small, backend.precise(var), tensors, mean.dtype)
     centre = mean.detach()
-    level = level + (centre - small) * scale  # 0, but it has the gradient of the mean
+    level = level + (centre - small) * scale  # adds 0, but carries the gradient of the mean
     y = plain_restyle(widen(x) - backend.spatial(x, centre), scale.to(mean.dtype), level.to(mean.dtype))
     return y.to(x.dtype), *extras
 
 
 class Context(Protocol):
-    """What torch hands to `forward` and `backward` of a `Function`."""
+    """The context that torch passes to `forward` and `backward` of a `Function`."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -63,7 +63,7 @@ class RuleContext(Context, Protocol):
 
 
 class Functions(NamedTuple):
-    """What a route computes with gradients of its own."""
+    """The functions of a route that computes its own gradients."""
 
     moments: type[torch.autograd.Function]
     restyle: type[torch.autograd.Function]
@@ -73,7 +73,7 @@ class Functions(NamedTuple):
 def small_grads(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """`torch.autograd.grad` that passes over outputs without a gradient and inputs that need none; the graph stays."""
+    """`torch.autograd.grad` that skips outputs without a gradient and inputs that need none; the graph is retained."""
     pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
     wanted = [i for i in inputs if i.requires_grad]
     if not pairs or not wanted:

@@ -14,7 +14,7 @@ def entropy(logits: Tensor, floor: float = 1e-6) -> Tensor:
 
     Args:
         logits: (N, K) or (N, K, *spatial).
-        floor: Probabilities below it are dropped from the sum, as in SNR's file model_resnet.py.
+        floor: Probabilities below this value are dropped from the sum, as in SNR's file model_resnet.py.
     """
     p = widen(logits).softmax(1)
     return -torch.where(p < floor, 0.0, p * p.clamp(min=floor).log()).sum(1).mean()
@@ -46,11 +46,11 @@ def consistency_loss(*logits: Tensor) -> Tensor:
 
         J = mean over passes of KL(p_i || m),    m = clamp(mean of all p_i, 1e-7, 1),    p_i = softmax(logits_i)
 
-    The mean over images (and positions); all passes and m carry gradient. Hendrycks et al., ICLR 2020,
-    arXiv:1912.02781 (AugMix); of passes with CrossNorm, Tang et al., ICCV 2021, arXiv:2102.02811.
+    It is averaged over images (and positions); all passes and m carry gradient. Hendrycks et al., ICLR 2020,
+    arXiv:1912.02781 (AugMix); for passes with CrossNorm, Tang et al., ICCV 2021, arXiv:2102.02811.
 
     Args:
-        *logits: Of each pass, (N, K) or (N, K, *spatial).
+        *logits: Logits of each pass, (N, K) or (N, K, *spatial).
 
     Returns:
         A scalar, unweighted.
@@ -78,17 +78,17 @@ def covariance(z: Tensor) -> Tensor:
 
 
 def whitening_loss(z: Tensor, mask: Tensor, margin: Tensor | float = 0.0) -> Tensor:
-    """Mean absolute covariance of chosen pairs of channels, beyond what a margin tolerates.
+    """Mean absolute covariance of selected pairs of channels, in excess of a margin.
 
         L = mean over images of max(0, sum |covariance(z) * mask| - margin) / sum(mask)
 
-    The losses IRW, with a margin and all pairs, and ISW, without one, of Choi et al., CVPR 2021, arXiv:2103.15597; the
-    margin as in the authors' code.
+    This is the loss IRW (with a margin and all pairs) or ISW (without a margin) of Choi et al., CVPR 2021,
+    arXiv:2103.15597; the margin is as in the authors' code.
 
     Args:
         z: Normalised map, (N, C, *spatial).
         mask: (C, C) of 0 and 1, strictly upper triangular.
-        margin: What the sum may reach without loss.
+        margin: The value that the sum may reach without a loss.
 
     Returns:
         A scalar.

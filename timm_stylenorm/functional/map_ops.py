@@ -1,16 +1,16 @@
-"""What a GPU does to whole maps: four operators, each of which reads and writes the map in its own dtype.
+"""The operations on whole maps on a GPU: four operators that read and write the map in its own dtype.
 
     moments(x)                                            centre, var
     affine(x, scale, level, centre)                       (x - mean) * scale + level
     sums(g, x, centre)                                    sum(g), sum(g * (x - mean)) over the positions
     gradient(g, x, scale, slope, level, centre)           g * scale - (x - mean) * slope - level
 
-A map is contiguous or channels last, and so is the result; all others are small: (N, C), contiguous, float32 (float64
-for float64 maps). `centre`, (1 or 2, N, C), adds up to the mean: channels last, its second row is what rounding took
-from the first.
+A map is contiguous or channels last, and so is the result. All other tensors are small: (N, C), contiguous, float32
+(float64 for float64 maps). The rows of `centre`, (1 or 2, N, C), add up to the mean: for channels-last maps, the second
+row is the rounding error of the first.
 
-On a GPU contiguous maps take the primitives of SyncBatchNorm, with the view (1, N*C, L, 1), channels last ones the
-kernels of `triton_kernels`. On a CPU a reference computes the same in float64, for tests.
+On a GPU, contiguous maps use the primitives of SyncBatchNorm, with the view (1, N*C, L, 1), and channels-last maps use
+the kernels of `triton_kernels`. On a CPU, a reference implementation computes the same in float64, for tests.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from .backend import is_channels_last, spatial
 
-_EPS = 1e-12  # var is recovered from (var + eps) ** -0.5; eps must vanish beside any real var
-_TINY = 1e-20  # scales below it are raised where the primitives divide by them
+_EPS = 1e-12  # var is recovered from (var + eps) ** -0.5; eps must be negligible beside any real var
+_TINY = 1e-20  # smaller scales are raised if other terms are divided by them
 
 
 class Traffic(NamedTuple):
-    """How often an operator goes through a whole map on a GPU, and how many small kernels it starts at most beside."""
+    """How often an operator reads and writes a whole map on a GPU, and how many small kernels it starts, at most."""
 
     reads: int
     writes: int
@@ -85,7 +85,7 @@ def _fake_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def affine_reference(x: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> Tensor:
-    """(x - mean) * scale + level, like x; without a centre x * scale + level, without a level that of 0."""
+    """(x - mean) * scale + level, like x; without a centre the mean is 0, without a level the level is 0."""
     y = _centred(x, centre) * spatial(x, scale)
     return torch.empty_like(x).copy_(y if level is None else y + spatial(x, level))
 
@@ -118,7 +118,7 @@ def sums_on_gpu(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Te
     shape = x.shape[:2]
     mean = x.new_zeros(shape.numel(), dtype=torch.float32) if centre is None else _row(centre[0])
     total, dot, _, _ = torch.batch_norm_backward_reduce(
-        _as_channels(g), _as_channels(x), mean, mean, None, True, False, False  # the second mean for rstd: unused
+        _as_channels(g), _as_channels(x), mean, mean, None, True, False, False  # the second mean is for rstd: unused
     )  # fmt: skip
     return total.view(shape), dot.view(shape)
 
@@ -141,7 +141,7 @@ def gradient_on_gpu(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: T
         y = torch.empty_like(x)
         triton_kernels.gradient(g.flatten(2), x.flatten(2), y.flatten(2), scale, slope, level, centre)
         return y
-    weight = torch.add(scale, scale.abs() < _TINY, alpha=2 * _TINY)  # they divide the other terms by it
+    weight = torch.add(scale, scale.abs() < _TINY, alpha=2 * _TINY)  # the other terms are divided by it
     one, count = torch.ones_like(_row(weight)), torch.ones(1, dtype=torch.int32, device=x.device)
     g, view, sum_g, sum_dot = _as_channels(g), _as_channels(x), _row(level / weight), _row(slope / weight)
     y = torch.batch_norm_backward_elemt(g, view, _row(centre[0]), one, _row(weight), sum_g, sum_dot, count)
@@ -149,7 +149,7 @@ def gradient_on_gpu(g: Tensor, x: Tensor, scale: Tensor, slope: Tensor, level: T
 
 
 def _operator(schema: str, reference: Callable, on_gpu: Callable, fake: Callable) -> Callable:
-    """Registers `stylenorm::NAME(...)`; a call costs a quarter of what one by `torch.library.custom_op` does."""
+    """Registers `stylenorm::NAME(...)`; a call costs a quarter of a call by `torch.library.custom_op`."""
     name = schema.partition('(')[0]
     torch.library.define(f'stylenorm::{name}', schema[len(name) :], tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(f'stylenorm::{name}', 'cpu', reference)

@@ -1,4 +1,4 @@
-"""Style operations as pure functions of tensors; every draw is an argument.
+"""Style operations as pure functions of tensors; every random draw is an argument.
 
 Notation: x is a feature map (N, C, *spatial); m, v its instance mean and biased variance, (N, C); n the number of
 positions; u = v * n / (n - 1) the unbiased variance.
@@ -41,7 +41,7 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
 
         y = s(style) * (content - m(content)) / s(content) + m(style),    s = sqrt(u + eps)
 
-    Differentiable in both arguments. Huang & Belongie, ICCV 2017, arXiv:1703.06868, Eq. (8).
+    Differentiable with respect to both arguments. Huang & Belongie, ICCV 2017, arXiv:1703.06868, Eq. (8).
 
     Args:
         content: (N, C, *spatial).
@@ -92,14 +92,14 @@ def permuted_adain(x: Tensor, perm: Tensor, eps: float = 1e-5, gate: Tensor | No
 
         y_i = sg(s_j) * (x_i - m_i) / (s_i + eps) + sg(m_j),    j = perm[i],  s = sqrt(u + eps)
 
-    sg stops the gradient. eps enters twice for the content, as in the authors' file permutedAdaIN.py, so that a fixed
-    point of the permutation is not exactly the identity. Nuriel et al., CVPR 2021, arXiv:2010.05785.
+    sg stops the gradient. eps enters twice for the content, as in the authors' file permutedAdaIN.py, so an image
+    that the permutation maps to itself is not exactly unchanged. Nuriel et al., CVPR 2021, arXiv:2010.05785.
 
     Args:
         x: (N, C, *spatial).
         perm: (K,) integers below N, K <= N. Images K, K+1, ... pass unchanged.
         eps: Added to the unbiased variance, and again to the content's deviation.
-        gate: Optional boolean scalar; where it is false, `x` is returned (a branch that graphs can hold).
+        gate: Optional boolean scalar; if it is false, `x` is returned (a branch that graphs can contain).
 
     Raises:
         ValueError: `perm` is longer than the batch.
@@ -127,7 +127,7 @@ def mixstyle(x: Tensor, perm: Tensor, lmda: Tensor, eps: float = 1e-6) -> Tensor
         y_i = (x_i - m_i) / s_i * (l_i s_i + (1 - l_i) s_j) + l_i m_i + (1 - l_i) m_j,
         j = perm[i],    s = sqrt(u + eps)
 
-    All statistics are constants for the gradient. Zhou et al., ICLR 2021, arXiv:2104.02008.
+    The gradient treats all statistics as constants. Zhou et al., ICLR 2021, arXiv:2104.02008.
 
     Args:
         x: (N, C, *spatial).
@@ -152,7 +152,7 @@ def uncertain_style(x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float
         y = (x - m) / s * (s + e_s S(s)) + m + e_m S(m),
         s = sqrt(u + eps),    S(q) = sqrt(unbiased variance of q over the batch + eps)
 
-    A batch of one has S = sqrt(eps). Everything is differentiated. Li et al., ICLR 2022, arXiv:2202.03958.
+    A batch of one has S = sqrt(eps). Gradients flow through all statistics. Li et al., ICLR 2022, arXiv:2202.03958.
 
     Args:
         x: (N, C, *spatial).

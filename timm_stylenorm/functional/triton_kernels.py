@@ -1,11 +1,12 @@
 """Triton kernels that read and write a map in its own dtype, in any layout whose positions have one stride.
 
 A map is (N, C, L) with strides in elements; offsets have 64 bits. Small tensors are float32 and contiguous. A program
-sees one image, BLOCK_C channels, and either one tile of BLOCK_L positions or, where it sums, every tile of its share of
-them: each lane of the tile sums by itself, and lanes meet once at the end. Shares of a channel are added up afterwards.
+handles one image, BLOCK_C channels, and either one tile of BLOCK_L positions or, if it sums, all tiles of its share of
+the positions: each lane of the tile sums separately, and the lanes are added up once at the end. The shares of a
+channel are combined afterwards.
 
-The mean is kept as two float32 numbers, `centre` (2, N, C): itself, and what rounding took from it. At mean / std 1000
-one number costs 1e-4 of the gradient.
+The mean is kept as two float32 numbers, `centre` (2, N, C): the rounded mean, and its rounding error. At mean / std
+1000, a single number would cost 1e-4 of the gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 _TILE = 2048  # elements; sums hold up to four such tiles in registers
-_WIDTH = 64  # channels of a tile at most: 128 bytes of a half precision map
+_WIDTH = 64  # maximum number of channels of a tile: 128 bytes of a half precision map
 _PROGRAMS = 1024  # enough for the largest GPUs
 
 
@@ -30,7 +31,7 @@ def _tile(l0, c0, C, L, BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _place(C, columns, BLOCK_C: tl.constexpr):
-    """Image, first channel and row of this program, where a row has `columns` programs: all images and channels."""
+    """Image, first channel and row of this program; a row has `columns` programs, for all images and channels."""
     column = tl.program_id(0) % columns
     blocks = tl.cdiv(C, BLOCK_C)
     return (column // blocks).to(tl.int64), (column % blocks) * BLOCK_C, (tl.program_id(0) // columns).to(tl.int64)
@@ -44,7 +45,7 @@ def _small(pointer, n, channels, C):
 
 @triton.jit
 def _mean(centre_ptr, n, channels, C, size, CENTRE: tl.constexpr):
-    """Both numbers of the mean; 0 where `centre` has fewer rows, of `size` = N * C values each."""
+    """Both numbers of the mean; 0 for rows that `centre` does not have; a row has `size` = N * C values."""
     zero = tl.zeros(channels.shape, tl.float32)
     mean = _small(centre_ptr, n, channels, C) if CENTRE > 0 else zero
     rest = _small(centre_ptr + size, n, channels, C) if CENTRE > 1 else zero
@@ -86,7 +87,7 @@ def moments_kernel(
 
 @triton.jit
 def merge_kernel(shares_ptr, centre_ptr, var_ptr, L, size, shares, rows, BLOCK: tl.constexpr):
-    """The moments of all shares by Chan's formula; a share has `rows` positions, the last one what is left."""
+    """The moments of all shares by Chan's formula; a share has `rows` positions, the last one the remainder."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < size
     at = shares_ptr + i
@@ -113,7 +114,7 @@ def affine_kernel(
     x_ptr, y_ptr, scale_ptr, level_ptr, centre_ptr, C, L, size, columns, x_n, x_c, x_l, y_n, y_c, y_l,
     CENTRE: tl.constexpr, LEVEL: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """y = (x - mean) * scale + level; without a centre x * scale, without LEVEL no level."""
+    """y = (x - mean) * scale + level; without a centre the mean is 0, without LEVEL the level is 0."""
     n, c0, row = _place(C, columns, BLOCK_C)
     positions, channels, mask = _tile(row * BLOCK_L, c0, C, L, BLOCK_L, BLOCK_C)
     wide = channels.to(tl.int64)
@@ -171,15 +172,15 @@ def gradient_kernel(
 
 
 class Grid:
-    """How a map (N, C, L) is cut into programs.
+    """How a map (N, C, L) is divided among programs.
 
     Attributes:
         blocks: BLOCK_L and BLOCK_C.
         sizes: C, L and N * C.
-        columns: Programs for the channels of all images.
-        rows: Tiles of the positions of a channel.
-        tiles: Tiles of each share of the positions, where a program sums.
-        shares: Of the positions of a channel.
+        columns: Number of programs for the channels of all images.
+        rows: Number of tiles of the positions of a channel.
+        tiles: Number of tiles of each share of the positions, if a program sums.
+        shares: Number of shares of the positions of a channel.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -214,7 +215,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, y: Tensor, scale: Tensor, level: Tensor | None, centre: Tensor | None) -> None:
-    """(x - mean) * scale + level, into y."""
+    """Write (x - mean) * scale + level into y."""
     grid = Grid(x)
     with torch.cuda.device_of(x):
         affine_kernel[(grid.columns * grid.rows,)](
@@ -239,7 +240,7 @@ def sums(g: Tensor, x: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor]:
 def gradient(
     g: Tensor, x: Tensor, y: Tensor, scale: Tensor, slope: Tensor, level: Tensor, centre: Tensor
 ) -> None:  # fmt: skip
-    """g * scale - (x - mean) * slope - level, into y."""
+    """Write g * scale - (x - mean) * slope - level into y."""
     grid = Grid(x)
     with torch.cuda.device_of(x):
         gradient_kernel[(grid.columns * grid.rows,)](

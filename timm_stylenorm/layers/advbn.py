@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 
 class AdvBN(StyleLayer):
-    """Marks the cut of AdvBN, and disturbs the features there: a factor for each channel's mean over the batch, and one
-    for the deviations from it.
+    """Marks the cut of AdvBN and disturbs the features there: one factor multiplies each channel's mean over the batch,
+    another the deviations from it.
 
         y = (x - m) * noise_std + m * noise_mean,    m = mean of x over images and positions, (C,)
 
-    then max(y, 0), where x comes out of a ReLU. As in the authors' code, no standard deviation enters: the noise
-    multiplies the centred map. The layer has no parameters, and by itself it is the identity, in training too: the
-    recipe `advbn` finds the noise and says what to give instead.
+    followed by max(y, 0) if x comes from a ReLU (see `clamp`). As in the authors' code, the formula has no standard
+    deviation: the noise multiplies the centred map. The layer has no parameters. By itself it is the identity, also in
+    training: the recipe `advbn` finds the noise and sets the output of the layer.
 
     Args:
-        num_features: Unused; for the signature that all layers share.
-        steps: Ascent steps of the recipe.
-        step: Their size.
+        num_features: Not used; accepted because all layers share this signature.
+        steps: Number of ascent steps of the recipe.
+        step: Size of an ascent step.
         eps: The noise stays within [1 - eps, 1 + eps].
-        clamp: Whether to clamp at 0 (derivative 0 there); 'auto': where no value of the map is negative.
+        clamp: Whether to clamp the result at 0 (derivative 0 there); 'auto' clamps if no value of the map is negative.
 
     Attributes:
-        disturbed: What the layer gives in place of its input; None for the input.
-        recorded: While it is a list, it takes the input of each forward, as it came and as a map (N, C, *spatial).
+        disturbed: The output of the layer; None if it returns its input.
+        recorded: If it is a list, each forward pass appends its input, as passed in and as a map (N, C, *spatial).
 
     Raises:
-        ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, another `clamp`.
+        ValueError: `steps`, `step` or `eps` not positive, `steps` not an integer, or an unknown `clamp`.
     """
 
     steps: int
@@ -65,7 +65,7 @@ class AdvBN(StyleLayer):
         self.change(steps=steps, step=step, eps=eps, clamp=clamp)
 
     def change(self, **options: float | bool | str) -> None:
-        """Set arguments of the layer."""
+        """Change arguments of the layer."""
         check(self, **{k: v for k, v in options.items() if k not in ('clamp', 'steps')})
         check_count(self, 1, steps=options.get('steps', 1))
         if options.get('clamp', True) not in (True, False, 'auto'):
@@ -88,7 +88,7 @@ class AdvBN(StyleLayer):
         return x if self.disturbed is None else self.disturbed
 
     def perturb(self, x: Tensor, noise_mean: Tensor, noise_std: Tensor) -> Tensor:
-        """The map with noise; differentiable in all three.
+        """The map with the noise applied, differentiable with respect to all three arguments.
 
         Args:
             x: (N, C, *spatial).

@@ -1,4 +1,4 @@
-"""What all style layers share."""
+"""Base classes of the style layers, and helpers that the layers share."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ M = TypeVar('M', bound=nn.Module)
 
 
 class StyleLayer(nn.Module):
-    """A module that restyles a feature map and may leave a loss behind. A subclass defines `restyle`.
+    """A module that restyles a feature map and may store an auxiliary loss. A subclass defines `restyle`.
 
-    Maps are (N, C, *spatial), or, with `channel_dim=-1`, (N, H, W, C) and tokens (N, L, C).
+    Maps are (N, C, *spatial) or, with `channel_dim=-1`, (N, H, W, C) or tokens (N, L, C).
 
     Attributes:
-        attachment: What `surgery` notes of a layer in a model; its text is the method and the site ('snr.stage1'). None
-            for a layer that stands alone.
-        channel_dim: Where the channels are: 1 or -1.
-        prefix_tokens: So many tokens at the front (class and register tokens) pass unchanged.
+        attachment: The record that `surgery` keeps of a layer in a model; its `str` is the method and the site
+            ('snr.stage1'). None if the layer is used on its own.
+        channel_dim: The dimension of the channels: 1 or -1.
+        prefix_tokens: The number of tokens at the front (class and register tokens) that pass unchanged.
         enabled: The layer is the identity while this is false; see `NormLayer` for layers that replace a norm.
-        aux: The weighted auxiliary loss of the last training forward, a scalar, until `style_losses` takes it.
-        sums: Losses of several forwards add up, and their logits stand one after the other; see `summed_losses`.
-        logits: Class logits of that forward for losses that need the labels, (N, K) or (N, K, H, W).
+        aux: The weighted auxiliary loss of the last training forward pass, a scalar, until `style_losses` takes it.
+        sums: Whether losses of several forward passes add up and their logits are concatenated; see `summed_losses`.
+        logits: Class logits of that forward pass for losses that need labels, (N, K) or (N, K, H, W).
         ce_weight: Weight of the cross entropy of `logits`.
-        waits_for: The companion that the layer needs and nobody has provided, a key of `COMPANIONS`; '' for none.
-        training_only: Names of tensors that only training needs: files may lack them, and have them where the layer
-            does not.
+        waits_for: The key in `COMPANIONS` of the companion that the layer needs and nobody has provided; '' if none.
+        training_only: Names of tensors that only training needs: a checkpoint may lack them, or contain them although
+            the layer does not have them.
     """
 
     attachment: Any = None
@@ -53,30 +53,30 @@ class StyleLayer(nn.Module):
     training_only: tuple[str, ...] = ()
 
     def restyle(self, x: Tensor) -> Tensor:
-        """The layer's work on a map (N, C, *spatial)."""
+        """Restyle a map (N, C, *spatial); a subclass implements it."""
         raise NotImplementedError
 
     @classmethod
     def configure_group(cls, layers: Sequence[Self]) -> None:
-        """Called once with all layers that one style method adds to a model, where they have something to share."""
+        """Called once with all layers that one style method adds to a model, in case they share something."""
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the model has not without the layer."""
+        """Parameters that the model does not have without the layer."""
         yield from self.parameters()
 
     def set_classes(self, num_classes: int, dense: bool) -> None:
-        """Called by hosts that know the classes, for layers that wait for them; 0 leaves the loss off."""
+        """Called by hosts that know the number of classes, for layers that wait for it; 0 leaves the loss off."""
 
     def loss_terms(self) -> tuple[str, ...]:
-        """What the layer adds to a training loss, in words; nothing by default."""
+        """Descriptions of the terms that the layer adds to a training loss; empty by default."""
         return ()
 
     def is_waiting(self) -> bool:
-        """Whether the layer now does less than it should for lack of its companion."""
+        """Whether the layer currently does less than it should because its companion is missing."""
         return bool(self.waits_for)
 
     def warn_if_waiting(self) -> None:
-        """A warning in training, which Python shows once for each method."""
+        """Warn in training if the companion is missing; Python shows the warning once for each method."""
         if self.training and torch.is_grad_enabled() and self.is_waiting():
             name = self.attachment.asked if self.attachment else type(self).__name__
             warnings.warn(f'{name}: {"; ".join(COMPANIONS[self.waits_for])}', StyleNormWarning, stacklevel=2)
@@ -87,16 +87,16 @@ class StyleLayer(nn.Module):
         for name in self.training_only:
             if name not in own:
                 state_dict.pop(prefix + name, None)
-            elif written:  # a file of this layer, and not of a plain model
+            elif written:  # the state dict is from this layer, not from a plain model
                 state_dict.setdefault(prefix + name, own[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def has_loss(self) -> bool:
-        """Whether a training forward leaves a loss."""
+        """Whether a training forward pass stores a loss."""
         return False
 
     def drop_losses(self) -> None:
-        """Forget the losses of the last forward."""
+        """Forget the losses of the last forward pass."""
         self.aux = self.logits = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class StyleLayer(nn.Module):
         return y
 
     def _second_forward(self, aux: Tensor | None, logits: Tensor | None) -> None:
-        """What the forward before this one has left, and nobody has taken."""
+        """Add the losses that nobody has taken from the previous forward pass, or warn that they are dropped."""
         if self.sums:
             self.aux = aux if self.aux is None or aux is None else aux + self.aux
             self.logits = logits if self.logits is None or logits is None else torch.cat([logits, self.logits])
@@ -147,10 +147,10 @@ class StyleLayer(nn.Module):
         return torch.cat([prefix, y], 1) if self.prefix_tokens else y
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """torch asks for this before it compiles a module to TorchScript.
+        """Called by torch before it compiles a module to TorchScript.
 
         Raises:
-            NotImplementedError: Always; it says what to do instead.
+            NotImplementedError: Always; the message says what to do instead.
         """
         raise NotImplementedError(
             f'{self.attachment or type(self).__name__}: torch.jit.script does not support style layers, whose hooks it '
@@ -158,31 +158,31 @@ class StyleLayer(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles leave the losses behind: they belong to a graph, which cannot be copied."""
+        """Leave the losses out of copies and pickles: they belong to an autograd graph, which cannot be copied."""
         return {**self.__dict__, 'aux': None, 'logits': None}
 
 
 def as_node(layer: nn.Module, x: fx.Proxy) -> fx.Proxy:
-    """One node of a graph that `torch.fx` traces: the layer decides by values, modes and draws when the graph runs.
+    """The layer as one node of a graph that `torch.fx` traces: it uses values, modes and draws when the graph runs.
 
-    `leaf_modules` of tracers and timm's `register_notrace_module` do the same for others; ours need neither.
+    A tracer's `leaf_modules` and timm's `register_notrace_module` do this for other modules; style layers need neither.
     """
     tracer: Any = x.tracer
     return tracer.create_proxy('call_module', tracer.path_of_module(layer), (x,), {})
 
 
 def is_plain(module: nn.Module, *kinds: type[M]) -> TypeGuard[M]:
-    """Whether a module computes what its kind does from its tensors, so that these may be read without calling it.
+    """Whether a module is an unmodified instance of `kinds`, so that its tensors can be used without calling it.
 
-    A subclass, a wrapper, a parametrization, hooks (as those of pruning) and a forward of its own may all do more.
+    A subclass, a wrapper, a parametrization, hooks (such as those of pruning) or an overridden `forward` may do more.
     """
     kept = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    hooks = sum(len(hooks) for hooks in kept)  # dynamo takes no `not` of them
+    hooks = sum(len(hooks) for hooks in kept)  # dynamo does not support `not` of them
     return type(module) in kinds and hooks == 0 and 'forward' not in vars(module)
 
 
 def called(module: nn.Module, small: Tensor) -> Tensor:
-    """A module's result for a small tensor, in that tensor's dtype, outside autocast."""
+    """The output of a module for a small tensor, in the dtype of that tensor, computed outside autocast."""
     with backend.outside_autocast(small):
         dtype = next((p.dtype for p in module.parameters()), small.dtype)
         return module(small.to(dtype)).to(small.dtype)
@@ -191,19 +191,19 @@ def called(module: nn.Module, small: Tensor) -> Tensor:
 class RandomStyleLayer(StyleLayer):
     """A layer without parameters that acts in training, with probability `p` for each call. A subclass defines `act`.
 
-    The coin is read on the host: for p between 0 and 1 one graph break for each call under `torch.compile`, and no cost
-    where it comes up tails.
+    The host decides at random whether a call acts: with 0 < p < 1 this means one graph break for each call under
+    `torch.compile`, and a call that does not act costs nothing.
 
     Args:
         p: Probability that a call acts; it can be changed later.
-        branch_free: Work in every call, and choose by `torch.where` on the device between the result and the input: one
-            graph for all values of `p`, but the full cost in every call.
+        branch_free: Compute the result in every call, and choose between result and input by `torch.where` on the
+            device: one graph for all values of `p`, but the full cost in every call.
 
     Raises:
         ValueError: `p` outside [0, 1].
     """
 
-    chance: Tensor | None  # `p` where a graph can read it and need not hold it
+    chance: Tensor | None  # `p` as a tensor, which a graph reads instead of holding a constant
 
     def __init__(self, p: float, branch_free: bool = False) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class RandomStyleLayer(StyleLayer):
             self.chance.fill_(self._p)
 
     def act(self, x: Tensor) -> Tensor:
-        """What the layer does to a map where the coin says so."""
+        """Restyle a map in a call that acts; a subclass implements it."""
         raise NotImplementedError
 
     def restyle(self, x: Tensor) -> Tensor:
@@ -239,20 +239,20 @@ class RandomStyleLayer(StyleLayer):
         return torch.where(torch.rand((), device=x.device) < self.chance * self.turns(), self.act(x), x)
 
     def turns(self) -> float:
-        """The share of the layers of one style that act where any does, of those without a branch."""
+        """For branch-free layers: the share of the layers of one style that act in a forward pass in which any acts."""
         return 1.0
 
     def should_apply(self, x: Tensor) -> bool:
-        """Whether to act on `x` now; a map of one position has no deviation and never changes."""
+        """Whether this call acts on `x`; a map with one position has no deviation and never changes."""
         if not self.training or self.p == 0 or x.shape[2:].numel() == 1:
             return False
         return self.p == 1 or torch.rand((), device='cpu').item() < self.p
 
 
 def beta(alpha: float, n: int, like: Tensor) -> Tensor:
-    """n draws from Beta(alpha, alpha), float32, from torch's generator of the device."""
+    """n draws from Beta(alpha, alpha), float32, by torch's generator of the device of `like`."""
     shape = torch.full((n, 2), float(alpha), device=like.device)
     if not backend.is_compiling():
         return torch.distributions.Dirichlet(shape, validate_args=False).sample()[:, 0]
     gamma = torch.distributions.Gamma(shape, torch.ones_like(shape), validate_args=False).sample()
-    return gamma[:, 0] / gamma.sum(1)  # the same draws; graphs cannot hold the operator of the others
+    return gamma[:, 0] / gamma.sum(1)  # the same draws; graphs cannot contain the operator used above

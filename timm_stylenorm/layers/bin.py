@@ -21,22 +21,24 @@ class BatchInstanceNorm2d(MainFirst):
 
         y = weight * (gate * BN(x) + (1 - gate) * IN(x)) + bias
 
-    BN uses batch moments in training and running ones in evaluation, IN instance moments always; both biased, with the
-    same eps. x, y: (N, C, H, W); the 1d and 3d classes differ in nothing but the shape they expect. The gate starts at
-    1 (batch norm). Train it in a parameter group of its own, ten times the learning rate, no weight decay, clamped to
-    [0, 1] after every step: `timm_stylenorm.gates`.
+    BN uses batch moments in training and running moments in evaluation; IN always uses instance moments. Batch
+    and instance variances are biased, with the same eps. x, y: (N, C, H, W); the 1d and 3d classes differ only in the
+    shape they expect. The gate starts at 1 (batch norm). Train it in its own parameter group, with ten times the
+    learning rate and no weight decay, and clamp it to [0, 1] after every step: see `timm_stylenorm.gates`.
 
-    The batch norm is the child `bn`, which decides how its part is normalised: by its mode, by the statistics that it
-    has, over the processes where it is a SyncBatchNorm. torch's own kinds are computed together with the instance norm,
-    in one pass; any other is called: y = gate * bn(x) + (1 - gate) * (weight * IN(x) + bias), which is slower.
+    The batch norm is the child `bn`. It decides how its part is normalised: by its mode, by the statistics that it has,
+    and over all processes if it is a SyncBatchNorm. A plain `nn.BatchNorm*d` or a frozen batch norm is computed
+    together with the instance norm in one pass. Any other module is called, which is slower:
+    y = gate * bn(x) + (1 - gate) * (weight * IN(x) + bias).
 
-    Differs from the authors' code in working for other than 4 dimensions, and in no update of the running statistics
-    from a single value for each channel. Keys: `gate`, `bn.*`. Parameters come as weight, bias, gate.
+    Differs from the authors' code: it also takes maps with 3 and 5 dimensions, and it does not update the running
+    statistics from a single value for each channel. Keys of the state dict: `gate`, `bn.*`. The order of the
+    parameters is weight, bias, gate.
 
     Args:
         num_features: C.
         eps: Added to the variances.
-        momentum: Of the running statistics; None for a plain average.
+        momentum: Momentum of the running statistics; None for a plain average.
 
     Raises:
         ValueError: `num_features` or `eps` not positive; in forward, a map of other dimensions.

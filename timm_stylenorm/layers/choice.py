@@ -1,4 +1,4 @@
-"""Which layers of a model act in a forward: a fixed number of them, chosen anew for each."""
+"""The choice of the layers that act in a forward pass: a fixed number of them, drawn anew for each pass."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import OrderedDict
 
 import torch
 
-REMEMBERED = 4096  # calls whose outcome is known when activation checkpointing repeats them
+REMEMBERED = 4096  # calls whose outcome is kept, in case activation checkpointing repeats them
 
 
 class Choice:
-    """In each forward, with a probability, exactly `active` of `count` layers, drawn without replacement; else none.
+    """Draws `active` of `count` layers without replacement for each forward pass, with a probability; otherwise none.
 
-    A forward begins with the first call of any layer, and ends where one is called again.
+    A forward pass begins with the first call of any layer, and ends when a layer is called again.
 
-    Each call takes one number from torch's generator of the CPU; the first call's is the seed of the choice.
-    Activation checkpointing gives a repeated call the same number, by which it finds what the call did. Forwards in
-    threads of their own, as those of DataParallel's replicas, choose each for itself; so do processes.
+    Each call takes one number from torch's CPU generator; the number of the first call is the seed of the choice.
+    With activation checkpointing, a repeated call gets the same number, which identifies the outcome of the original
+    call. Forward passes in separate threads, such as DataParallel's replicas, choose independently; so do processes.
 
     Args:
-        count: Of layers.
-        active: Of those that act; all where there are fewer.
+        count: Number of layers.
+        active: Number of layers that act; all if there are fewer.
     """
 
     def __init__(self, count: int, active: int) -> None:
@@ -31,7 +31,7 @@ class Choice:
 
     @torch.compiler.disable
     def acts(self, index: int, p: float) -> bool:
-        """Whether the layer of this index acts in this call, where `p` is the probability that any does."""
+        """Whether the layer with this index acts in this call; `p` is the probability that any layer acts."""
         seed = int(torch.randint(2**62, (), device='cpu'))
         key = seed, index, p
         if key not in self._known:
@@ -50,5 +50,5 @@ class Choice:
         return set(torch.randperm(self.count, generator=generator)[: self.active].tolist())
 
     def __reduce__(self) -> tuple[type[Choice], tuple[int, int]]:
-        """Copies and pickles begin a forward of their own."""
+        """Copies and pickles begin with a new forward pass."""
         return Choice, (self.count, self.active)

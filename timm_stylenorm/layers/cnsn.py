@@ -1,4 +1,4 @@
-"""CrossNorm and SelfNorm: exchange channel statistics in training, recalibrate them always.
+"""CrossNorm exchanges channel statistics in training; SelfNorm always recalibrates them.
 
 Tang, Gao, Zhu, Zhang, Li, Metaxas, 'CrossNorm and SelfNorm for Generalization under Distribution Shifts', ICCV 2021,
 arXiv:2102.02811.
@@ -29,35 +29,36 @@ if TYPE_CHECKING:
 
 
 class CrossNorm(RandomStyleLayer):
-    """Images exchange channel statistics: `functional.crossnorm`, whose draws it makes.
+    """Lets images exchange channel statistics: makes the random draws for `functional.crossnorm` and calls it.
 
-    x, y: (N, C, *spatial). Differentiated through content and style. The identity in evaluation, and on maps of one
-    position.
+    x, y: (N, C, *spatial). Gradients flow through content and style. The layer is the identity in evaluation and on
+    maps with one position.
 
-    Where `add_style` puts several into a model, exactly `active` of them act in a forward with probability `p`, and
-    none otherwise, as in the authors' code; see `Choice`.
+    If `add_style` puts several of these layers into a model, exactly `active` of them act in a forward pass with
+    probability `p`, and none otherwise, as in the authors' code; see `Choice`.
 
-    Differs from the authors' code: a box that is not found in 100 tries is the whole map, where theirs goes on for ever
-    on maps of one row or column.
+    Differs from the authors' code: if no box is found in 100 tries, the whole map is used; theirs loops for ever on
+    maps with one row or column.
 
     Args:
-        num_features: Not used; any layer can stand where a norm layer is built.
-        p: Probability that layers act in a forward; of a call, if the layer stands alone.
-        active: How many of the layers of one style in a model act then; 0: each draws for itself, with probability `p`.
-        crop: 'neither' takes the statistics of whole maps. 'style' takes the style's from a random box, 'content'
-            restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the map's
-            proportions and a random centre, and is cut at the border; it is drawn again until it covers more than a
-            tenth of the map. One for all images.
-        images: Exchange between the images of a batch.
-        channels: Exchange between channels, by one permutation for all images; with `images=False` within each image,
-            the paper's 1-instance mode.
+        num_features: Not used; accepted so that any layer can be built in place of a norm layer.
+        p: Probability that layers act in a forward pass; if the layer is used on its own, that a call acts.
+        active: Number of layers of one style in a model that act then; 0: each layer draws independently with
+            probability `p`.
+        crop: 'neither' takes the statistics of whole maps. 'style' takes the style statistics from a random box,
+            'content' restyles only a random box, 'both' does both. A box has a share of the map drawn from U(0, 1), the
+            map's proportions and a random centre, and is cut off at the border; it is drawn again until it covers more
+            than a tenth of the map. All images share the same box.
+        images: Whether the images of a batch exchange statistics.
+        channels: Whether channels exchange statistics, by one permutation for all images; with `images=False` they do
+            so within each image, which is the paper's 1-instance mode.
         lam: Share of the map that stays as it is.
         eps: Added to the unbiased variances.
-        branch_free: See `RandomStyleLayer`. Each layer then draws for itself, with probability p * active / layers.
+        branch_free: See `RandomStyleLayer`. Each layer then draws independently with probability p * active / layers.
 
     Raises:
-        ValueError: `p` or `lam` outside [0, 1], an unknown `crop`, or one with `branch_free`, `active` below 0, or
-            neither `images` nor `channels`; in forward, a crop of a map that has not two spatial axes.
+        ValueError: `p` or `lam` outside [0, 1], an unknown `crop`, a crop with `branch_free`, `active` below 0, or
+            neither `images` nor `channels`; in forward, a crop of a map that does not have two spatial axes.
     """
 
     choice: Choice | None = None
@@ -141,13 +142,13 @@ class SelfNorm(StyleLayer):
         y = g * (x - m) + f * m              two=True:  the mean has a gate of its own
         g, f = sigmoid(BN(w1 * m + w2 * s)),   s = sqrt(u + 1e-12),  w1, w2 for each channel
 
-    BN is over the batch in training, by running statistics in evaluation. x, y: (N, C, *spatial). A batch of one, which
-    the authors' BatchNorm1d refuses, is gated by the running statistics in training too, and does not move them. The
-    mode that counts is BN's own: helpers that freeze batch norms (mmseg's `norm_eval`) freeze these too.
+    BN uses batch statistics in training and running statistics in evaluation. x, y: (N, C, *spatial). A batch of one
+    image, which the authors' BatchNorm1d rejects, uses the running statistics in training too and does not update them.
+    Only BN's own mode counts: helpers that freeze batch norms (mmseg's `norm_eval`) freeze these too.
 
-    The convolutions and BN are computed within one kernel from their tensors while they are plain, and called where a
-    host has changed them. Batch moments are not synchronised, not even where a converter has made a SyncBatchNorm of
-    BN: each process normalises by its own images.
+    If the convolutions and BN are plain modules, one kernel computes them from their tensors; if a host has changed
+    them, they are called. Batch moments are not synchronised, even if a converter has turned BN into a SyncBatchNorm:
+    each process normalises with its own images.
 
     Args:
         num_features: C.
@@ -173,7 +174,7 @@ class SelfNorm(StyleLayer):
         if not all(is_plain(fc, nn.Conv1d) and is_plain(bn, *_READ) for fc, bn in gates):
             return self._by_calls(x, gates)
         moments = [() if x.shape[0] > 1 and len(statistics(bn)) == 0 else _running(bn) for _, bn in gates]
-        batched = [len(m) == 0 for m in moments]  # dynamo takes no `not` of tuples
+        batched = [len(m) == 0 for m in moments]  # dynamo does not support `not` of tuples
         tensors = [t for (fc, bn), m in zip(gates, moments, strict=True) for t in (fc.weight, *affine(bn, x), *m)]
         rule = partial(
             _selfnorm_rule, count=x.shape[2:].numel(), batched=batched, eps=self.eps, bn_eps=[bn.eps for _, bn in gates]
@@ -187,7 +188,7 @@ class SelfNorm(StyleLayer):
         return y
 
     def _by_calls(self, x: Tensor, gates: list[_Gate]) -> Tensor:
-        """The same, where the modules must be called."""
+        """The same result, for modules that must be called."""
         mean, var = instance_moments(x)
         small = torch.stack([mean, unbiased_std(var, x.shape[2:].numel(), self.eps)], -1)
         values = []
@@ -213,7 +214,7 @@ def _running(bn: _BatchNorm) -> tuple[Tensor, ...]:
 def _selfnorm_rule(
     mean: Tensor, var: Tensor, *tensors: Tensor, count: int, batched: list[bool], eps: float, bn_eps: list[float]
 ) -> tuple[Tensor, ...]:
-    """Each gate has its tensors: fc, weight, bias, and the running moments unless it is `batched`."""
+    """The rule; `tensors` holds fc, weight, bias of each gate, and its running moments unless it is `batched`."""
     std = unbiased_std(var, count, eps)
     values, moments = [], []
     rest = iter(tensors)

@@ -1,4 +1,4 @@
-"""What some layers need beside them, what happens without it, and how to provide it."""
+"""Companions: what some layers need in addition, what happens if it is missing, and how to provide it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Companion(NamedTuple):
-    """A row: `effect` of its absence, and the `cure` in every host."""
+    """A row of `COMPANIONS`: the `effect` if the companion is missing, and the `cure` in every host."""
 
     effect: str
     cure: str

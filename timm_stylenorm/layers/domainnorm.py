@@ -18,11 +18,11 @@ from .norms import NormLayer
 class DomainNorm2d(NormLayer):
     """y = weight * z / max(||z||_2 over the channels, 1e-12) + bias,    z = (x - m) / sqrt(v + eps)
 
-    x, y: (N, C, *spatial); m, v: instance mean and biased variance, in training and evaluation alike, as the class in
-    the authors' file models/DSMNet.py. `l2=False` leaves out the L2 norm. `order='l2_first'` is the class of the same
-    name in models/DSMNet2x2.py: the L2 norm of x itself first, then affine instance norm.
+    x, y: (N, C, *spatial); m, v: instance mean and biased variance, in training and evaluation alike, as in the class
+    of the authors' file models/DSMNet.py. `l2=False` omits the L2 norm. `order='l2_first'` is the class of the same
+    name in models/DSMNet2x2.py: it first divides x itself by its L2 norm, then applies affine instance norm.
 
-    A channel of y has a magnitude near 1 / sqrt(C), so that a network built for batch norm has to be trained anew.
+    A channel of y has a magnitude near 1 / sqrt(C), so a network that was built for batch norm has to be retrained.
 
     Args:
         num_features: C.

@@ -1,4 +1,4 @@
-"""Uncertainty of feature statistics: in training, channel statistics are drawn around themselves.
+"""Uncertainty of feature statistics: in training, channel statistics are drawn around their own values.
 
 Li, Dai, Ge, Liu, Shan, Duan, 'Uncertainty Modeling for Out-of-Distribution Generalization', ICLR 2022,
 arXiv:2202.03958.
@@ -17,12 +17,12 @@ from .base import RandomStyleLayer
 class DSU(RandomStyleLayer):
     """`functional.uncertain_style` with probability `p` for each call in training, the identity otherwise.
 
-    x, y: (N, C, *spatial). Differs from the authors' code, which gives NaN for a batch of one.
+    x, y: (N, C, *spatial). Differs from the authors' code, which returns NaN for a batch of one.
 
     Args:
-        num_features: Not used; any layer can stand where a norm layer is built.
+        num_features: Not used; accepted so that any layer can be built in place of a norm layer.
         p: Probability that a call draws.
-        eps: Added to the variances, over positions and over the batch.
+        eps: Added to the variances over the positions and over the batch.
         factor: Multiplies the draws.
         branch_free: See `RandomStyleLayer`.
 

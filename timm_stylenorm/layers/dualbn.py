@@ -1,7 +1,7 @@
-"""Two batch norms in the place of one: main statistics for clean images, auxiliary ones for adversarial or stylised.
+"""Two batch norms in place of one: a main one for clean images, an auxiliary one for adversarial or stylised images.
 
-Xie et al., 'Adversarial Examples Improve Image Recognition', CVPR 2020, arXiv:1911.09665, as AdvBN (arXiv:2009.08965)
-and shape-texture debiased training (arXiv:2010.05981) use it.
+Xie et al., 'Adversarial Examples Improve Image Recognition', CVPR 2020, arXiv:1911.09665, as used by AdvBN
+(arXiv:2009.08965) and shape-texture debiased training (arXiv:2010.05981).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROUTES = ('clean', 'adversarial')
 
 @dataclass(frozen=True)
 class Halves:
-    """Which images of a mixed batch go through the auxiliary statistics: all from `first` on, or those of `aux`.
+    """The images of a mixed batch that go through the auxiliary batch norm: all from `first` on, or those in `aux`.
 
     Attributes:
-        size: N.
-        first: The first such image where all others come before it; None in any other order.
-        main: Indices of the clean images otherwise.
-        aux: Indices of the others.
-        back: Where each image stands in [clean; others].
+        size: Number of images, N.
+        first: Index of the first auxiliary image if all clean images come before it; None for any other order.
+        main: Indices of the clean images.
+        aux: Indices of the auxiliary images.
+        back: Position of each image in [clean; auxiliary].
     """
 
     size: int
@@ -38,7 +38,7 @@ class Halves:
 
     @classmethod
     def of(cls, mask: Tensor | Sequence[bool]) -> Halves:
-        """From one boolean for each image, true for the auxiliary statistics."""
+        """The halves for one boolean per image, which is true for the auxiliary batch norm."""
         flags = torch.as_tensor(mask)
         if flags.dtype != torch.bool or flags.dim() != 1:
             raise ValueError(
@@ -51,7 +51,7 @@ class Halves:
         return cls(len(flags), clean if in_order else None, order[:clean], order[clean:], order.argsort())
 
     def apply(self, x: Tensor, main: Callable[[Tensor], Tensor], aux: Callable[[Tensor], Tensor]) -> Tensor:
-        """Each part of `x` (N, ...) through its function; in the order of `x`."""
+        """The results of `main` and `aux` for their parts of `x` (N, ...), in the order of `x`."""
         if len(x) != self.size:
             raise ValueError(f'DualBatchNorm2d: the route is for {self.size} images, and the batch has {len(x)}')
         if len(self.main) == self.size:
@@ -67,21 +67,22 @@ class Halves:
 class DualBatchNorm2d(OwnsBatchNorm):
     """Batch norm with main and auxiliary weights and statistics, routed by an explicit tag; see `dual_bn.routed`.
 
-    x, y: (N, C, H, W); the 1d and 3d classes differ in the shape they expect alone. Keys: `bn.*` and `aux_bn.*`; in the
-    authors' file aux_bn.py the main ones have no prefix. The state of a plain batch norm fills both. Each is called,
-    and may be any kind of batch norm.
+    x, y: (N, C, H, W); the 1d and 3d classes differ only in the shape they expect. Keys of the state dict: `bn.*` and
+    `aux_bn.*`; in the authors' file aux_bn.py the main keys have no prefix. The state of a plain batch norm is loaded
+    into both. Both are called as modules and may be any kind of batch norm.
 
     Args:
         num_features: C.
         eps: Added to the variance.
-        momentum: Of the running statistics; None for plain averages.
+        momentum: Momentum of the running statistics; None for plain averages.
 
     Attributes:
-        route: 'clean' for the main batch norm, 'adversarial' for the auxiliary one, or `Halves`. In training and
-            evaluation alike; 'clean' unless `routed` says otherwise.
+        route: 'clean' for the main batch norm, 'adversarial' for the auxiliary one, or `Halves`. It applies in
+            training and evaluation; 'clean' unless `routed` changes it.
 
     Raises:
-        ValueError: `num_features` or `eps` not positive; a batch of another size than the mask.
+        ValueError: `num_features` or `eps` not positive; in forward, a map of other dimensions, or a batch whose size
+            is not that of the mask.
     """
 
     route: str | Halves = 'clean'

@@ -30,22 +30,23 @@ _INSTANCE_NORMS: dict[int, type[_InstanceNorm]] = {3: nn.InstanceNorm1d, 4: nn.I
 
 
 class IBN(NormLayer):
-    """IBN-a: instance norm with affine parameters on the first channels, batch norm on the rest, or the other way.
+    """IBN-a: affine instance norm on the first channels, batch norm on the rest, or the other way round.
 
-    x, y: (N, C, H, W); the 1d and 3d classes differ in the kinds of `IN` and `BN` alone. Keys are the authors':
-    `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code in taking any ratio and odd C: the first
-    int(C * ratio) channels are instance-normalised. With `instance_first=False`, as in the authors' densenets, the
-    first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
+    x, y: (N, C, H, W); the 1d and 3d classes differ only in the classes of `IN` and `BN`. Keys of the state dict are
+    the authors': `IN.weight`, `IN.bias`, `BN.*`. Differs from the authors' code: it accepts any ratio and odd C; the
+    first int(C * ratio) channels are instance-normalised. With `instance_first=False`, as in the authors' densenets,
+    the first int(C * (1 - ratio)) are batch-normalised, and the rest instance-normalised.
 
-    `IN` and `BN` decide for themselves: by their modes, and by what hosts turn them into. torch's own are computed in
-    one pass, any others are called. In the place of a SyncBatchNorm, `BN` is one too, in the same process group. A
-    single value for each channel, which torch's batch norm refuses in training, leaves the running statistics alone.
+    The modes and the classes of `IN` and `BN`, which hosts may change, decide how each part is normalised. Plain
+    `nn.InstanceNorm*d` and `nn.BatchNorm*d` (or a frozen batch norm) are computed in one pass; any others are called.
+    If the layer replaces a SyncBatchNorm, `BN` is one too, in the same process group. A single value for each channel,
+    which torch's batch norm rejects in training, does not update the running statistics.
 
     Args:
         num_features: C.
         ratio: Share of the channels with instance norm, within (0, 1).
         eps: Added to the variances.
-        momentum: Of BN's running statistics.
+        momentum: Momentum of BN's running statistics.
         instance_first: Whether instance norm comes first.
 
     Raises:
@@ -80,7 +81,7 @@ class IBN(NormLayer):
         layer = super().from_norm(norm, **kwargs)
         if isinstance(norm, nn.SyncBatchNorm):
             synced = nn.SyncBatchNorm.convert_sync_batchnorm(layer.BN, norm.process_group)
-            layer.BN = synced.train(layer.BN.training)  # which torch 2.1 leaves in training
+            layer.BN = synced.train(layer.BN.training)  # torch 2.1 leaves it in training mode
         return layer
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
@@ -135,7 +136,7 @@ IBN.forms = {3: IBN1d, 5: IBN3d}
 
 
 def _split(x: Tensor, half: int, instance_first: bool, dim: int) -> tuple[Tensor, Tensor]:
-    """The channels with instance norm, of which there are `half`, and those with batch norm."""
+    """The `half` channels with instance norm, and the channels with batch norm."""
     rest = x.shape[dim] - half
     first, second = x.split([half, rest] if instance_first else [rest, half], dim)
     return (first, second) if instance_first else (second, first)
@@ -149,7 +150,7 @@ def _ibn_rule(
     mean: Tensor, var: Tensor, in_w: Tensor, in_b: Tensor, bn_w: Tensor, bn_b: Tensor, b_mean: Tensor, b_var: Tensor,
     *, eps: float, instance_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    half, n = len(in_w), mean.shape[0]  # not len: an exported graph would have it as a constant
+    half, n = len(in_w), mean.shape[0]  # not len: an exported graph would hold it as a constant
     centre = _joined(_split(mean, half, instance_first, 1)[0], b_mean.expand(n, -1), instance_first, 1)
     var = _joined(_split(var, half, instance_first, 1)[0], b_var.expand(n, -1), instance_first, 1)
     affine = _joined(in_w, bn_w, instance_first, 0), _joined(in_b, bn_b, instance_first, 0)

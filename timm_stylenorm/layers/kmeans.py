@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
-    """All entries but those in the lowest of the clusters that an optimal one-dimensional k-means finds.
+    """A mask of all entries that are not in the lowest cluster of an optimal one-dimensional k-means.
 
     Args:
-        variance: Of any shape; every entry takes part.
-        clusters: At least 2.
+        variance: Values in any shape; every entry takes part in the clustering.
+        clusters: Number of clusters, at least 2.
 
     Returns:
-        Boolean, in the shape of `variance`.
+        A boolean mask in the shape of `variance`.
     """
     import numpy as np
 
@@ -31,12 +31,12 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
     weight, first, second = (s.numpy() for s in sums)
 
     def spread(i: np.ndarray, j: np.ndarray | int) -> np.ndarray:
-        """Sum of squared distances to their mean of the values i, ..., j - 1."""
+        """Sum of the squared distances of the values i, ..., j - 1 to their mean."""
         return second[j] - second[i] - (first[j] - first[i]) ** 2 / (weight[j] - weight[i])
 
     n = len(values)
     ends = np.arange(1, n + 1)
-    best = spread(np.zeros(n, dtype=int), ends)  # best[j - 1]: of the values before j, in one cluster
+    best = spread(np.zeros(n, dtype=int), ends)  # best[j - 1]: spread of the values before j, as one cluster
     lowest = ends.copy()  # lowest[j - 1]: end of the lowest cluster
     for _ in range(1, min(clusters, n)):
         best, lowest = _one_more_cluster(best, lowest, spread)
@@ -46,7 +46,7 @@ def split_by_variance(variance: Tensor, clusters: int) -> Tensor:
 def _one_more_cluster(
     best: np.ndarray, lowest: np.ndarray, spread: Callable[[np.ndarray, np.ndarray | int], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """With one more cluster, for all prefixes; divide and conquer, since the last cluster's start is monotone."""
+    """Both arrays with one more cluster, for all prefixes, by divide and conquer: the last start is monotone."""
     import numpy as np
 
     n = len(best)

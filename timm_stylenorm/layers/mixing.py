@@ -16,11 +16,11 @@ from .base import RandomStyleLayer, beta
 
 
 def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = None) -> Tensor:
-    """A partner for each of n images, (n,), as the authors draw it.
+    """The index of a partner for each of n images, (n,), drawn as in the authors' code.
 
-    'random' permutes the batch. 'crossdomain' takes the batch as two domains one after the other, [first; second], and
-    gives each half the other one, shuffled; in an odd batch the middle image may meet its own half. With `domains`,
-    (n,), each image takes a random one of another domain, where there is one.
+    'random' permutes the batch. 'crossdomain' treats the batch as two domains, [first; second], and pairs each half
+    with the other half, shuffled; in an odd batch the middle image may be paired with its own half. With `domains`,
+    (n,), each image gets a random partner from another domain, or itself if the batch has no other domain.
     """
     if domains is not None:
         if len(domains) != n:
@@ -36,9 +36,9 @@ def mixing_partners(n: int, mix: str, like: Tensor, domains: Tensor | None = Non
 
 
 class _Mixing(RandomStyleLayer):
-    """What MixStyle and EFDMix share."""
+    """Base class of MixStyle and EFDMix."""
 
-    domains: Tensor | None = None  # of the images of the next batch
+    domains: Tensor | None = None  # labels of the images of the next batch
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class MixStyle(_Mixing):
     x, y: (N, C, *spatial). Each image draws its own share from Beta(alpha, alpha).
 
     Args:
-        num_features: Not used; any layer can stand where a norm layer is built.
+        num_features: Not used; accepted so that any layer can be built in place of a norm layer.
         p: Probability that a call mixes.
-        alpha: Of the Beta distribution.
-        mix: 'random' or 'crossdomain', see `mixing_partners`. The domains of a batch are told by
-            `timm_stylenorm.set_domains`; without them 'crossdomain' takes its halves for two domains.
+        alpha: Parameter of the Beta distribution.
+        mix: 'random' or 'crossdomain', see `mixing_partners`. `timm_stylenorm.set_domains` sets the domains of a
+            batch; without them 'crossdomain' treats its halves as two domains.
         eps: Added to the unbiased variance.
         branch_free: See `RandomStyleLayer`.
 
@@ -109,9 +109,9 @@ class EFDMix(_Mixing):
     """`functional.efdmix` with probability `p` for each call in training.
 
     Args:
-        num_features: Not used; any layer can stand where a norm layer is built.
+        num_features: Not used; accepted so that any layer can be built in place of a norm layer.
         p: Probability that a call mixes.
-        alpha: Of the Beta distribution.
+        alpha: Parameter of the Beta distribution.
         mix: 'random' or 'crossdomain', see `MixStyle`.
         branch_free: See `RandomStyleLayer`.
 

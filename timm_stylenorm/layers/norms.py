@@ -1,6 +1,6 @@
-"""What layers that replace a norm layer share, and instance norm as such a layer.
+"""The base class of layers that replace a norm layer, and instance norm as a layer of this kind.
 
-They are plain modules, since every SyncBatchNorm converter turns subclasses of batch norm into plain SyncBatchNorm.
+They are not subclasses of batch norm, because every SyncBatchNorm converter would turn them into plain SyncBatchNorm.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ BATCH_NORMS: dict[int, type[_BatchNorm]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d
 
 
 class NormLayer(StyleLayer):
-    """A style layer that can take the place of a batch norm layer, and load its state.
+    """A style layer that can take the place of a batch norm layer and load its state dict.
 
-    It never becomes the identity: a network cannot do without its norms. With `enabled=False` `BatchInstanceNorm2d` is
-    batch norm; the others go on, since nothing is left to go back to. Only one that is attached to a module, as the
-    instance norm of IBN-b after a residual sum, does not run then.
+    It never becomes the identity, because a network needs its norms. With `enabled=False`, `BatchInstanceNorm2d` is
+    batch norm and `DualBatchNorm2d` its main one; the others continue, since there is no norm to go back to. Only a
+    layer that is attached to a module, such as the instance norm of IBN-b after a residual sum, does not run then.
 
     Attributes:
-        dim: Dimensions of the maps that it takes where it has forms for others.
-        forms: Dimensions -> the class for such maps; empty where the layer takes all.
+        dim: Number of dimensions of the maps that it takes, if `forms` has classes for others.
+        forms: Number of dimensions -> the class for such maps; empty if the layer takes all maps.
         num_features: C.
-        to_norm: Of layers that can be taken off: makes the batch norm.
+        to_norm: For layers that can be removed: makes the batch norm.
         drop: timm's fused dropout of the replaced layer, or None.
         act: timm's fused activation of the replaced layer, or None.
     """
@@ -54,22 +54,22 @@ class NormLayer(StyleLayer):
 
     @classmethod
     def from_norm(cls, norm: _BatchNorm, **kwargs: object) -> Self:
-        """The layer that replaces a batch norm layer, of the form for its maps.
+        """The layer that replaces a batch norm layer, of the class for its maps (see `forms`).
 
         Args:
-            norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm` or timm's BatchNormAct2d; stays as it is. Its weights and which
-                of them train, statistics, mode, device and dtype are taken over, as far as the new layer has them.
-                What it has not (gates, an instance norm beside the batch norm) trains.
-            **kwargs: Arguments of the layer; `eps` and `momentum` are those of `norm` by default.
+            norm: `nn.BatchNorm*d`, `nn.SyncBatchNorm` or timm's BatchNormAct2d; it is not changed. The new layer takes
+                over its weights and which of them train, statistics, mode, device and dtype, as far as it has them.
+                Parameters that `norm` does not have (gates, an instance norm beside the batch norm) train.
+            **kwargs: Arguments of the layer; `eps` and `momentum` are taken from `norm` by default.
 
         Raises:
-            ValueError: The norm is a frozen one (torchvision's, timm's), has no weights, or no running statistics.
+            ValueError: The norm is frozen (torchvision's or timm's class), has no weights, or no running statistics.
         """
         _refuse(cls, norm)
         own = inspect.signature(cls).parameters
         inherited = {k: getattr(norm, k) for k in ('eps', 'momentum') if k in own and hasattr(norm, k)}
         kind = cast('type[Self]', cls.forms.get(dim_of(norm), cls))
-        with torch.device('cpu'):  # whatever device models are built on
+        with torch.device('cpu'):  # regardless of the default device
             layer = kind(norm.num_features, **{**inherited, **kwargs})  # type: ignore[call-arg]
         layer.to(norm.weight.device, norm.weight.dtype)
         layer.load_state_dict(norm.state_dict(), strict=False)
@@ -84,16 +84,16 @@ class NormLayer(StyleLayer):
         return layer.train(norm.training)
 
     def added_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that a batch norm in its place has not."""
+        """Parameters that a batch norm in its place does not have."""
         yield from ()
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The layer's entries for the state of a batch norm: without the statistics, where the layer keeps none."""
+        """The layer's entries for the state dict of a batch norm; without the statistics if the layer keeps none."""
         return {k: v for k, v in state.items() if hasattr(self, k)}
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        if isinstance(y, fx.Proxy):  # a graph's node, which does the following
+        if isinstance(y, fx.Proxy):  # a node of a graph, which includes the modules below
             return y
         for module in (self.drop, self.act):
             if module is not None and not isinstance(module, nn.Identity):
@@ -101,7 +101,7 @@ class NormLayer(StyleLayer):
         return y
 
     def take_plain(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
-        """Rename the entries of a batch norm below `prefix`, in place, to those of this layer."""
+        """Rename the entries of a batch norm under `prefix` to those of this layer, in place."""
         names = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
         plain = {k: state[prefix + k] for k in names if prefix + k in state}
         ours = self.from_plain(plain)
@@ -117,17 +117,17 @@ class NormLayer(StyleLayer):
 
 
 def dim_of(norm: object, otherwise: int = 0) -> int:
-    """Dimensions of the maps that a batch norm takes, 3 to 5; of one that takes any, as SyncBatchNorm: `otherwise`."""
+    """Number of dimensions of the maps that a batch norm takes, 3 to 5; `otherwise` if it takes any (SyncBatchNorm)."""
     return next((dim for dim, kind in BATCH_NORMS.items() if isinstance(norm, kind)), otherwise)
 
 
 def is_frozen(norm: object) -> bool:
-    """Whether it is a batch norm whose weights and statistics cannot change, of torchvision, timm or their likes."""
+    """Whether it is a batch norm with fixed weights and statistics, such as the frozen ones of torchvision and timm."""
     return bool({'FrozenBatchNorm2d', 'FrozenBatchNormAct2d'} & {kind.__name__ for kind in type(norm).__mro__})
 
 
 def _refuse(cls: type, norm: _BatchNorm) -> None:
-    """Raise for a batch norm that `cls` cannot take the place of."""
+    """Raise a ValueError for a batch norm that `cls` cannot replace."""
     if is_frozen(norm):
         raise ValueError(f'{cls.__name__} cannot replace {type(norm).__name__}: it is frozen; unfreeze the model first')
     for option, there in (('affine', norm.weight), ('track_running_stats', norm.running_mean)):
@@ -139,13 +139,13 @@ def _refuse(cls: type, norm: _BatchNorm) -> None:
 
 
 def batch_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments over images and positions, (C,), from the instance moments, (N, C); biased."""
+    """Biased moments over images and positions, (C,), from the instance moments, (N, C)."""
     between, batch_mean = torch.var_mean(mean, 0, correction=0)
     return batch_mean, var.mean(0) + between
 
 
 class InstanceNorm(NormLayer):
-    """Instance norm with an affine map, in training and evaluation alike; what IBN-b puts into a network.
+    """Affine instance norm, in training and evaluation alike; IBN-b adds this layer to a network.
 
     y = weight * (x - m) / sqrt(v + eps) + bias; m, v: instance mean and biased variance. x, y: (N, C, *spatial).
 

@@ -1,6 +1,6 @@
-"""Layers that replace a batch norm and own one, so that whatever looks for batch norms in a model finds it.
+"""Layers that replace a batch norm and own one, so that code that looks for batch norms in a model finds it.
 
-Freezing, re-estimating of statistics, adaptation at test time and SyncBatchNorm converters ask for `nn.BatchNorm2d`.
+Freezing, re-estimation of statistics, test-time adaptation and SyncBatchNorm converters look for `nn.BatchNorm2d`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class OwnsBatchNorm(NormLayer):
-    """A norm layer with the batch norm `bn`, whose weights, statistics and mode are the layer's own.
+    """A norm layer that owns the batch norm `bn` and uses its weights, statistics and mode.
 
-    `bn` may become what hosts turn a batch norm into: SyncBatchNorm, a frozen one, one without statistics. Its tensors
-    are saved as `bn.*`; the keys of a plain batch norm, and those of a file with them beside the layer's own, are read.
+    Hosts may turn `bn` into a SyncBatchNorm, a frozen batch norm or one without statistics. Its tensors are saved as
+    `bn.*`; the keys of a plain batch norm can be loaded too, alone or beside the layer's own keys.
 
     Args:
         num_features: C.
         eps: Added to the variance.
-        momentum: Of the running statistics; None for a plain average.
+        momentum: Momentum of the running statistics; None for a plain average.
     """
 
     bn: _BatchNorm
@@ -50,14 +50,14 @@ class OwnsBatchNorm(NormLayer):
                 if hasattr(layer, name):
                     plain = layer.get_submodule(name)
                     synced = nn.SyncBatchNorm.convert_sync_batchnorm(plain, norm.process_group)
-                    setattr(layer, name, synced.train(plain.training))  # which torch 2.1 leaves in training
+                    setattr(layer, name, synced.train(plain.training))  # torch 2.1 leaves it in training mode
         return layer
 
     def from_plain(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f'bn.{k}': v for k, v in state.items() if getattr(self.bn, k, v) is not None}
 
     def to_norm(self) -> nn.Module:
-        """The batch norm, of the kind that was replaced; what else the layer had learnt is lost."""
+        """The batch norm, of the class that was replaced; everything else that the layer has learnt is lost."""
         bn = self.bn
         if self.act is None:
             return bn
@@ -75,17 +75,17 @@ class OwnsBatchNorm(NormLayer):
 
     @property
     def eps(self) -> float:
-        """That of `bn`."""
+        """The eps of `bn`."""
         return innermost(self.bn).eps
 
     @property
     def momentum(self) -> float | None:
-        """That of `bn`."""
+        """The momentum of `bn`; None if it has none."""
         return getattr(innermost(self.bn), 'momentum', None)
 
     @property
     def weight(self) -> Tensor | None:
-        """That of `bn`, (C,), as are the following; None where it has none."""
+        """The weight of `bn`, (C,), or None if it has none; the next properties return its other tensors likewise."""
         return getattr(innermost(self.bn), 'weight', None)
 
     @property
@@ -109,7 +109,7 @@ class OwnsBatchNorm(NormLayer):
 
 
 class MainFirst(OwnsBatchNorm):
-    """Its own parameters come after those of `bn`, where they have always been: optimizers save states by position."""
+    """Keeps its own parameters after those of `bn`, as they have always been: optimizers save states by position."""
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = '', remove_duplicate: bool = True
@@ -121,7 +121,7 @@ class MainFirst(OwnsBatchNorm):
 
 
 def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict, of a plain model or of a styled one, in the names that this model gives its batch norms."""
+    """The state dict of a plain or a styled model, with the names that this model gives to its batch norms."""
     result = dict(state)
     for name, module in model.named_modules():
         if isinstance(module, OwnsBatchNorm):
@@ -131,8 +131,8 @@ def own_names(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def rename_main(own: Collection[str], state: MutableMapping[str, Tensor], prefix: str = '') -> None:
-    """For a model with plain batch norms: the main half of dual ones in a file (all keys of which may begin with
-    `prefix`) gets their names, in place."""
+    """For a model with plain batch norms, whose keys are `own`: rename the main half of dual batch norms in a state
+    dict to the plain names, in place. All keys of the state dict may begin with `prefix`."""
     for key in [k for k in state if '.aux_bn.' in k]:
         path, _, last = key.removeprefix(prefix).partition('.aux_bn.')
         old, new = f'{path}.bn.{last}', f'{path}.{last}'
@@ -141,19 +141,19 @@ def rename_main(own: Collection[str], state: MutableMapping[str, Tensor], prefix
 
 
 def innermost(bn: nn.Module) -> _BatchNorm:
-    """The batch norm itself, out of what wraps it."""
+    """The batch norm itself, without its wrappers."""
     found = bn if hasattr(bn, 'eps') else next((m for m in bn.modules() if hasattr(m, 'eps')), bn)
     return cast('_BatchNorm', found)
 
 
 def is_read(bn: nn.Module) -> bool:
-    """Whether a batch norm can be computed from its tensors: torch's own or a frozen one, which nobody has changed."""
+    """Whether a batch norm can be computed from its tensors: an unmodified `nn.BatchNorm*d` or frozen batch norm."""
     frozen = is_frozen(bn) and type(bn) is not FrozenBatchNormAct2d
     return is_plain(bn, *BATCH_NORMS.values(), *([type(bn)] if frozen else []))
 
 
 def affine(bn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a batch norm; ones and zeros of the channels of `like` (N, C, ...) where it has none."""
+    """Weight and bias of a batch norm; if it has none, ones and zeros for the channels of `like` (N, C, ...)."""
     bn = innermost(bn)
     weight, bias = (getattr(bn, name, None) for name in ('weight', 'bias'))
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -163,17 +163,17 @@ def affine(bn: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def statistics(bn: _BatchNorm) -> tuple[Tensor, ...]:
-    """The running moments by which a batch norm normalises now; none where it takes those of the batch."""
+    """The running moments with which a batch norm normalises now; empty if it uses batch moments."""
     if (bn.training and not is_frozen(bn)) or bn.running_mean is None or bn.running_var is None:
         return ()
     return bn.running_mean, bn.running_var
 
 
 def update_running(bn: _BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
-    """Batch norm's update from biased batch moments (C,) over `count` values; momentum None is the plain average.
+    """Update running statistics from biased batch moments (C,) over `count` values; momentum None: a plain average.
 
-    None where it is in evaluation, is frozen, does not track its statistics or has none. None from a single value
-    either: it has no variance, and running variances would go to 0.
+    Nothing is updated if the batch norm is in evaluation mode, is frozen, does not track its statistics or has none,
+    or if there is a single value: it has no variance, and running variances would go to 0.
     """
     tracked = bn.training and not is_frozen(bn) and bn.track_running_stats
     if count == 1 or not tracked or bn.running_mean is None or bn.running_var is None:

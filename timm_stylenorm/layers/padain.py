@@ -17,14 +17,14 @@ from .base import RandomStyleLayer
 class PermutedAdaIN(RandomStyleLayer):
     """`functional.permuted_adain` with probability `p` for each call in training, the identity otherwise.
 
-    x, y: (N, C, *spatial). Maps of a single position have no deviation and pass unchanged. The permutation is drawn
-    within the process: under data parallel training every process mixes its own part of the batch.
+    x, y: (N, C, *spatial). Maps of a single position have no deviation and pass unchanged. Each process draws
+    its own permutation: in data parallel training every process mixes its own part of the batch.
 
-    Differs from the authors' code: coin and permutation come from torch's generators only, so that a run follows
-    `torch.manual_seed` and activation checkpointing replays it; evaluation draws nothing.
+    Differs from the authors' code: all draws come from torch's generators, so `torch.manual_seed` makes a run
+    reproducible and activation checkpointing repeats the draws; evaluation draws nothing.
 
     Args:
-        num_features: Not used; any layer can stand where a norm layer is built.
+        num_features: Not used; accepted so that any layer can be built in place of a norm layer.
         p: Probability that a call permutes.
         eps: See `permuted_adain`.
         mode: 'permute' draws a permutation of the batch. 'source_target' is the adversarial stage of FADA

@@ -23,33 +23,33 @@ Gate = Callable[..., Tensor]  # of mean, bias and further tensors
 
 
 class SNR(StyleLayer):
-    """Instance normalisation, followed by the restitution of gated channels of what it removed.
+    """Instance normalisation, followed by the restitution of what it removed, with a gate for each channel.
 
         F~ = weight * (x - m) / sqrt(v + eps) + bias          R = x - F~
         a  = sigmoid(fc2(relu(fc1(mean of R))))               (N, C), in (0, 1)
         y  = F~ + a * R                                       F- = F~ + (1 - a) * R, for the loss only
 
     x, y: (N, C, *spatial); m, v: instance mean and biased variance, in training and evaluation alike. The mean of R is
-    m - bias, and y is an affine map of x, so nothing but y itself is computed on the map. fc1 and fc2 are computed in
-    that kernel from their weights where they are plain convolutions, and called where somebody has changed them.
+    m - bias, and y is an affine map of x, so only y itself is computed on the map. If fc1 and fc2 are plain
+    convolutions, that kernel computes them from their weights; if somebody has changed them, they are called.
 
-    With `num_classes` a class head turns on the dual causality loss in training (`functional.dual_causality_loss` of
-    the logits of F~, y, F-), left in `aux` times `loss_weight`. `dense=False`: logits = head(mean over positions),
+    With `num_classes`, a class head turns on the dual causality loss in training (`functional.dual_causality_loss` of
+    the logits of F~, y, F-), stored in `aux` times `loss_weight`. `dense=False`: logits = head(mean over positions),
     entropies averaged over images. `dense=True`: logits = head at every position (a 1x1 convolution), entropies
     averaged over images and positions; the authors' segmentation code trains without this loss.
-    The logits of y stay in `logits` for the cross entropy, times `ce_weight`, that `style_losses` adds for the deepest
-    SNR of a model, as in the authors' file model_resnet.py. A new head holds all classes for equally likely: all
-    entropies are equal, and the dual causality loss of every layer is loss_weight * 2 ln 2, 0.0139, to begin with; it
-    moves once the head tells classes apart. Without `num_classes` there is no head, hence no parameter without a
-    gradient. Hosts that know the classes give them to layers that were built without (`set_classes`); where nobody
-    does, a warning in training says that the loss is off. Evaluation needs no head, and loading takes files with and
-    without one.
+    The logits of y are stored in `logits`: for the deepest SNR of a model, `style_losses` adds their cross entropy
+    times `ce_weight`, as in the authors' file model_resnet.py. A new head predicts equal probabilities for all classes:
+    all entropies are equal, and the dual causality loss of every layer starts at loss_weight * 2 ln 2, 0.0139; it
+    changes once the head tells classes apart. Without `num_classes` there is no head, so no parameter is without a
+    gradient. Hosts that know the classes pass them to layers that were built without them (`set_classes`); if nobody
+    does, a warning in training says that the loss is off. Evaluation needs no head, and checkpoints with and without
+    a head can be loaded.
 
     Args:
         num_features: C.
         reduction: The gate's hidden width is C // reduction, at least 1.
         eps: Added to the variance.
-        num_classes: Classes of the loss; 0 turns it off, None leaves it to the host.
+        num_classes: Number of classes of the loss; 0 turns it off, None leaves the number to the host.
         dense: Whether the loss looks at every position.
         loss_weight: Weight of the dual causality loss, 0.01 in the authors' code.
         ce_weight: Weight of the cross entropy, 0.01 in the authors' code.
@@ -129,7 +129,7 @@ class SNR(StyleLayer):
         return y
 
     def _gate(self, x: Tensor) -> tuple[Gate, tuple[Tensor, ...]]:
-        """How the rule gets the gate, and the tensors for that: of plain convolutions theirs, else the gate itself."""
+        """A function that computes the gate in the rule, and its tensors: those of plain convolutions, or the gate."""
         if is_plain(self.fc1, nn.Conv2d) and is_plain(self.fc2, nn.Conv2d):
             first, second = self.fc1, self.fc2
             return _gate_rule, tuple(getattr(conv, name) for conv in (first, second) for name in ('weight', 'bias'))
@@ -159,7 +159,7 @@ def _gate_rule(mean: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b
 
 
 def _given(mean: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
-    """The gate where it has been computed."""
+    """The gate, if it has been computed already."""
     return gate
 
 
@@ -173,7 +173,7 @@ def _snr_rule(
 def _snr_rule_with_branches(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float, dense: bool
 ) -> tuple[Tensor, ...]:
-    """The output's scale and level, then F~ and F- as scales and shifts, or F~, y, F- pooled over the positions."""
+    """Scale and level of y, then scales and shifts of F~ and F- (`dense`), or F~, y, F- pooled over the positions."""
     a, scale, bias = gate(mean, bias, *tensors), weight * (var + eps).rsqrt(), bias.expand_as(mean)
     level, useless = torch.lerp(bias, mean, a), torch.lerp(mean, bias, a)
     useful = a + (1 - a) * scale, level

@@ -22,14 +22,14 @@ class InstanceWhitening(NormLayer):
 
     y = (x - m) / sqrt(v + eps); m, v: instance mean and biased variance, in training and evaluation alike.
     x, y: (N, C, *spatial). The loss `functional.whitening_loss` of y over all pairs of channels, times `loss_weight`,
-    is left in `aux`. The layers that `add_style` puts into a model share the weight: the authors average over layers.
+    is stored in `aux`. The layers that `add_style` puts into a model share the weight: the authors average over layers.
 
     Args:
         num_features: C.
-        loss_weight: Of the loss.
-        relax: The loss tolerates the covariances up to a sum of 1 / relax of the number of pairs; 0: none. The authors'
-            scripts have 64 when training on GTA5, 32 on Cityscapes, and 0 with `loss_weight=0.8` for their plain
-            instance whitening (IW). The default of their command line, 2, makes the loss 0 on pictures of streets.
+        loss_weight: Weight of the loss.
+        relax: The loss tolerates covariances up to a sum of (number of pairs) / relax; 0: no tolerance. The authors'
+            scripts use 64 when training on GTA5, 32 on Cityscapes, and 0 with `loss_weight=0.8` for their plain
+            instance whitening (IW). Their command line's default, 2, makes the loss 0 on street scenes.
         eps: Added to the variance.
 
     Raises:
@@ -59,7 +59,7 @@ class InstanceWhitening(NormLayer):
         return self.loss_weight > 0
 
     def pairs(self, x: Tensor) -> Tensor | None:
-        """The pairs of channels whose covariance the loss lowers, (C, C) of 0 and 1 above the diagonal, or None."""
+        """The channel pairs whose covariance the loss reduces, (C, C) of 0 and 1 above the diagonal, or None."""
         return torch.ones(self.num_features, self.num_features, device=x.device).triu(1)
 
     def restyle(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class InstanceWhitening(NormLayer):
             if mask is not None:
                 margin = mask.sum() // self.relax if self.relax else 0.0
                 self.aux = self.loss_weight * self.share * whitening_loss(y, mask, margin)
-                return y.clone()  # an activation may follow that works in place
+                return y.clone()  # an in-place activation may follow
         return y
 
     def extra_repr(self) -> str:
@@ -80,14 +80,14 @@ class InstanceWhitening(NormLayer):
 class SelectiveWhitening(InstanceWhitening):
     """Instance selective whitening (ISW): the loss looks only at covariances that react to a change of style.
 
-    It starts without pairs, and so without a loss. Which pairs react is estimated on images and photometric
-    transformations of them, in evaluation mode, some epochs into the training: `timm_stylenorm.whitening`, or `ISWHook`
-    for mmengine. The choice is part of the state dict.
+    It starts without pairs, and therefore without a loss. After some epochs of training, the pairs that react are
+    estimated in evaluation mode from images and photometric transformations of them: see `timm_stylenorm.whitening`, or
+    `ISWHook` for mmengine. The choice is part of the state dict.
 
     Args:
         num_features: C.
-        loss_weight: Of the loss.
-        clusters: The variances of the covariances are clustered into so many (k-means); all but the lowest are chosen.
+        loss_weight: Weight of the loss.
+        clusters: Number of k-means clusters of the covariances' variances; all clusters but the lowest are chosen.
         eps: Added to the variance.
 
     Raises:
@@ -98,7 +98,7 @@ class SelectiveWhitening(InstanceWhitening):
     waits_for = 'pairs'
     mask: Tensor
     observing = False
-    chosen = 0  # pairs; kept on the host, so that a forward pass need not ask the device
+    chosen = 0  # number of pairs, kept on the host so that a forward pass does not query the device
 
     def __init__(self, num_features: int, loss_weight: float = 0.6, clusters: int = 3, eps: float = 1e-5) -> None:
         super().__init__(num_features, loss_weight, 0.0, eps)
@@ -128,7 +128,7 @@ class SelectiveWhitening(InstanceWhitening):
 
     @torch.no_grad()
     def observe(self, y: Tensor) -> None:
-        """Count a batch; `restyle` calls it while `observing`.
+        """Add the observation of a batch; `restyle` calls this while `observing` is true.
 
         Args:
             y: The normalised map, (2N, C, *spatial), of images and their transformations.
@@ -138,7 +138,7 @@ class SelectiveWhitening(InstanceWhitening):
         self.batches += 1
 
     def reacting(self) -> Tensor:
-        """The pairs that react by what was observed, which is forgotten: (C, C) of bool.
+        """The pairs that react according to the observed batches, (C, C) of bool; the observations are then dropped.
 
         Raises:
             RuntimeError: Nothing was observed.
@@ -150,13 +150,13 @@ class SelectiveWhitening(InstanceWhitening):
         return found
 
     def choose(self, pairs: Tensor) -> int:
-        """From now on the loss is that of these pairs, (C, C) of bool above the diagonal; returns how many."""
+        """Restrict the loss to these pairs, (C, C) of bool above the diagonal, and return their number."""
         self.mask.copy_(pairs)
         self.chosen = int(self.mask.sum())
         return self.chosen
 
     def forget(self) -> None:
-        """Drop what was observed."""
+        """Drop the observations."""
         self.variance, self.batches = None, 0
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Tensor], prefix: str, *args: object) -> None:

@@ -23,8 +23,8 @@ __all__: list[str] = []  # every registered name
 
 default_cfgs: dict[str, object] = {}
 
-# The convolutional families in which every stage is a module of its own, by what their structure offers beside stages:
-# blocks, batch norms, and an activation after the residual sum. More names by `register_variants`.
+# The convolutional families in which every stage is a module of its own, by what their structure offers besides stages:
+# blocks, batch norms, and an activation after the residual sum. `register_variants` adds more names.
 _FAMILIES = {
     ('blocks', 'batch_norms', 'sum'): (
         'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'wide_resnet*_2', 'resnext50_32x4d',
@@ -47,14 +47,14 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     """Register `<arch>_<method>` with timm for more architectures.
 
     Args:
-        pattern: An architecture of timm, or a glob over their names ('convnext_*').
+        pattern: The name of a timm architecture, or a glob over such names ('convnext_*').
         methods: Names of methods and recipes; all by default.
 
     Returns:
-        The names that exist now for this pattern, new ones and old.
+        The names that now exist for this pattern, both new and old.
 
     Raises:
-        ValueError: No architecture matches, or an unknown method.
+        ValueError: No architecture matches, or a method is unknown.
         ModuleNotFoundError: timm is not installed.
     """
     require('timm', 'register_variants')
@@ -84,23 +84,23 @@ def register_method(
     summary: str = '',
     paper: str = '',
 ) -> list[str]:
-    """Add a style method of your own: to `add_style`, `list_methods`, timm's names and mmseg's plugins.
+    """Add a style method of your own to `add_style`, `list_methods`, timm's names and mmseg's plugins.
 
     Args:
         name: An identifier, 'mystyle'.
-        layer: A subclass of `layers.StyleLayer` with `restyle(x)`, whose first argument is the number of channels; of
-            `layers.NormLayer` for what replaces batch norms.
+        layer: A subclass of `layers.StyleLayer` with `restyle(x)`, whose first argument is the number of channels; a
+            subclass of `layers.NormLayer` if it replaces batch norms.
         sites: Default sites, see `list_sites`.
-        placement: Whether it follows modules (`Placement.INSERT`), or takes the place of norms.
-        companions: Keys of `layers.companions.COMPANIONS` for which the layer waits.
+        placement: Whether it follows modules (`Placement.INSERT`) or takes the place of norms.
+        companions: Keys of `layers.companions.COMPANIONS` that the layer needs.
         summary: One line for the table of methods.
         paper: Authors, venue and arXiv number.
 
     Returns:
-        The new names of timm, where it is installed: '<arch>_<name>' for architectures that have the default sites.
+        The new timm names, if timm is installed: '<arch>_<name>' for architectures that have the default sites.
 
     Raises:
-        ValueError: A name that is taken or no identifier; layer, sites, placement or companions that do not fit.
+        ValueError: The name is taken or not an identifier, or the layer, sites, placement or companions are not valid.
             Nothing is registered then.
     """
     add_method(name, Method(layer, _as_sites(sites), summary, paper, placement, tuple(companions)))
@@ -113,7 +113,7 @@ def _as_sites(sites: Iterable[str]) -> tuple[str, ...]:
 
 def _register(base: str, method: str, name: str) -> None:
     def entrypoint(pretrained: bool = False, style: Style | None = None, **kwargs: object) -> nn.Module:
-        from .pretrained import build  # which the import of names does without
+        from .pretrained import build  # the import of names does not need it
 
         specs = as_specs({'type': method, **(style or {})} if isinstance(style, Mapping | None) else style, {})
         for spec in specs:
@@ -143,7 +143,7 @@ def _fits(method: Method, offers: tuple[str, ...]) -> bool:
 
 
 def _register_families(methods: Iterable[str]) -> list[str]:
-    """Names for the families that have the default sites; an architecture that this timm does not have is left out."""
+    """Register names for the families that have the default sites, except architectures that this timm lacks."""
     names: list[str] = []
     for offers, patterns in _FAMILIES.items() if HAS_TIMM else ():
         fitting = [name for name in methods if _fits(ROWS[name], offers)]
@@ -154,7 +154,7 @@ def _register_families(methods: Iterable[str]) -> list[str]:
 
 
 _collects = gc.isenabled()
-gc.disable()  # thousands of new objects would make it look through all that torch and timm have loaded
+gc.disable()  # thousands of new objects would make it scan everything that torch and timm have loaded
 try:
     _register_families(list(ROWS))
 finally:

@@ -1,4 +1,4 @@
-"""Whether weights are of a plain model, and how a styled one takes them."""
+"""Whether weights belong to a plain model, and how a styled model loads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Mapping[str, Tensor]
 
 
 def owner(paths: Collection[str], key: str) -> str | None:
-    """The path of the style layer to which a key belongs."""
+    """The path of the style layer to which a key belongs; None if there is none."""
     while key:
         key = key.rpartition('.')[0]
         if key in paths:
@@ -34,7 +34,7 @@ def layers_of(model: nn.Module) -> dict[str, StyleLayer]:
 
 
 def by_owner(paths: Collection[str], keys: Iterable[str]) -> dict[str, set[str]]:
-    """For each path with keys below it, these without the path."""
+    """Each path that has keys below it -> these keys, without the path."""
     below: dict[str, set[str]] = {}
     for key in keys:
         path = owner(paths, key)
@@ -49,13 +49,13 @@ def is_whole_batch_norm(names: Collection[str]) -> bool:
 
 
 def is_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> bool:
-    """Whether a file has nothing of attached layers, and batch norms where the model has other norms."""
+    """Whether a file has no tensors of attached layers, and batch norms wherever the style replaced them."""
     found = by_owner(layers, keys).items()
     return all(replaces_norm(layers[path]) and is_whole_batch_norm(names) for path, names in found)
 
 
 def half_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> Fit:
-    """Where a file, which has a style at other places, has the batch norm of the base: what it lacks and has for it."""
+    """The missing and unexpected keys at the places where a file, styled elsewhere, has the base's batch norm."""
     lacks, extra = [], []
     for path, names in by_owner(layers, keys).items():
         if replaces_norm(layers[path]) and is_whole_batch_norm(names):
@@ -66,11 +66,11 @@ def half_plain(layers: Mapping[str, StyleLayer], keys: Iterable[str]) -> Fit:
 
 
 def admit_plain(model: nn.Module) -> nn.Module:
-    """Let `load_state_dict(strict=True)` take the weights of the plain model; returns the same model.
+    """Let `load_state_dict(strict=True)` accept the weights of the plain model; returns the same model.
 
-    Where the weights have nothing of the style, its layers keep the tensors that they have, and an INFO line says so. A
-    file that has some of them must have them all, and keys of another style are refused as any that are unexpected.
-    Hooks are not told about `strict`: with `strict=False` the style's keys are not listed as missing, either.
+    If the weights have no tensors of the style, its layers keep their own, and an INFO line says so. A file that has
+    some of these tensors must have them all, and keys of another style are refused like any unexpected keys. The hook
+    does not know the value of `strict`: with `strict=False`, too, the style's keys are not listed as missing.
     """
     if not has_load_pre_hook(model, _keep_style):
         add_load_pre_hook(model, _keep_style)
@@ -86,7 +86,7 @@ def _keep_style(
     missing: list[str],
     *args: object,
 ) -> None:
-    """The load pre-hook."""
+    """The load pre-hook of `admit_plain`."""
     layers = layers_of(module)
     keys = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     if not is_plain(layers, keys):
@@ -100,9 +100,9 @@ def _keep_style(
 
 
 def _kept(layers: Mapping[str, StyleLayer], keys: State) -> Iterator[tuple[str, Tensor]]:
-    """What layers hold beyond what the weights of a plain model give."""
+    """The tensors of style layers that the weights of a plain model do not provide."""
     found = by_owner(layers, keys)
-    tried: dict[object, list[str]] = {}  # layers of one kind lack the same
+    tried: dict[object, list[str]] = {}  # layers of one kind lack the same tensors
     for path, layer in layers.items():
         own = layer.state_dict()
         names: Iterable[str] = own

@@ -1,9 +1,9 @@
-"""Weights for styled models: timm reads and adapts what belongs to the base, we put in what belongs to the style.
+"""Weights for styled models: timm reads and adapts the part of the base model, we load the part of the style.
 
-timm loads pretrained weights inside the base's entry point, before there is a style. What a user names (a file, a state
-dict, a folder, a repository of the hub) may be of a plain model or of one of this style; its keys tell. The base's part
-goes through timm's own path, with the key filter, the head, the input channels and the strictness of the family; then
-come the style, and its tensors.
+timm loads pretrained weights inside the base's entry point, before there is a style. The weights that a user names (a
+file, a state dict, a folder, a repository of the hub) may belong to a plain model or to one with this style; their keys
+tell which. The base's part goes through timm's own path, with the key filter, the head, the input channels and the
+strictness of the family; the style and its tensors are added afterwards.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..surgery.structure import batch_norms
 from .plain import State, admit_plain, by_owner, half_plain, is_plain, is_whole_batch_norm, layers_of, owner
 
 _logger = logging.getLogger(__name__)
-_SOURCES = ('state_dict', 'file', 'hf_hub_id', 'url')  # of a pretrained cfg, in the order in which timm looks at them
-_OF_FEATURES = ('features_only', 'out_indices', 'feature_cls')  # arguments that wrap the model they are given with
+_SOURCES = ('state_dict', 'file', 'hf_hub_id', 'url')  # of a pretrained cfg, in the order in which timm checks them
+_OF_FEATURES = ('features_only', 'out_indices', 'feature_cls')  # arguments that wrap the model in an extractor
 _ATTACHED = '.style.'  # in every key of an attached layer
 
 
@@ -37,26 +37,26 @@ def build(
     pretrained: bool,
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
-    """A model with a style, and with weights if asked.
+    """A model with a style, and with weights if requested.
 
     Args:
         create: The entry point of the base model.
-        names: Of the base in timm's registry, and of the model that is built.
-        style: For `add_style`, a dict for each method.
-        pretrained: Whether to load weights: those of the registry, or what `pretrained_cfg` or `pretrained_cfg_overlay`
-            name.
+        names: The name of the base in timm's registry, and the name of the model that is built.
+        style: A dict for each method, as `add_style` takes them.
+        pretrained: Whether to load weights: those of the registry, or those that `pretrained_cfg` or
+            `pretrained_cfg_overlay` name.
         kwargs: Further arguments of `create`.
 
     Raises:
-        ValueError: The named weights are of another style, of a style with other arguments, or of a styled model of
-            another architecture. Nothing has been built then but a reference to compare with.
+        ValueError: The named weights belong to another style, to a style with other arguments, or to a styled model of
+            another architecture. Only a reference model for the comparison has been built then.
     """
     methods = ', '.join(str(spec['type']) for spec in style)
     if not pretrained:
         return _finish(add_style(create(pretrained=False, **kwargs), style), names[1])
     cfg = resolve_pretrained_cfg(names[0], kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
     named = _names_weights(kwargs)
-    if cfg.custom_load or not named:  # of the registry, or in a foreign format: plain in any case
+    if cfg.custom_load or not named:  # weights of the registry, or in a foreign format, are always plain
         model = add_style(create(pretrained=True, **kwargs), style)
         source = _source(cfg) if named else '.'.join(filter(None, [names[0], cfg.tag]))
         _logger.info(f'weights of {source}, trained without {methods}')
@@ -83,7 +83,7 @@ def build(
 
 
 def _finish(model: nn.Module, name: str, entries: Mapping[str, object] | None = None) -> nn.Module:
-    """What timm saves beside the weights names the model, and tells where they came from; the log tells the style."""
+    """Write the model's name and the source of its weights into its cfgs, which timm saves, and log its style."""
     _logger.info(describe_style(model))
     for module in model.modules():
         for attribute in ('pretrained_cfg', 'default_cfg'):
@@ -96,7 +96,7 @@ def _finish(model: nn.Module, name: str, entries: Mapping[str, object] | None = 
 
 
 def _names_weights(kwargs: Mapping[str, object]) -> bool:
-    """Whether the caller, and not the registry, says where the weights are."""
+    """Whether the caller, not the registry, says where the weights are."""
     given = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
     entries = [
         value if isinstance(value, Mapping) else vars(value) for value in given if value and not isinstance(value, str)
@@ -114,7 +114,7 @@ def _source(cfg: PretrainedCfg) -> str:
 
 
 class _Reader(nn.Module):
-    """Stands in for a model where timm loads weights, and keeps them."""
+    """Stands in for a model when timm loads weights, and keeps these."""
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
         self.found = dict(state_dict)
@@ -122,18 +122,18 @@ class _Reader(nn.Module):
 
 
 def _read(cfg: PretrainedCfg, cache_dir: str | Path | None) -> dict[str, Tensor]:
-    """The weights that a pretrained cfg names, as timm reads them, and before it adapts them."""
+    """The weights that a pretrained cfg names, as timm reads them, before it adapts them."""
     reader = _Reader()
     load_pretrained(reader, {**cfg.to_dict(), 'first_conv': None, 'classifier': None}, cache_dir=cache_dir)
     return reader.found
 
 
 class _Reference:
-    """A model that is built without weights, to compare those of a file with, and to convert those of the style.
+    """A model built without weights, with which a file is compared and which converts the style's tensors.
 
     Attributes:
-        paths: Its style layers.
-        has_tensors: Whether the style has tensors, or leaves out some of the base.
+        paths: Its style layers, by path.
+        has_tensors: Whether the style adds tensors, or removes some of the base.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class _Reference:
         self.head = {f'{head}.{name}' for head in heads for name in ('weight', 'bias')}
 
     def fits_style(self, file: State) -> bool:
-        """Whether a file is of a model with a style for these places; `take` tells whether it is this one."""
+        """Whether a file belongs to a model with a style at these places; `take` checks whether it is this style."""
         return not is_plain(self.paths, file) or bool(self._norms_without_tensors(self.paths, file))
 
     def _norms_without_tensors(self, places: Collection[str], file: State) -> list[str]:
-        """Norms of which a file has nothing, though it has all else of the base, under the base's names."""
+        """Norms of which a file has no keys, although it has all other keys of the base, under the base's names."""
         found = by_owner(places, file)
         rest = [key for key in self.plain if owner(places, key) is None and key not in self.head]
         if not all(key in file for key in rest):
@@ -165,12 +165,13 @@ class _Reference:
         return [path for path in self.norms if path in places and path not in found]
 
     def take(self, file: State, what: str) -> dict[str, Tensor]:
-        """Take the style's tensors of a file, and give the base's part back, whole.
+        """Load the style's tensors of a file into the reference, and return a complete state dict of the base.
 
-        Norms that the style replaced are in that part as they are initialised: the style's tensors will follow.
+        In it, norms that the style replaced have their initial values, or those of the file if it has the same keys:
+        `give` loads the style's tensors later.
 
         Raises:
-            ValueError: Starting with `what`; tensors are missing, unexpected, or of another shape.
+            ValueError: Tensors are missing, unexpected, or of another shape; the message starts with `what`.
         """
         own = {key: value for key, value in file.items() if owner(self.paths, key) is not None}
         shapes = self.model.state_dict()
@@ -196,7 +197,7 @@ class _Reference:
         return {**base, **replaced, **{key: value for key, value in own.items() if key in replaced}}
 
     def refuse_other_styles(self, file: State, what: str) -> None:
-        """Raise a ValueError that starts with `what` where a file has tensors of a style, or lacks some for its norms.
+        """Raise a ValueError that starts with `what` if a file has tensors of a style, or lacks some for its norms.
 
         Other keys that the model does not have are left to timm, which may know how to rename them.
         """
@@ -212,14 +213,14 @@ class _Reference:
             raise ValueError(f'{what}: {Fit(missing, extra, [], {})}')
 
     def give(self, model: nn.Module) -> None:
-        """Put the style's tensors into a model, of which feature extractors have other names for the same modules."""
+        """Load the style's tensors into a model, possibly a feature extractor with other names for the same modules."""
         state = {_flat(key): value for key, value in self.model.state_dict().items() if owner(self.paths, key)}
         paths = layers_of(model)
-        whole = model.state_dict()  # torch 2.1 sets counters of batches to zero that are not there
+        whole = model.state_dict()  # torch 2.1 sets missing batch counters to zero
         whole.update({key: state[_flat(key)] for key in whole if owner(paths, key) is not None})
         model.load_state_dict(whole, strict=False)
 
 
 def _flat(key: str) -> str:
-    """A key under which a model and its feature extractors have the same tensor."""
+    """A form of a key that is the same for a model and for its feature extractors."""
     return key.removeprefix('model.').replace('.', '_')

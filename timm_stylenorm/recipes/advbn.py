@@ -1,4 +1,4 @@
-"""AdvBN: train what follows a cut on features whose channel statistics are disturbed in the worst direction.
+"""AdvBN: train the layers after a cut on features whose channel statistics are disturbed in the worst direction.
 
 Shu, Wu, Goldblum, Goldstein, 'Encoding Robustness to Image Style via Adversarial Feature Perturbations', NeurIPS 2021,
 arXiv:2009.08965.
@@ -24,29 +24,29 @@ from ..surgery.structure import batch_norms, norms_after
 from .base import Channels, ForwardLoss, LossTerm, Recipe, Target, make_dual, refuse_checkpointing, total
 from .replay import Replay
 
-LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches stay above what float16 can hold
+LOSS_SCALE = 2.0**12  # signs stay the same, and gradients of large batches do not vanish in float16
 LOWER = ('frozen', 'statistics', 'trainable')
 
 
 class AdvBNRecipe(Recipe):
-    """Clean loss and adversarial loss: the noise of the `AdvBN` layer climbs the loss for some steps, and the network
-    after the layer learns from clean features through the main batch norms, from disturbed ones through the auxiliary.
+    """Clean and adversarial loss: some steps of gradient ascent on the loss find the noise of the `AdvBN` layer. The
+    network after it learns from clean features with the main batch norms, from disturbed ones with the auxiliary ones.
 
-    The part of the model before the cut runs once for each batch. The ascent starts from ones, in evaluation mode and
-    through the auxiliary batch norms, and computes no gradient of a parameter; its steps are
+    The part of the model before the cut runs once for each batch. The ascent starts from noise of ones, runs in
+    evaluation mode with the auxiliary batch norms, and computes no gradients of parameters; its steps are
 
         noise <- clip(noise + step * sign(dL/dnoise), 1 - eps, 1 + eps)
 
-    As the authors' code: no random start, statistics over the batch of one process, unit weights of both losses.
+    As in the authors' code: no random start, statistics over the batch of one process, weight 1 for both losses.
 
     Args:
-        cut: Site of the layer; by default where the model has one already, or after stage 1.
-        steps, step, eps, clamp: See `AdvBN`; by default what the layer has.
-        lower: The part before the cut is 'frozen', but for the layers of other style methods there, trains with frozen
+        cut: Site of the layer; by default the place of the layer that the model has already, or after stage 1.
+        steps, step, eps, clamp: See `AdvBN`; by default the values of the layer.
+        lower: The part before the cut is 'frozen' (except for layers of other style methods there), trains with frozen
             batch norm 'statistics', or is 'trainable'.
 
     Raises:
-        ValueError: Another word for `lower`.
+        ValueError: An unknown value of `lower`.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class AdvBNRecipe(Recipe):
         """See `Recipe.prepare`.
 
         Raises:
-            ValueError: Besides what `add_style` refuses: the model has its layer already and `cut` names another
-                place; activation checkpointing.
+            ValueError: As `add_style`; also if the model has its layer already and `cut` names another place, or if
+                it uses activation checkpointing.
         """
         refuse_checkpointing(model)
         encoder = model if encoder is None else encoder
@@ -111,7 +111,7 @@ class AdvBNRecipe(Recipe):
                 return total(forward_loss(images, [LossTerm(target)]))
 
         layer, features = replay.layer, replay.features
-        clamps = layer.clamps(features)  # asked once for a batch, since a GPU's answer has to be waited for
+        clamps = layer.clamps(features)  # computed once for a batch, since it waits for the GPU
         with routed(model, 'adversarial'), override_attr([layer], 'clamp', clamps):
             with eval_mode(model):
                 noise = ascend(layer, features, loss)
@@ -123,7 +123,7 @@ class AdvBNRecipe(Recipe):
         return {**clean, **adversarial}
 
     def _hold(self, replay: Replay) -> None:
-        """Keep the lower part in evaluation, or its batch norms."""
+        """Keep the lower part, or only its batch norms, in evaluation mode."""
         for module in replay.lower:
             if self.lower == 'frozen':
                 module.eval()
@@ -136,13 +136,13 @@ class AdvBNRecipe(Recipe):
 def ascend(layer: AdvBN, features: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The noise that raises a loss: `layer.steps` steps of signed gradient ascent from ones.
 
-    Only the noise gets a gradient, so none reaches a parameter, and nothing is synchronised over processes. Where a
-    gradient is not finite, the noise stays.
+    Only the noise gets a gradient, so no parameter does, and nothing is synchronised between processes. If a gradient
+    is not finite, the noise stays unchanged.
 
     Args:
-        layer: Gives steps, step size and radius, and disturbs the features.
+        layer: Provides the number of steps, the step size and the radius, and disturbs the features.
         features: (N, C, *spatial).
-        loss: Of the disturbed features, a scalar; the network should be in evaluation mode.
+        loss: A scalar function of the disturbed features; the network should be in evaluation mode.
 
     Returns:
         noise_mean, noise_std: (C,), float32.

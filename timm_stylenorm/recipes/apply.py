@@ -1,4 +1,4 @@
-"""What every host does with a recipe: find it, and make losses of the parts of one forward."""
+"""Helpers of all hosts for recipes: find the recipe of a model, and compute the losses of one forward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Criterion = Callable[[Tensor, Tensor], Tensor]  # of logits and targets
 
 
 def recipe_of(model: nn.Module) -> str | None:
-    """The recipe without which the style layers of a model do nothing: 'advbn' for `resnet50_advbn`."""
+    """The recipe without which the style layers of a model do nothing, such as 'advbn' for `resnet50_advbn`."""
     records = (layer.attachment for _, layer in style_layers(model))
     return next((record.recipe for record in records if record is not None and record.recipe), None)
 
 
 def part_losses(model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], criterion: Criterion) -> dict[str, Tensor]:
-    """Of one forward: 'loss_cls' of each part, 'loss' of one with a criterion of its own, and what style layers left,
-    over all images."""
+    """The losses of one forward pass: 'loss_cls' of each part, or 'loss' if the part has its own criterion, and the
+    losses that style layers stored, over all images."""
     losses: dict[str, Tensor] = {}
     for part in parts:
         own, rows = part.criterion, logits[part.rows]
@@ -37,7 +37,7 @@ def part_losses(model: nn.Module, logits: Tensor, parts: Sequence[LossTerm], cri
 
 
 def _one_target(parts: Sequence[LossTerm], logits: Tensor) -> Tensor:
-    """The target of a whole batch: that of its part, or class probabilities (N, K), mixed by the weights of several."""
+    """The target of a whole batch: the target of a single part, or class probabilities (N, K) mixed by weight."""
     if len(parts) == 1:
         return parts[0].target
     mixed = torch.zeros_like(logits, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What all recipes share: a training procedure of more than one pass for each batch, the same for every host."""
+"""The base of all recipes: a training procedure of more than one pass for each batch, the same for every host."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..surgery.add import replace_norms
 
 T = TypeVar('T')
 Channels = Sequence[float] | Tensor
-Target = Tensor | Sequence  # labels as the host has them: a tensor, or OpenMMLab's data samples
+Target = Tensor | Sequence  # labels in the form of the host: a tensor, or OpenMMLab's data samples
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """Images of a batch and what they are to be.
+    """A part of the images of a batch, with its target and the weight of its loss.
 
     Attributes:
-        target: Labels in whatever form the host has them.
-        rows: Which images of the batch.
-        weight: Of this part's loss.
-        name: Goes before the names of its losses; '' for none.
-        criterion: The loss of the logits of these images, in the place of the host's, which needs the target; None from
-            it for none. Classifiers take it.
+        target: Labels in whatever form the host uses.
+        rows: The images of the batch that belong to this part.
+        weight: Weight of this part's loss.
+        name: Prefix of the names of its losses; '' for none.
+        criterion: Computes the loss from the logits of these images, in place of the host's loss, which needs the
+            target; it returns None for no loss. Classifiers support it.
     """
 
-    target: Any  # `Target`, of which `criterion` knows more
+    target: Any  # a `Target`; the host's criterion knows its exact type
     rows: slice = field(default_factory=lambda: slice(None))
     weight: float = 1.0
     name: str = ''
@@ -46,10 +46,11 @@ ForwardLoss = Callable[[Tensor, Sequence[LossTerm]], dict[str, Tensor]]
 
 
 class Recipe:
-    """A training procedure; this one is the plain forward and loss.
+    """A training procedure; this base class does the plain forward pass and loss.
 
-    It holds settings, and nothing of one model: copies of a host share it. A host calls `prepare` once, before it makes
-    DDP wrappers, EMA copies and optimizers, and `losses` in place of its plain forward and loss, inside what DDP wraps.
+    It holds settings but nothing of a particular model, so copies of a host share it. A host calls `prepare` once,
+    before it creates DDP wrappers, EMA copies and optimizers. It calls `losses` in place of its plain forward pass and
+    loss, inside the module that DDP wraps.
     """
 
     def prepare(
@@ -59,30 +60,30 @@ class Recipe:
 
         Args:
             model: The whole network: a classifier or a segmentor.
-            encoder: The part of it in which stages are looked up; `model` by default.
+            encoder: The part of the model in which stages are looked up; `model` by default.
             mean: The images that the model will see are (values in [0, 1] - mean) / std, for each channel.
             std: See `mean`.
         """
 
     def set_progress(self, share: float, batch: int = 0) -> None:
-        """Tell how far the training is, for recipes that change in its course; hosts call it.
+        """Set how far the training has progressed, for recipes that change during training; hosts call it.
 
         Args:
-            share: Of the training that is done, 0 to 1: finished epochs of all epochs.
-            batch: The next batch of this epoch, from 0.
+            share: Completed share of the training, 0 to 1: finished epochs / all epochs.
+            batch: Index of the next batch of this epoch, from 0.
         """
 
     def losses(self, model: nn.Module, images: Tensor, target: Target, forward_loss: ForwardLoss) -> dict[str, Tensor]:
         """The losses of all passes over one training batch, to be summed and differentiated once by the host.
 
         Args:
-            model: What `prepare` got.
+            model: The model that was passed to `prepare`.
             images: (N, C, H, W), normalised.
-            target: Their labels, as the host has them.
-            forward_loss: `forward_loss(images, parts) -> losses` runs the host's forward in the mode the model is in
-                and returns its losses by name: those that count have 'loss' or a part 'style' in their names, the
-                rest is for the log. Means over the rows of each part, times its weight, under the names that
-                `LossTerm.label` makes; parts of one name are summed.
+            target: Their labels, in the form of the host.
+            forward_loss: `forward_loss(images, parts) -> losses` runs the host's forward pass in the current mode of
+                the model and returns its losses by name. Losses that count have 'loss' or a part 'style' in their
+                names; the others are only logged. Each loss is the mean over the rows of a part, times its weight,
+                under the name that `LossTerm.label` makes; losses of the same name are summed.
         """
         return forward_loss(images, [LossTerm(target)])
 
@@ -94,7 +95,7 @@ def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[
     """An entry of a table from its name, or from a dict with its name under `type` and its arguments.
 
     Raises:
-        ValueError: No such entry, named with `what` it would be.
+        ValueError: There is no such entry; `what` names its kind in the message.
         TypeError: An argument that the entry does not have.
     """
     if not isinstance(spec, str) and not (isinstance(spec, Mapping) and isinstance(spec.get('type'), str)):
@@ -111,7 +112,7 @@ def build(what: str, table: Mapping[str, Callable[..., T]], spec: str | Mapping[
 
 
 def total(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
-    """The sum of the task's own losses, without those of style layers, as mmengine reads a dict of losses."""
+    """The sum of the task's own losses, without the losses of style layers; the dict is read as mmengine reads it."""
     terms = [v for k, v in losses.items() if 'loss' in k and 'style' not in k.split('.')]
     if not terms:
         raise ValueError(f"the names of losses that count contain 'loss', and the host gave {sorted(losses)}")
@@ -120,7 +121,7 @@ def total(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
 
 
 def make_dual(model: nn.Module, names: Iterable[str]) -> None:
-    """Make the batch norms of these names dual, unless they are, in place."""
+    """Replace the batch norms of these names by dual ones, in place, unless they are dual already."""
     norms = dict(model.named_modules())
     plain = [name for name in names if not isinstance(norms[name], DualBatchNorm2d)]
     if plain:
@@ -128,10 +129,10 @@ def make_dual(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def refuse_checkpointing(model: nn.Module) -> None:
-    """Raise where a model recomputes activations: the backward pass would run them by another route.
+    """Raise if a model recomputes activations: the backward pass would recompute them by another route.
 
     Raises:
-        ValueError: Naming the module.
+        ValueError: A module uses activation checkpointing; the message names it.
     """
     for name, module in model.named_modules():
         if getattr(module, 'grad_checkpointing', False) or getattr(module, 'with_cp', False):

@@ -1,4 +1,4 @@
-"""Consistency of the predictions under CrossNorm: the network is to say the same of an image in other styles.
+"""Consistency of the predictions under CrossNorm: the network should predict the same for an image in other styles.
 
 Tang, Gao, Zhu, Zhang, Li, Metaxas, 'CrossNorm and SelfNorm for Generalization under Distribution Shifts', ICCV 2021,
 arXiv:2102.02811.
@@ -24,20 +24,20 @@ class ConsistencyRecipe(Recipe):
         L(clean) + weight * J(clean, cn1, cn2)
 
     L is the host's loss, J is `functional.consistency_loss`. In a pass with CrossNorm exactly `active` of its layers
-    act, drawn anew. Every pass moves running statistics. As the authors' code; all processes take the same kind of
-    step, which a SyncBatchNorm needs, and each draws its own layers.
+    act, drawn anew. Every pass updates running statistics. This is as in the authors' code. All processes take the
+    same kind of step, as SyncBatchNorm requires, but each draws its own layers.
 
-    With AugMix L is of all views of the images, in one pass, and the passes with CrossNorm are of the first views:
+    With AugMix, L covers all views of the images, in one pass, and the passes with CrossNorm use the first views:
 
         CE(clean) + 12 * J(clean, aug1, aug2) + weight * J(clean, cn1, cn2)
 
     Args:
-        weight: Of the consistency.
-        views: Views of each image in a batch [clean; aug1; aug2], where the host's loss is AugMix's (`aug_splits=3` of
-            StyleNormClassifier, `--aug-splits 3 --jsd-loss` of timm's train.py); 1 without.
+        weight: Weight of the consistency loss.
+        views: Number of views of each image in a batch [clean; aug1; aug2], if the host's loss is AugMix's
+            (`aug_splits=3` of StyleNormClassifier, `--aug-splits 3 --jsd-loss` of timm's train.py); 1 without AugMix.
 
     Raises:
-        ValueError: A weight below 0, or no positive number of views.
+        ValueError: `weight` is below 0, or `views` is not a positive whole number.
     """
 
     def __init__(self, weight: float = 10.0, views: int = 1) -> None:
@@ -68,7 +68,7 @@ class ConsistencyRecipe(Recipe):
         """See `Recipe.losses`.
 
         Raises:
-            ValueError: Activation checkpointing; a batch that is not of so many views; a model without CrossNorm.
+            ValueError: Activation checkpointing; a batch size not divisible by `views`; a model without CrossNorm.
         """
         if not model.training:
             return forward_loss(images, [LossTerm(target)])
@@ -102,7 +102,7 @@ def _layers(model: nn.Module) -> list[CrossNorm]:
 
 
 def _coin(p: float, device: torch.device) -> bool:
-    """Whether it is below p, on all processes or on none."""
+    """Whether a random number is below p; the result is the same on all processes."""
     draw = torch.rand((), device='cpu').to(device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast(draw, src=0)

@@ -1,4 +1,4 @@
-"""Shape-texture debiased training: images in the style of other ones, with the labels of both.
+"""Shape-texture debiased training: images in the style of other images, with the labels of both.
 
 Li, Yu, Tan, Mei, Tang, Shen, Yuille, Xie, 'Shape-Texture Debiased Neural Network Training', ICLR 2021,
 arXiv:2010.05981.
@@ -27,37 +27,37 @@ from .stylisers import Styliser, build_styliser
 
 
 class DebiasedRecipe(Recipe):
-    """One pass over [images; the same images in the style of others of the batch], each half through its batch norms.
+    """One pass over [images; the same images in the styles of others in the batch], each half with its own batch norms.
 
-    Image i takes the style of image perm[i], of a permutation drawn for each batch, without gradient. The clean half
-    keeps its labels; the stylised one has gamma times the loss with its own labels, those of the shape, and 1 - gamma
-    times the loss with those of image perm[i], the texture. The total is the mean over all 2N images, as in the
-    authors' code. Losses of the stylised half are named `stylised.*`.
+    Image i takes the style of image perm[i], without gradient; the permutation is drawn for each batch. The clean half
+    keeps its labels. The loss of the stylised half is gamma times the loss with its own labels (the shape), plus
+    1 - gamma times the loss with the labels of image perm[i] (the texture). The total is the mean over all 2N images,
+    as in the authors' code. Losses of the stylised half are named `stylised.*`.
 
-    `gamma` 1 and 0 are the paper's shape-biased and texture-biased models, the recipes `shape_biased` and
-    `texture_biased`. Labels of maps cannot be mixed: in segmentation gamma is 1, and the losses are means over all 2N
-    images, with plain names.
+    `gamma` 1 and 0 give the paper's shape-biased and texture-biased models, the recipes `shape_biased` and
+    `texture_biased`. Label maps cannot be mixed: in segmentation gamma is 1, and the losses are means over all 2N
+    images, with their plain names.
 
-    Mixup and CutMix act on the clean half and its labels, after stylisation, as in the authors' code; they use one of
-    the two.
+    Either Mixup or CutMix can act on the clean half and its labels, after stylisation, as in the authors' code.
 
     Args:
         styliser: See `build_styliser`: 'adain', which needs weights, 'fourier' or 'pixel'.
         alpha: Strength of the style, 0 to 1.
-        gamma: Share of the shape's label; None for 0.8, and 1 in segmentation.
-        multi_grid: Where the learning rate falls, and the end of training, in epochs or any other unit: (30, 60, 90,
-            100). The stylised images are then smaller ones, which the network sees at their size, in a pass of their
-            own, as in the authors' `img_size_scheduler`: 1 / sqrt 2 of the sides in the first, third, ... batch of an
-            epoch, and another 1 / sqrt 2 in the first half of the time between two falls. None for images of one size.
-        min_size: Sides that multi-grid does not go below, in pixels. The authors have 112, for ResNeXt-101 with Mixup
-            200.
-        mixup, cutmix: alpha of the Beta distribution; 0 for none. The authors have 0.4 and 1.
+        gamma: Share of the shape's label; None means 0.8, or 1 in segmentation.
+        multi_grid: The times at which the learning rate drops, and the end of training, in epochs or any other unit:
+            (30, 60, 90, 100). The stylised images are then smaller, and the network sees them at this size in a
+            separate pass, as in the authors' `img_size_scheduler`: the sides are multiplied by 1 / sqrt 2 in the first,
+            third, ... batch of an epoch, and by another 1 / sqrt 2 in the first half of the time between two drops.
+            None for images of one size.
+        min_size: Smallest side that multi-grid produces, in pixels. The authors use 112, and 200 for ResNeXt-101 with
+            Mixup.
+        mixup, cutmix: alpha of the Beta distribution; 0 for none. The authors use 0.4 and 1.
 
     Raises:
-        ValueError: A value out of range, both Mixup and CutMix.
+        ValueError: A value is out of range, or both Mixup and CutMix are set.
 
     Warns:
-        StyleNormWarning: Multi-grid in a training that tells no progress, see `Recipe.set_progress`.
+        StyleNormWarning: Multi-grid is used but nobody reports the progress of training, see `Recipe.set_progress`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DebiasedRecipe(Recipe):
             )
         self.alpha, self.gamma, self.min_size, self.mixup, self.cutmix = alpha, gamma, min_size, mixup, cutmix
         self.multi_grid = times
-        self._share: float | None = None  # of the training that is done
+        self._share: float | None = None  # completed share of the training
         self._batch = 0
         self.styliser = build_styliser(styliser)
         self.mean, self.std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
@@ -93,11 +93,11 @@ class DebiasedRecipe(Recipe):
     def prepare(
         self, model: nn.Module, encoder: nn.Module | None = None, mean: Channels = (0.0,), std: Channels = (1.0,)
     ) -> None:
-        """See `Recipe.prepare`. A model without batch norms keeps its two kinds of images together.
+        """See `Recipe.prepare`. A model without batch norms treats both kinds of images alike.
 
         Raises:
             ValueError: Activation checkpointing; batch norms that are frozen or that a style method has replaced; for a
-                segmentor, `gamma` below 1, Mixup or CutMix.
+                segmentor, `gamma` below 1, Mixup, CutMix or multi-grid.
         """
         refuse_checkpointing(model)
         if encoder is not None and encoder is not model:  # of a segmentor
@@ -110,7 +110,7 @@ class DebiasedRecipe(Recipe):
         """See `Recipe.losses`.
 
         Raises:
-            ValueError: Labels of maps, and `gamma` below 1, Mixup or CutMix; signals or clips in place of images.
+            ValueError: Label maps with `gamma` below 1, Mixup, CutMix or multi-grid; signals or clips, not images.
         """
         if images.dim() != 4:
             raise ValueError(f'recipe debiased: stylisers take images (N, C, H, W), got {tuple(images.shape)}')
@@ -135,7 +135,7 @@ class DebiasedRecipe(Recipe):
         self._share, self._batch = share, batch
 
     def _size(self, images: Tensor) -> list[int]:
-        """Of this batch's stylised images."""
+        """The size of the stylised images of this batch."""
         size = list(images.shape[2:])
         if self.multi_grid is None:
             return size
@@ -154,7 +154,7 @@ class DebiasedRecipe(Recipe):
 
     @torch.no_grad()
     def stylise(self, images: Tensor, index: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """Image i in the style of image index[i]; both normalised, (N, C, H, W), and the result of the given size."""
+        """Image i in the style of image index[i], in the given size; input and result are normalised, (N, C, H, W)."""
         for name, values in (('mean', self.mean), ('std', self.std)):
             if len(values) not in (1, images.shape[1]):
                 raise ValueError(
@@ -168,7 +168,7 @@ class DebiasedRecipe(Recipe):
         return ((result - mean) / std).to(images.dtype)
 
     def _parts(self, images: Tensor, target: Target, index: Tensor) -> tuple[Tensor, list[LossTerm]]:
-        """The clean images, mixed if asked, and what both halves are to be."""
+        """The clean images, mixed if requested, and the loss terms of both halves."""
         if not _of_images(target):
             self._refuse_mixed_labels()
             return images, [LossTerm(torch.cat([target] * 2) if isinstance(target, Tensor) else [*target, *target])]
@@ -185,7 +185,7 @@ class DebiasedRecipe(Recipe):
         return images, [part for part in parts if part.weight]
 
     def _mixed(self, images: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Mixed images, with which others, and the share of the others' labels."""
+        """The mixed images, the indices of the other images, and the share of the labels of the others."""
         if not self.mixup and not self.cutmix:
             return images, torch.arange(len(images), device=images.device), 0.0
         other = torch.randperm(len(images), device=images.device)
@@ -208,7 +208,7 @@ class DebiasedRecipe(Recipe):
 
 
 def _of_images(target: Target) -> TypeGuard[Tensor]:
-    """Whether it is labels (N,), or probabilities or several labels for each image, (N, K)."""
+    """Whether the target is labels of images, (N,), or probabilities or several labels for each image, (N, K)."""
     return isinstance(target, Tensor) and target.dim() <= 2
 
 
@@ -218,17 +218,17 @@ def mixup(images: Tensor, index: Tensor, share: float) -> Tensor:
 
 
 def cutmix(images: Tensor, index: Tensor, share: float, centre: tuple[int, int]) -> tuple[Tensor, float]:
-    """A box of every image comes from another one.
+    """Replace a box of every image by the same box of another image.
 
     Args:
         images: (N, C, H, W).
-        index: (N,), which other.
-        share: Of the area; the box has int(H * sqrt(share)) rows and int(W * sqrt(share)) columns, the same number on
-            both sides of the centre, as far as they are inside the image.
-        centre: Row and column.
+        index: (N,), the other image of each image.
+        share: Share of the area; the box has int(H * sqrt(share)) // 2 rows and int(W * sqrt(share)) // 2 columns on
+            each side of the centre, as far as they are inside the image.
+        centre: Row and column of the centre.
 
     Returns:
-        The images, and the true share of the box.
+        The mixed images, and the true share of the box.
     """
     height, width = images.shape[2:]
     (rows, columns), _ = crop_box(height, width, share, centre)

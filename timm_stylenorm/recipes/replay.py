@@ -1,4 +1,4 @@
-"""Run only what follows a style layer, again and again: what comes before it returns what it returned before."""
+"""Rerun only the part of a model that follows a style layer: the part before it returns its recorded outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..surgery.hooks import attachments_of, module_of, muted
 class Replay:
     """The part of a model before the cut: it runs once while `recording`, and returns the same while `playing`.
 
-    Before the cut is what is registered before it in the same module, or in a module around it, and the module that
-    carries the layer. Only the outermost of these are recorded, by a hook. A module that is not called on the way to
-    the cut, or called again after it, runs as ever.
+    This part consists of the modules that are registered before the cut, in the same module or in an enclosing one, and
+    the module that carries the layer. Only the outermost of these are recorded, by a hook. A module that is not called
+    on the way to the cut, or that is called again after it, runs as usual.
 
     Args:
         model: The whole network.
@@ -27,15 +27,15 @@ class Replay:
     def __init__(self, model: nn.Module, layer: AdvBN) -> None:
         self.layer, self.cut = layer, module_of(model, layer)
         self.lower = [*_before(model, self.cut), self.cut]
-        self.features: Tensor  # what the layer got, (N, C, *spatial)
+        self.features: Tensor  # the input of the layer, (N, C, *spatial)
         self._outputs: dict[nn.Module, list[object]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """One forward is recorded.
+        """A context in which one forward pass is recorded.
 
         Raises:
-            RuntimeError: The forward did not pass the cut, passed it more than once, or changed in place what came out.
+            RuntimeError: The pass did not reach the cut, reached it more than once, or changed the map there in place.
         """
         self._outputs = {module: [] for module in self.lower[:-1]}
         recorded: list[Tensor] = []
@@ -65,7 +65,7 @@ class Replay:
 
     @contextmanager
     def playing(self, features: Tensor) -> Iterator[None]:
-        """One forward starts at the layer, which gives `features`."""
+        """A context in which one forward pass starts at the layer, which returns `features`."""
         with ExitStack() as stack:
             for module, outputs in self._outputs.items():
                 if outputs:
@@ -73,7 +73,7 @@ class Replay:
                     stack.enter_context(_forward(module, outputs))
             style = attachments_of(self.cut)
             layers = list(style.values()) if style is not None else []
-            before = layers[: layers.index(self.layer)]  # at the cut too, and done
+            before = layers[: layers.index(self.layer)]  # at the cut too, and already applied
             stack.enter_context(override_attr(before, 'enabled', False))
             stack.enter_context(override_attr([self.layer], 'disturbed', features))
             yield
@@ -81,7 +81,7 @@ class Replay:
 
 @contextmanager
 def _forward(module: nn.Module, outputs: list[object]) -> Iterator[None]:
-    """The first calls of a module's forward give `outputs`, further calls compute."""
+    """A context in which the first calls of a module's forward return `outputs`; further calls compute."""
     own = vars(module).get('forward')
     module.forward = _player(module.forward, outputs)
     try:

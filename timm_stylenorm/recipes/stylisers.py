@@ -1,4 +1,4 @@
-"""Stylisers: images in the style of other images, without gradient; tools of a recipe, and not parts of a model."""
+"""Stylisers: images in the style of other images, without gradient; tools of a recipe, not parts of a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .base import build
 
 
 class Styliser:
-    """`styliser(content, style, alpha)`: the content images with what the styliser takes for style from others.
+    """`styliser(content, style, alpha)`: the content images in the style of other images, as the styliser defines it.
 
-    A styliser is a code for images: `encode`, `mix` two codes, `decode`. Nothing is drawn.
+    A styliser defines a code for images: `encode`, `mix` two codes, `decode`. It makes no random draws.
     """
 
     @torch.no_grad()
@@ -25,8 +25,8 @@ class Styliser:
 
         Args:
             content: (N, C, H, W) in [0, 1].
-            style: Image i takes the style of style image i; or of content image i, where this is integers (N,).
-            alpha: 0 leaves the content, 1 takes all of the style.
+            style: Image i takes the style of style image i; if this is integers (N,), of content image style[i].
+            alpha: 0 keeps the content, 1 takes all of the style.
 
         Raises:
             ValueError: `alpha` outside [0, 1], images that the styliser cannot take.
@@ -44,15 +44,15 @@ class Styliser:
         return image.clamp(0, 1).to(content.dtype)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Of float32 images."""
+        """The code of float32 images."""
         raise NotImplementedError
 
     def mix(self, content: Tensor, style: Tensor, alpha: float) -> Tensor:
-        """Of two codes: alpha * adain(content, style) + (1 - alpha) * content, for maps (N, C, *spatial)."""
+        """The mixture of codes: alpha * adain(content, style) + (1 - alpha) * content, for maps (N, C, *spatial)."""
         return torch.lerp(content, adain(content, style).to(content.dtype), alpha)
 
     def decode(self, code: Tensor, content: Tensor) -> Tensor:
-        """Images, not clamped yet, of the shape of `content`."""
+        """The images of a code, not clamped yet, in the shape of `content`."""
         raise NotImplementedError
 
     def __deepcopy__(self, memo: object) -> Styliser:
@@ -64,16 +64,16 @@ class AdaINStyliser(Styliser):
 
         y = decoder(alpha * adain(encoder(content), encoder(style)) + (1 - alpha) * encoder(content))
 
-    Takes RGB images, and grey ones as RGB, of at least 9 x 9 pixels. The networks follow the images to their device.
+    Takes RGB images, or grey images as RGB, of at least 9 x 9 pixels. The networks are moved to the images' device.
     Huang & Belongie, ICCV 2017, arXiv:1703.06868.
 
     Args:
-        encoder: File with the weights: `vgg_normalised.pth` as published or as tools/train_styliser.py makes it, or
-            those of timm's or torchvision's `vgg19`.
+        encoder: File with the weights: `vgg_normalised.pth`, as published or as made by tools/train_styliser.py, or
+            weights of timm's or torchvision's `vgg19`.
         decoder: File with the weights of the decoder that was trained with this encoder.
 
     Raises:
-        FileNotFoundError: Says where such files come from.
+        FileNotFoundError: A file is missing; the message says where to get it.
         ValueError: A file holds something else.
     """
 
@@ -97,11 +97,11 @@ class AdaINStyliser(Styliser):
 class FourierStyliser(Styliser):
     """The low frequencies of the content get the amplitudes of the style; the phases stay.
 
-    Content and style of one size, of any number of channels. Yang & Soatto, 'FDA: Fourier Domain Adaptation for
+    Content and style have the same size and any number of channels. Yang & Soatto, 'FDA: Fourier Domain Adaptation for
     Semantic Segmentation', CVPR 2020, arXiv:2004.05498; there alpha is 1 and beta 0.01, 0.05 or 0.09.
 
     Args:
-        beta: Low are frequencies up to floor(beta * min(H, W)) periods per image, in both directions.
+        beta: Frequencies up to floor(beta * min(H, W)) periods per image, in both directions, are low.
 
     Raises:
         ValueError: `beta` outside [0, 0.5].
@@ -132,16 +132,16 @@ class FourierStyliser(Styliser):
 
 
 def _periods(size: int, like: Tensor) -> Tensor:
-    """How often each frequency of `fft` repeats within the image: 0, 1, 2, ..., 2, 1."""
+    """The periods per image of each frequency of `fft`: 0, 1, 2, ..., 2, 1."""
     up = torch.arange(size, device=like.device)
     return torch.minimum(up, size - up)
 
 
 class PixelStyliser(Styliser):
-    """The content's colours get the mean and the deviation of the style's, in CIE Lab for RGB images.
+    """The colours of the content get the mean and the deviation of the style's colours, in CIE Lab for RGB images.
 
-    Images with another number of channels are changed in their values themselves. Reinhard et al., 'Color Transfer
-    between Images', IEEE CG&A 2001; they use another colour space of that kind, l-alpha-beta.
+    For images with another number of channels, the values themselves are used. Reinhard et al., 'Color Transfer
+    between Images', IEEE CG&A 2001; they use a similar colour space, l-alpha-beta.
     """
 
     def encode(self, images: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class PixelStyliser(Styliser):
         return lab_to_rgb(code) if code.shape[1] == 3 else code
 
 
-_XYZ = torch.tensor(  # of linear sRGB, each row divided by the white point D65
+_XYZ = torch.tensor(  # from linear sRGB; each row is divided by the white point D65 below
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 _XYZ = _XYZ / _XYZ.sum(1, keepdim=True)
@@ -176,7 +176,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The inverse of `rgb_to_lab`; colours that sRGB does not have leave [0, 1]."""
+    """The inverse of `rgb_to_lab`; colours outside sRGB give values outside [0, 1]."""
     roots = _mixed(_ROOTS, torch.cat([lab[:, :1] + 16, lab[:, 1:]], 1))
     xyz = torch.where(roots <= _DARK, 3 * _DARK**2 * (roots - 4 / 29), roots**3)
     linear = _mixed(_RGB, xyz)
@@ -191,7 +191,7 @@ STYLISERS: dict[str, type[Styliser]] = {
 
 
 def build_styliser(styliser: str | Mapping[str, object] | Styliser) -> Styliser:
-    """A styliser from its name, or from a dict with its name under `type` and its arguments; or itself.
+    """A styliser from its name, or from a dict with its name under `type` and its arguments; or a given styliser.
 
     Raises:
         ValueError: Unknown styliser, or an argument out of range.

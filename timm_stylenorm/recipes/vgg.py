@@ -1,7 +1,7 @@
 """VGG-19 up to relu4_1 and its mirror image, in the layout of the weights that were published for AdaIN.
 
-Huang & Belongie, ICCV 2017, arXiv:1703.06868; the layout is that of the PyTorch port (naoto0804/pytorch-AdaIN): numbers
-as keys, reflection padding, and in front of the encoder a 1x1 convolution that normalises images in [0, 1].
+Huang & Belongie, ICCV 2017, arXiv:1703.06868; the layout follows the PyTorch port (naoto0804/pytorch-AdaIN): numbers as
+keys, reflection padding, and a 1x1 convolution in front of the encoder that normalises images in [0, 1].
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _layers(channels: int, plan: tuple[int | str, ...]) -> list[nn.Module]:
 
 
 def encoder() -> nn.Sequential:
-    """Images in [0, 1], (N, 3, H, W), to relu4_1, (N, 512, H/8, W/8), rounded up; from 9 pixels a side on."""
+    """A network from images in [0, 1], (N, 3, H, W), at least 9 x 9, to relu4_1, (N, 512, H/8, W/8), rounded up."""
     return nn.Sequential(nn.Conv2d(3, 3, 1), *_layers(3, _DOWN))
 
 
 def decoder() -> nn.Sequential:
-    """relu4_1, (N, 512, h, w), to images, (N, 3, 8h, 8w), of about [0, 1]."""
+    """A network from relu4_1, (N, 512, h, w), to images, (N, 3, 8h, 8w), with values in about [0, 1]."""
     return nn.Sequential(*_layers(512, _UP)[:-1])
 
 
@@ -58,9 +58,9 @@ def features(network: nn.Sequential, images: Tensor) -> list[Tensor]:
 
 
 def from_vgg19(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an encoder from those of timm's or torchvision's `vgg19`, with ImageNet's normalisation.
+    """The weights of an encoder from the weights of timm's or torchvision's `vgg19`, with ImageNet's normalisation.
 
-    Its convolutions were trained with zeros as padding; AdaIN pads by reflection, as the published encoder does.
+    The convolutions of `vgg19` were trained with zero padding; AdaIN pads by reflection, as the published encoder does.
 
     Raises:
         ValueError: Weights of a VGG with batch norm.
@@ -77,10 +77,10 @@ def from_vgg19(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_encoder(path: str | Path) -> nn.Sequential:
-    """An encoder, frozen, from `vgg_normalised.pth`, or from weights of timm's or torchvision's `vgg19`.
+    """A frozen encoder from `vgg_normalised.pth`, or from weights of timm's or torchvision's `vgg19`.
 
     Raises:
-        FileNotFoundError: Says where such files come from.
+        FileNotFoundError: The file is missing; the message says where to get it.
         ValueError: The file holds something else.
     """
     state = _read(path, 'encoder')
@@ -90,10 +90,10 @@ def load_encoder(path: str | Path) -> nn.Sequential:
 
 
 def load_decoder(path: str | Path) -> nn.Sequential:
-    """A decoder, frozen, from `decoder.pth`.
+    """A frozen decoder from `decoder.pth`.
 
     Raises:
-        FileNotFoundError: Says where such files come from.
+        FileNotFoundError: The file is missing; the message says where to get it.
         ValueError: The file holds something else.
     """
     return _fill(decoder(), _read(path, 'decoder'), path, 'decoder')
@@ -122,9 +122,9 @@ def _fill(network: nn.Sequential, state: Mapping[str, Tensor], path: str | Path,
 def normalise(network: nn.Sequential, batches: Iterable[Tensor]) -> nn.Sequential:
     """Scale the filters of an encoder so that each has mean activation 1 over some images, in place.
 
-    Each layer undoes the factors of the one before, so that the taps only get one factor for each channel. The weights
-    of AdaIN's losses are meant for features of this size. Filters that are active a hundred times less than others of
-    their layer, or never, are raised a hundredfold only. Gatys et al., CVPR 2016, Sec. 2.
+    Each layer undoes the factors of the layer before, so that each channel of a tap changes by one factor only. The
+    weights of AdaIN's losses are meant for features of this size. Filters whose mean activation is below a hundredth of
+    the average of their layer are scaled as if it were this hundredth. Gatys et al., CVPR 2016, Sec. 2.
 
     Args:
         network: An encoder.

@@ -30,13 +30,13 @@ def adapt_model(
     """`timm_stylenorm.adapt.adabn` for an mmengine model and the batches of a loader, with a log.
 
     Args:
-        model: Called as the Runner does: `data_preprocessor`, then `forward(..., mode=mode)`.
-        loader: Its batches are dicts with `inputs`; labels are not looked at.
+        model: Called as the Runner calls it: `data_preprocessor`, then `forward(..., mode=mode)`.
+        loader: Its batches are dicts with `inputs`; labels are not used.
         momentum: See `adabn`.
-        max_batches: Of each process.
-        mode: 'tensor', in which segmentors run backbone, neck and decode head, or 'predict' for models without it and
-            for inference in sliding windows.
-        sync: Pool over all processes.
+        max_batches: Maximum number of batches in each process.
+        mode: 'tensor', in which segmentors run backbone, neck and decode head, or 'predict' for models without that
+            mode and for inference in sliding windows.
+        sync: Whether to pool the statistics over all processes.
 
     Returns:
         The bare model.
@@ -68,23 +68,24 @@ def adapt_model(
 
 @HOOKS.register_module()
 class AdaBNHook(Hook):
-    """While testing, the batch norms have the statistics of the images that are tested on; afterwards the old ones.
+    """During a test, the batch norms use the statistics of the tested images; afterwards, the old ones are restored.
 
         custom_hooks = [dict(type='AdaBNHook')]
 
-    Where the batches say of which `domain` they are, as those of several test sets in one `MultiDomainDataset` do, each
-    domain is tested with the statistics of its own images.
+    If the batches name their `domain`, as with several test sets in one `MultiDomainDataset`, each domain is tested
+    with the statistics of its own images.
 
     Args:
         momentum: None for full adaptation, a number in (0, 1] for partial; see `timm_stylenorm.adapt.adabn`.
-        max_batches: At most so many batches, of each process.
-        batch_size: Images of a batch. By default those of the loader, but at least 8: the more, the nearer to what
-            deep norms see in evaluation. Images of different sizes are not mixed within a batch.
-        dataloader: Config of a loader of target images, used as it is, for all domains. By default the images that are
-            tested on, without their labels, in a fixed random order.
+        max_batches: Maximum number of batches in each process.
+        batch_size: Number of images in a batch. By default as in the loader, but at least 8: the more images, the
+            closer the statistics are to what deep norms see in evaluation. Images of different sizes are not mixed
+            within a batch.
+        dataloader: Config of a loader of target images, used as it is, for all domains. By default the tested images,
+            without their labels, in a fixed random order.
         on: When to adapt: 'test', 'val', or both.
         by_domain: Whether domains have statistics of their own.
-        keep: Leave the adapted statistics in the model, those of the last domain. Else the model is the old one after
+        keep: Leave the adapted statistics (of the last domain) in the model. Otherwise the model is the old one after
             the test, so that training is not disturbed, and a checkpoint holds what was trained.
         mode: See `adapt_model`.
 
@@ -92,7 +93,7 @@ class AdaBNHook(Hook):
         ValueError: A value out of range; in a test, a batch of several domains.
     """
 
-    priority = 'ABOVE_NORMAL'  # puts back before EMAHook (NORMAL) swaps the weights back
+    priority = 'ABOVE_NORMAL'  # restores before EMAHook (NORMAL) swaps the weights back
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class AdaBNHook(Hook):
         self._domain: str | None = None
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
-        """Adapts at the first batch: by then hooks that exchange weights, such as EMAHook, have done so."""
+        """Adapts at the first batch: by then hooks that swap weights, such as EMAHook, have done so."""
         if 'test' in self.on:
             self._adapt(runner, runner.test_loop.dataloader, data_batch)
 
@@ -128,7 +129,7 @@ class AdaBNHook(Hook):
             self._adapt(runner, runner.val_loop.dataloader, data_batch)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Puts the old statistics back."""
+        """Restores the old statistics."""
         self._restore(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -151,7 +152,7 @@ class AdaBNHook(Hook):
             loader = target_loader(tested, self.batch_size, domain)
         else:
             loader = self.dataloader = runner.build_dataloader(self.dataloader, seed=0)
-        # processes may reach their domains in another order, so that each adapts to all images of its domain by itself
+        # processes may reach the domains in different orders, so each adapts to all images of its domain by itself
         adapt_model(
             model, loader, momentum=self.momentum, max_batches=self.max_batches, mode=self.mode, sync=domain is None
         )

@@ -1,4 +1,4 @@
-"""What an mmengine model says of the images of a data set, for `evaluation.diagnose`."""
+"""What an mmengine model predicts for the images of a data set, for `evaluation.diagnose`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +15,10 @@ Answer = tuple[Tensor, Tensor | None]
 
 
 def answers_of(model: BaseModel) -> Callable[[Batch], list[Answer]]:
-    """For a batch of its loader, the logits (K,) or (K, H, W) and the label, or None, of each image.
+    """The function from a batch of its loader to the logits (K,) or (K, H, W) and the label, or None, of each image.
 
     Raises:
-        ValueError: In the first batch: a model that is neither a classifier of this package nor a segmentor.
+        ValueError: At the first batch: the model is neither a classifier of this package nor a segmentor.
     """
 
     def predict(batch: Batch) -> list[Answer]:
@@ -40,15 +40,15 @@ def _answer(sample: Any) -> Answer:
 
 
 def domain_loader(loader: DataLoader, domain: str | None, limit: int | None) -> DataLoader:
-    """The images of one domain in their order, at most so many, spread evenly.
+    """A data loader of the images of one domain, in their order.
 
     Args:
-        loader: Of a test.
-        domain: Its name; None where the data set has one domain.
-        limit: See above.
+        loader: A data loader of a test.
+        domain: Name of the domain; None if the data set has only one.
+        limit: Maximum number of images, spread evenly.
 
     Raises:
-        ValueError: Several domains and no name, or an unknown one.
+        ValueError: There are several domains and no name is given, or the name is unknown.
     """
     own = domains(loader.dataset)
     known = [name for name in dict.fromkeys(own) if name is not None]

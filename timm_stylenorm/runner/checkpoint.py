@@ -1,9 +1,9 @@
-"""Reading checkpoints of mmengine's Runner: nothing in them is executed, and none of another architecture passes.
+"""Reading checkpoints of mmengine's Runner: no code in them is run, and those of another architecture are refused.
 
 mmengine falls back to `weights_only=False` (onedl) or relies on torch's default (OpenMMLab), and only logs keys that do
-not fit. By `host.PATCHES` its loaders of files, downloads and stores end in `load_local`, `load_url` and `load_any`,
-which restore what was saved as plain data; `CheckpointGuardHook` compares names and shapes before anything is copied
-into the model.
+not fit. With `host.PATCHES`, its loaders of files, downloads and stores use `load_local`, `load_url` and `load_any`,
+which also restore what was saved as plain data. `CheckpointGuardHook` compares names and shapes before anything is
+copied into the model.
 """
 
 import os
@@ -31,7 +31,7 @@ from .plain import from_plain
 
 
 def _statistic(owner: object, name: str) -> object:
-    """Stands in for `getattr`, by which log buffers name their own averaging methods; gives nothing else out."""
+    """Stands in for `getattr`, by which log buffers name their own averaging methods; refuses anything else."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}')
     return getattr(owner, name)
@@ -46,8 +46,8 @@ def load_local(filename: str, map_location: MAP_LOCATION = None) -> Mapping:
     """Reads a checkpoint file with `weights_only=True`.
 
     Raises:
-        FileNotFoundError: naming the file and what is near it.
-        ValueError: the file holds code, is damaged, or holds something else than weights by their names.
+        FileNotFoundError: there is no such file; the message names similar ones.
+        ValueError: the file holds code, is damaged, or does not hold weights by their names.
     """
     path = existing(filename)
     with refusing(str(path), path):
@@ -77,7 +77,7 @@ def load_url(
 
 
 def load_any(file: str | BinaryIO, map_location: MAP_LOCATION = None, weights_only: bool | None = None) -> object:
-    """Reads a file or a buffer with `weights_only=True`, whatever is asked for; stands in for mmengine's own reader."""
+    """Reads a file or a buffer with `weights_only=True`, whatever is passed in; replaces mmengine's own reader."""
     with refusing(*((file, file) if isinstance(file, str) else ('the checkpoint',))):
         return from_plain(torch.load(file, map_location=map_location, weights_only=True))
 
@@ -91,12 +91,12 @@ def check_fit(model: torch.nn.Module, checkpoint: Mapping, source: str, complete
     Args:
         model: the model to be loaded.
         checkpoint: `{'state_dict': ...}` or a bare state dict.
-        source: what to call the checkpoint in the message.
-        complete: testing and resuming need every weight and no foreign style layer; `load_from` only needs that half
-            of the weights (tensors of two or more dimensions) of the smaller side fit.
+        source: name of the checkpoint in the message.
+        complete: whether all weights must fit, and no style layer may be foreign, as for testing and resuming. For
+            `load_from`, half of the weights (tensors of two or more dimensions) of the smaller side is enough.
 
     Raises:
-        ValueError: naming both sides and the first keys that do not fit.
+        ValueError: they do not fit; the message names both sides and the first keys that do not fit.
     """
     own = model.state_dict()
     loaded, fit = fitted(model, checkpoint.get('state_dict', checkpoint), wrappers=('module.',))
@@ -118,7 +118,7 @@ def check_resumable(checkpoint: object, source: str) -> None:
     """Refuses a checkpoint that mmengine's `Runner.resume` cannot use, such as one that holds weights only.
 
     Raises:
-        ValueError: naming what is missing.
+        ValueError: it cannot be used; the message names what is missing.
     """
     held = checkpoint if isinstance(checkpoint, Mapping) else {}
     lacking = [key for key in ('meta', 'state_dict', 'message_hub') if not isinstance(held.get(key), Mapping)]
@@ -131,7 +131,7 @@ def check_resumable(checkpoint: object, source: str) -> None:
 
 @HOOKS.register_module()
 class CheckpointGuardHook(Hook):
-    """Refuses a checkpoint of another architecture, where mmengine logs a warning and goes on."""
+    """Refuses a checkpoint of another architecture, for which mmengine only logs a warning."""
 
     priority = 'VERY_HIGH'
 

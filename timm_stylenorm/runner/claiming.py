@@ -1,8 +1,8 @@
 """A training has its work dir to itself: a second one in the same folder is refused before it changes anything there.
 
-Two would remove each other's checkpoints, and resume from them. The first process claims the folders, and tells the
-others; the claim ends with that process, so that a run that was killed can be resumed at once. A Runner writes its
-config when it is built, before it is told to train or to test: into a folder that is taken, none is written.
+Two trainings would remove each other's checkpoints, and resume from them. The first process claims the folders and
+tells the others. The claim ends with that process, so that a killed run can be resumed at once. A Runner writes its
+config when it is built, before it is told to train or to test; it writes none into a folder that is claimed.
 """
 
 import functools
@@ -20,7 +20,7 @@ CURE = 'choose another work_dir (--work-dir of the tools)'
 
 
 def leaving_configs_of_others(dump_config: Callable) -> Callable:
-    """`Runner.dump_config`, which writes nothing into a folder in which another process trains."""
+    """`Runner.dump_config`, wrapped so that it writes nothing into a folder in which another process trains."""
 
     @functools.wraps(dump_config)
     def run(self: Runner) -> None:
@@ -32,7 +32,7 @@ def leaving_configs_of_others(dump_config: Callable) -> Callable:
 
 
 def claiming(train: Callable) -> Callable:
-    """`Runner.train`, which claims the folders of its checkpoints first."""
+    """`Runner.train`, wrapped so that it first claims the folders of its checkpoints."""
 
     @functools.wraps(train)
     def run(self: Runner, *args: object, **kwargs: object) -> object:

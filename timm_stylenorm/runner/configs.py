@@ -32,8 +32,8 @@ def find_config(name: str) -> str:
     """A config by path, or by its name below `configs/` (`segmentation/x.py`, `configs/segmentation/x.py`, `x`).
 
     Raises:
-        FileNotFoundError: naming the nearest shipped configs.
-        IsADirectoryError: it is a folder.
+        FileNotFoundError: there is no such config; the message names the nearest shipped ones.
+        IsADirectoryError: `name` is a folder.
     """
     if Path(name).is_file():
         return name

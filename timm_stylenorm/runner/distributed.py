@@ -1,4 +1,4 @@
-"""Several processes without a GPU: mmengine would ask for CUDA devices."""
+"""Training in several processes without a GPU, for which mmengine would ask for CUDA devices."""
 
 import atexit
 import gc
@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 
 def _rank_variables(launcher: str) -> None:
-    """Fills the environment that `init_process_group` reads, where the launcher uses other names."""
+    """Sets the environment variables that `init_process_group` reads, if the launcher uses other names."""
     names = {
         'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
         'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
@@ -41,9 +41,9 @@ def _sync_bn_to_bn(node: object) -> int:
 
 
 def _leave_group() -> None:
-    """At exit: gloo's threads must end before the interpreter does, else they may abort a process that has finished.
+    """At exit: gloo's threads must end before the interpreter does, or they may abort a process that has finished.
 
-    They end with the last reference to the group. DDP, which has one, lies in cycles with the Runner.
+    They end with the last reference to the group. DDP has one, and is part of reference cycles with the Runner.
     """
     if torch.distributed.is_initialized():
         gc.collect()
@@ -53,11 +53,11 @@ def _leave_group() -> None:
 def prepare_cpu_distributed(cfg: Config, launcher: str) -> None:
     """Lets several processes train without a GPU; does nothing with a GPU or without a launcher.
 
-    mmengine would ask for CUDA devices: so the gloo group exists before the Runner, and DDP gets no device ids.
-    SyncBN needs a GPU, so it becomes BN (with a message), in the model and by the key `sync_bn`.
+    mmengine would ask for CUDA devices, so the gloo group is created before the Runner, and DDP gets no device ids.
+    SyncBN needs a GPU, so it becomes BN (with a warning), in the model and for the key `sync_bn`.
 
     Raises:
-        ValueError: the launcher left no rank in the environment.
+        ValueError: the environment does not have the rank, the number of processes or the address of the first one.
     """
     if launcher == 'none' or torch.cuda.is_available():
         return

@@ -1,4 +1,4 @@
-"""Data sets of several domains, one after the other: what `MultiDomainDataset` is in every host."""
+"""Data sets of several domains, one after the other: what all hosts' `MultiDomainDataset` have in common."""
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,22 +12,22 @@ T = TypeVar('T')
 
 
 class DomainPart(Dataset):
-    """A data set whose samples say of which domain they are: under the key `domain`, and in their meta information.
+    """A data set whose samples name their domain: under the key `domain`, and in their meta information.
 
     Args:
         domain: Its name.
-        dataset: Gives dicts with `inputs`, and maybe `data_samples`; lists of both under test-time augmentation.
+        dataset: Returns dicts with `inputs`, and maybe `data_samples`; lists of both under test-time augmentation.
     """
 
     def __init__(self, domain: str, dataset: Dataset) -> None:
         self.domain, self.dataset = domain, dataset
 
     def domain_of(self, index: int) -> str:
-        """Of any image."""
+        """The domain of any image."""
         return self.domain
 
     def image_of(self, index: int) -> str:
-        """The path of an image, or its number where the data set does not tell."""
+        """The path of an image, or its number if the data set does not tell the path."""
         found = image_of(self.dataset, index)
         return f'{found} of {self.domain}' if found == f'number {index}' else found
 
@@ -39,9 +39,9 @@ class DomainPart(Dataset):
 
 
 class DomainsInOrder(ConcatDataset):
-    """Data sets one after the other, and of each image the domain and the path, as its data set tells them.
+    """Data sets one after the other, with the domain and the path of each image, as its own data set tells them.
 
-    `keep_going`: whether a test goes on after a file that cannot be read, see `stand_ins`.
+    `keep_going`: whether a test goes on after a file that cannot be read; see `stand_ins`.
     """
 
     keep_going = False
@@ -56,12 +56,12 @@ class DomainsInOrder(ConcatDataset):
         return part.domain_of(own) if hasattr(part, 'domain_of') else None
 
     def image_of(self, index: int) -> str:
-        """The path of an image, or its number where the data set does not tell."""
+        """The path of an image, or its number if the data set does not tell the path."""
         return image_of(*self._place(index))
 
 
 def image_of(dataset: object, index: int) -> str:
-    """The path of an image, or its number where the data set does not tell."""
+    """The path of an image, or its number if the data set does not tell the path."""
     if hasattr(dataset, 'image_of'):
         return str(dataset.image_of(index))
     known = getattr(dataset, 'get_data_info', None)
@@ -69,7 +69,7 @@ def image_of(dataset: object, index: int) -> str:
 
 
 def in_domain(item: dict, domain: str) -> dict[str, object]:
-    """A sample, of one or several views, that says of which domain it is."""
+    """A sample, of one or several views, with its domain added."""
     for sample in samples_of(item):
         sample.set_metainfo({'domain': domain})
     views = item['inputs']
@@ -90,7 +90,7 @@ def parts_by_domain(
     Args:
         domains: Data sets, or their configs, by the name of their domain.
         only: Names of the domains to use; None for all.
-        build: Makes a data set of a config.
+        build: Builds a data set from a config.
 
     Raises:
         ValueError: No domain, an unknown name in `only`, or data sets of different classes.
@@ -111,5 +111,5 @@ def parts_by_domain(
 
 
 def known_domains(domains: Mapping[str, object]) -> list[str]:
-    """Their names, without mmengine's mark in dicts that a config takes over from another."""
+    """Names of the domains, without the key `_scope_` that mmengine adds to dicts that a config inherits."""
     return [name for name in domains if name != '_scope_']

@@ -1,4 +1,4 @@
-"""What is patched in mmengine, and what this package asks of its private parts."""
+"""What this package patches in mmengine, and what it uses of mmengine's private parts."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-CONFIG_PACKAGES = {'mmseg': 'mmseg', 'mmseg_stylenorm': 'mmseg_stylenorm'}  # what mmengine is to import for the names
+CONFIG_PACKAGES = {'mmseg': 'mmseg', 'mmseg_stylenorm': 'mmseg_stylenorm'}  # the packages to import for these names
 
 PATCHES = (
     Patch(
@@ -170,29 +170,29 @@ class Start(NamedTuple):
 
 
 def start_of(runner: Runner) -> Start:
-    """As the config has it, or `set_start`."""
+    """What the config says, or what `set_start` has set."""
     return Start(runner._load_from, bool(runner._resume))
 
 
 def set_start(runner: Runner, load_from: str | None, resume: bool) -> None:
-    """Before it has loaded."""
+    """Set what a Runner loads, before it has loaded."""
     runner._load_from, runner._resume = load_from, resume
 
 
 def trains(runner: Runner) -> bool:
-    """Whether `Runner.train` is at work."""
+    """Whether `Runner.train` is running."""
     return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
 
 
 def has_loaded(runner: Runner) -> bool:
-    """Whether `Runner.load_or_resume` has done its work."""
+    """Whether `Runner.load_or_resume` has loaded."""
     return bool(runner._has_loaded)
 
 
 def progress() -> tuple[float, int] | None:
-    """Share of the training that is done, and the batch of the epoch; None outside a Runner's training.
+    """Share of the training that is done, and the index of the batch in its epoch; None outside a Runner's training.
 
-    The share counts finished epochs, or the iterations of a loop that knows no epochs.
+    The share counts finished epochs, or the iterations of a loop without epochs.
     """
     info = MessageHub.get_current_instance().runtime_info
     if info.get('loop_stage') != 'train':
@@ -204,7 +204,7 @@ def progress() -> tuple[float, int] | None:
 
 
 def restart_workers(loader: DataLoader) -> None:
-    """Let the next iterator start workers, also where they are persistent."""
+    """Let the next iterator start new workers, even if they are persistent."""
     loader._iterator = None
 
 
@@ -215,12 +215,12 @@ def clip_grad(wrapper: OptimWrapper) -> None:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """Which images a data preprocessor gets, and what it makes of them.
+    """Which images a data preprocessor gets, and how it passes them on.
 
     Attributes:
         loads_bgr: Whether they arrive with the channels blue, green, red, as mmcv reads files.
         shows_rgb: Whether the network sees red, green, blue.
-        mean: The network sees (values in [0, 1] - mean) / std, (C,) each, in the order that it sees.
+        mean: (C,), in the order of channels that the network sees; it sees (values in [0, 1] - mean) / std.
         std: See `mean`.
     """
 
@@ -233,10 +233,10 @@ class ImageFormat:
 def image_format(preprocessor: BaseDataPreprocessor) -> ImageFormat:
     """The image format of a data preprocessor: of this package, mmengine, mmseg, mmdet or mmpretrain.
 
-    Those of OpenMMLab get what mmcv loads, BGR in [0, 255], and may turn the channels around.
+    OpenMMLab's preprocessors get what mmcv loads, BGR in [0, 255], and may reverse the order of the channels.
 
     Raises:
-        TypeError: A kind of preprocessor that does not say so.
+        TypeError: The preprocessor does not tell its image format.
     """
     known = getattr(preprocessor, 'image_format', None)
     if known is not None:

@@ -1,4 +1,4 @@
-"""The schedule of instance selective whitening in mmengine's Runner. Import it only where mmengine is installed."""
+"""The schedule of instance selective whitening in mmengine's Runner. Import it only if mmengine is installed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -37,14 +37,14 @@ class _Views(Dataset):
 
 
 class _StreamOfViews(_Views, IterableDataset):
-    """The same where images come one after the other."""
+    """The same for a data set that is read in order."""
 
     def __iter__(self) -> Iterator[Pair]:
         return ([{**item, 'inputs': self.view(item['inputs'])}, item] for item in self.dataset)
 
 
 class _Some(Sampler):
-    """Some of the images, others in each iteration; in several processes each has its share."""
+    """A random part of the images, another one in each iteration; each of several processes takes its share."""
 
     def __init__(self, total: int, some: int) -> None:
         self.total, self.some, self.order = total, some, torch.Generator().manual_seed(0)
@@ -55,11 +55,11 @@ class _Some(Sampler):
 
 
 class _Trial:
-    """Iterated anew for each trial: batches of one image and its view, as the loader would give them."""
+    """Batches of one image and its view, as from the loader; iterated again for each trial."""
 
     def __init__(self, loader: DataLoader, dataset: Any, images: int, view: Callable[[Tensor], Tensor]) -> None:
         stream = isinstance(dataset, IterableDataset)
-        # mmengine seeds workers alike each time, so that trials would draw the same views: its worker_init_fn stays out
+        # mmengine seeds workers the same each time, so trials would draw the same views: its worker_init_fn is not used
         common = {name: getattr(loader, name) for name in ('collate_fn', 'num_workers', 'pin_memory')}
         common |= {'batch_size': None, 'worker_init_fn': end_with_parent}
         if stream:
@@ -85,19 +85,19 @@ class ISWHook(Hook):
         custom_hooks = [dict(type='ISWHook', begin=4644, pipeline=whole)]
 
     The choice compares training images with photometric views of them, an image and its view at a time, as the authors
-    do; it leaves the random numbers of the training alone. It is part of the checkpoint: a resumed run goes on with it.
+    do. It does not affect the random numbers of the training. It is part of the checkpoint, and a resumed run keeps it.
 
     Args:
         begin: Iteration before which the pairs are chosen; by default after a tenth of the training. The authors do it
             after 6 epochs, 4,644 of their 40,000 steps.
         images: Training images to look at in each trial, by all processes together.
-        trials: The pairs that react in each of them are chosen.
+        trials: Number of trials; the pairs that react in each of them are chosen.
         pipeline: Transforms that replace those of the training's data set, so that whole images are compared, as the
             authors do; by default images are cropped and jittered as in training.
 
     Raises:
-        ValueError: A negative `begin`, no image or no trial; in training, a model without ISW layers.
-        TypeError: In training, a `pipeline` for a data set that has none.
+        ValueError: A negative `begin`, no image or no trial; in training, the model has no ISW layers.
+        TypeError: In training, a `pipeline` is given and the data set has none.
     """
 
     def __init__(
@@ -110,15 +110,15 @@ class ISWHook(Hook):
         self.begin, self.images, self.trials, self.pipeline, self.done = begin, images, trials, pipeline, False
 
     def before_train(self, runner: Runner) -> None:
-        """The layers are without a choice until `begin` on purpose."""
+        """Tells the layers that their choice follows at `begin`, so that they do not warn; checks the data set."""
         provide(bare_model(runner.model), 'pairs')
         self.begin = runner.max_iters // 10 if self.begin is None else self.begin
         self._batches(
             runner.train_dataloader, bare_model(runner.model)
-        )  # what is wrong with it shows before the training
+        )  # so that errors in these settings show before the training
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch | None = None) -> None:
-        """Choose, once; also in a run that was resumed later than `begin` from a checkpoint without a choice."""
+        """Choose once; also in a run that was resumed after `begin` from a checkpoint without a choice."""
         if self.begin is None or runner.iter < self.begin or self.done:
             return
         self.done = True

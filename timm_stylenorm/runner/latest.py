@@ -1,13 +1,13 @@
 """Which checkpoint a resumed training goes on from: the newest complete one of its work dir, else none.
 
-mmengine's `resume=True` takes `load_from` where that is set, also when it only names the weights to start from, and
-trusts `last_checkpoint` blindly. With `choosing` (`host.PATCHES`) it means, in every training by the Runner:
+mmengine's `resume=True` uses `load_from` if that is set, even if it only names the weights to start from, and trusts
+`last_checkpoint` blindly. With `choosing` (`host.PATCHES`) it means, in every training by the Runner:
 
 1. `resume_from=PATH` in the config, or a `load_from` among the checkpoints of this run: resume from that file.
 2. A complete checkpoint in the work dir: resume from the newest.
 3. None: start as without `resume`, from `load_from` if there is one.
 
-The first process looks and tells the others.
+The first process searches and tells the others.
 """
 
 import functools
@@ -30,10 +30,10 @@ SUFFIXES = ('.pth', '.pt', '.ckpt')
 
 
 def peek(path: str) -> Mapping:
-    """The content of a checkpoint file, where possible without reading its tensors.
+    """The content of a checkpoint file, if possible without reading its tensors.
 
     Raises:
-        ValueError: the file is cut off, is no checkpoint, or holds code.
+        ValueError: the file is cut off, is not a checkpoint, or holds code.
     """
     try:
         with refusing(path, path):
@@ -43,7 +43,7 @@ def peek(path: str) -> Mapping:
 
 
 def _rank(path: Path) -> tuple[bool, int, float]:
-    """Sorts checkpoints: those with an optimizer after those without (the best ones), then by iteration and time.
+    """The sort key of a checkpoint: whether it has an optimizer (best checkpoints have none), iteration, and time.
 
     Raises:
         ValueError: the file is not complete, or cannot be resumed from.
@@ -54,14 +54,14 @@ def _rank(path: Path) -> tuple[bool, int, float]:
 
 
 def newest_checkpoint(work_dir: str, folders: Iterable[str] = ()) -> str | None:
-    """The checkpoint to resume from; a warning says so when it is not the one that `last_checkpoint` names.
+    """The checkpoint to resume from, or None; a warning is logged if it is not the one that `last_checkpoint` names.
 
     Args:
-        work_dir: holds `last_checkpoint`; the path therein may be one of before the folder was moved.
-        folders: where else checkpoints may be.
+        work_dir: holds `last_checkpoint`; the path in it may be from before the folder was moved.
+        folders: other folders that may hold checkpoints.
 
     Raises:
-        ValueError: the checkpoint that `last_checkpoint` names is damaged, and there is no complete one.
+        ValueError: the checkpoint that `last_checkpoint` names is damaged, and there is no other complete one.
     """
     note = Path(work_dir, 'last_checkpoint')
     named = note.read_text(errors='replace').strip() if note.is_file() else ''
@@ -96,13 +96,13 @@ def newest_checkpoint(work_dir: str, folders: Iterable[str] = ()) -> str | None:
 
 
 def folders_of(runner: Runner) -> list[str]:
-    """Where a run has checkpoints beside its work dir."""
+    """The folders, besides its work dir, in which a run has checkpoints."""
     own = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return [os.path.join(out, os.path.basename(os.path.normpath(runner.work_dir))) for out in own if out]
 
 
 def _choose(runner: Runner) -> None:
-    """Sets the Runner's `load_from` and `resume` to what its `load_or_resume` shall do."""
+    """Sets the Runner's `load_from` and `resume` for its `load_or_resume`."""
     explicit, (start, resume) = runner.cfg.get('resume_from'), start_of(runner)
     if explicit:
         set_start(runner, explicit, True)
@@ -135,7 +135,7 @@ def _choose(runner: Runner) -> None:
 
 
 def choosing(load_or_resume: Callable) -> Callable:
-    """`Runner.load_or_resume` with the meaning that the head of this module states."""
+    """`Runner.load_or_resume`, wrapped so that `resume` has the meaning stated at the head of this module."""
 
     @functools.wraps(load_or_resume)
     def run(self: Runner) -> None:

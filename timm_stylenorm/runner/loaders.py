@@ -13,9 +13,9 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
-LEAST = 8  # images of a batch; test loaders of segmentation have 1, with which most nets get worse, not better
+LEAST = 8  # images in a batch; segmentation test loaders have 1, with which most networks get worse, not better
 
-Batch = Mapping[str, Tensor | Sequence]  # as a loader gives it: in each entry something for each image
+Batch = Mapping[str, Tensor | Sequence]  # as a loader returns it: each entry has one item per image
 
 
 @DATASETS.register_module()
@@ -24,7 +24,7 @@ class UnlabelledImages(Dataset):
 
     Args:
         files: Their paths.
-        pipeline: Of a data set with labels; its steps of the type `LoadAnnotations` are left out.
+        pipeline: Transforms of a data set with labels; steps of the type `LoadAnnotations` are left out.
     """
 
     def __init__(self, files: Sequence[str], pipeline: Sequence[Mapping[str, object]]) -> None:
@@ -48,14 +48,14 @@ def domains(dataset: Any) -> list[str | None]:
 
 
 def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str | None = None) -> DataLoader:
-    """A loader of the same images in a random order, always the same one.
+    """A new data loader of the same images, in a random order that is always the same.
 
-    A loader of its own, since the given one may be in the middle of its run and may pad its last batch.
+    The given loader is not used itself, since it may be in the middle of its run and may pad its last batch.
 
     Args:
         loader: As the Runner builds it.
-        batch_size: Images of a batch; None takes the loader's, but at least 8.
-        domain: Only images of this domain, all of them in each process. Otherwise each process has its share.
+        batch_size: Number of images in a batch; None takes the loader's, but at least 8.
+        domain: Use only images of this domain, all of them in each process. If None, each process has its share.
     """
     order = torch.Generator().manual_seed(0)
     alike = partial(
@@ -78,9 +78,9 @@ def target_loader(loader: DataLoader, batch_size: int | None = None, domain: str
 
 
 def with_pipeline(dataset: Any, pipeline: Sequence[object]) -> Any:
-    """A copy of a data set, or of a wrapper of data sets, with other transforms, or configs of transforms.
+    """A copy of a data set, or of a wrapper of data sets, with other transforms (or configs of transforms).
 
-    Those of its own that have the attribute `of_the_domain` stay, after the first new one, which loads the image.
+    Its own transforms with the attribute `of_the_domain` are kept, after the first new one, which loads the image.
 
     Raises:
         TypeError: A data set has no pipeline.
@@ -99,9 +99,9 @@ def with_pipeline(dataset: Any, pipeline: Sequence[object]) -> Any:
 
 
 def same_size(batch: Batch) -> Iterator[Batch]:
-    """A batch of an mmengine loader, taken apart into batches of images (C, H, W) of equal shape.
+    """A batch of an mmengine loader, split into batches of images (C, H, W) of equal shape.
 
-    Under test-time augmentation, where every entry is a list of views, the views are images like others.
+    Under test-time augmentation, where every entry is a list of views, each view counts as an image.
     """
     inputs = batch['inputs']
     if isinstance(inputs, Tensor):
@@ -118,7 +118,7 @@ def same_size(batch: Batch) -> Iterator[Batch]:
 
 
 def forward_in(model: BaseModel, mode: str) -> Callable[[Batch], object]:
-    """Calls an mmengine model with a batch as its loader gives it, outside training."""
+    """The function that calls an mmengine model with a batch from its loader, outside training."""
     return lambda batch: model(**model.data_preprocessor(batch, False), mode=mode)
 
 

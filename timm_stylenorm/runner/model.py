@@ -1,4 +1,4 @@
-"""What both hosts' models share: style losses in the total, and the model itself, out of its wrappers."""
+"""What both hosts' models share: style losses in the total loss, and the model without its wrappers."""
 
 import logging
 from typing import TYPE_CHECKING, cast
@@ -17,10 +17,10 @@ else:
 
 
 class StyleLossMixin(Model):
-    """For an mmengine model whose `loss()` returns style losses: put it before the model in the bases."""
+    """For an mmengine model whose `loss()` returns style losses: put it before the model among the bases."""
 
     def parse_losses(self, losses: dict[str, object]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adds `style.*`, and those of further passes as `adv.style.*`, to the total.
+        """Adds the losses `style.*`, and those of further passes such as `adv.style.*`, to the total.
 
         mmengine sums only keys that contain 'loss' and merely logs the others.
         """
@@ -32,14 +32,14 @@ class StyleLossMixin(Model):
 
 
 def log_style(model: nn.Module) -> None:
-    """One line in the log of the Runner on what styles a model; none for a model without style layers."""
+    """Log one line about the style layers of a model; nothing for a model without any."""
     text = describe_style(model)
     if text:
         print_log(text, 'current')
 
 
 def warn_without_recipe(model: nn.Module) -> None:
-    """A warning for a model with layers of a recipe, in a host that has been given none."""
+    """Warn if a model has layers of a recipe, and its host was not given one."""
     recipe = recipe_of(model)
     if recipe is not None:
         text = f"the layers of {recipe!r} change nothing by themselves: to train with them, set model.recipe='{recipe}'"
@@ -47,7 +47,7 @@ def warn_without_recipe(model: nn.Module) -> None:
 
 
 def bare_model(model: nn.Module) -> nn.Module:
-    """The model itself, out of the wrappers for several processes and for test-time augmentation."""
+    """The model without its wrappers for several processes and for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast('nn.Module', model.module)
     return model

@@ -1,4 +1,4 @@
-"""Optimizer wrappers: mixed precision on a CPU, and a group of their own for BIN's gates."""
+"""Optimizer wrappers: mixed precision on a CPU, and a separate parameter group for BIN's gates."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ class GateOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
         optim_wrapper = dict(constructor='GateOptimWrapperConstructor', optimizer=dict(type='SGD', lr=0.01))
 
-    `paramwise_cfg=dict(gate_lr_mult=10.0)` is the learning rate of a gate over that of its neighbours; its other keys
-    are mmengine's.
+    `paramwise_cfg=dict(gate_lr_mult=10.0)` is the ratio of a gate's learning rate to the one of its original group; the
+    other keys are mmengine's.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -47,10 +47,10 @@ class GateOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def check_optimizer(cfg: Config) -> None:
-    """Looks for the config's optimizer in the registry, where mmengine fails on `None` without its name.
+    """Checks that the config's optimizer is registered; mmengine fails on `None` without naming it.
 
     Raises:
-        ValueError: it is not there; names the nearest.
+        ValueError: it is not registered; the message names the nearest ones.
     """
     kind = (cfg.optim_wrapper.get('optimizer') or {}).get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
@@ -58,7 +58,7 @@ def check_optimizer(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Makes the config's optimizer wrapper the mixed-precision one of this machine.
+    """Makes the config's optimizer wrapper the mixed-precision one for this machine.
 
     Raises:
         ValueError: the config has an optimizer wrapper of another kind.

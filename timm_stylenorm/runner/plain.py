@@ -1,8 +1,8 @@
 """Checkpoints as plain data, which `torch.load(path)` reads anywhere, without a list of allowed classes.
 
-`to_plain` turns everything beside tensors into dicts, lists, numbers and strings. The entry `stylenorm_types` notes
-what had another type and matters to a resumed run: log buffers, numpy arrays and numbers, sets, deques and paths;
-`from_plain` restores these. Other subclasses of dicts, tuples, strings and numbers stay the basic type.
+`to_plain` turns everything except tensors into dicts, lists, numbers and strings. The entry `stylenorm_types` notes
+what had another type that matters to a resumed run: log buffers, numpy arrays and numbers, sets, deques and paths;
+`from_plain` restores these. Other subclasses of dicts, tuples, strings and numbers become the basic type for good.
 """
 
 import functools
@@ -48,19 +48,19 @@ RESTORE: dict[str, Callable[[Any, Any], object]] = {  # name of a type: value an
 
 @functools.cache
 def _warn(text: str) -> None:
-    """Once per process: a run saves many checkpoints."""
+    """Log a warning once per process, since a run saves many checkpoints."""
     print_log(text, 'current', logging.WARNING)
 
 
 class _Converter:
-    """One conversion: `notes` for `from_plain`, and in `kept` what could not be converted."""
+    """One conversion; `notes` are for `from_plain`, and `kept` lists what could not be converted."""
 
     def __init__(self) -> None:
         self.notes: list[list[object]] = []
         self.kept: list[str] = []
 
     def convert(self, value: object, keys: Keys) -> object:
-        """The value itself if it is plain all through, else a plain copy; nothing is changed in place."""
+        """The value itself if it is plain throughout, else a plain copy; nothing is changed in place."""
         if type(value) in ATOMS:
             return value
         if len(keys) > DEEPEST:
@@ -107,7 +107,7 @@ class _Converter:
 
     def _tensor(self, value: Tensor, keys: Keys) -> object:
         if type(value) in (Tensor, torch.nn.Parameter):
-            return value.detach() if vars(value) else value  # attributes would be pickled along
+            return value.detach() if vars(value) else value  # attributes would be pickled, too
         if hasattr(type(value), '__tensor_flatten__'):  # of several tensors, such as DTensor
             return self._keep(value, keys)
         return value.detach().as_subclass(Tensor)
@@ -132,7 +132,7 @@ class _Converter:
         same = type(value) in (dict, OrderedDict)
         for key, entry in value.items():
             if keys[:1] == ('param_schedulers',) and isinstance(entry, FUNCTIONS):
-                same = False  # chosen by the config, and loading leaves alone what is not there
+                same = False  # set by the config, and loading does not touch what is not in the state
                 continue
             plain_key = self._unnoted(key, keys)
             plain[plain_key] = self.convert(entry, (*keys, plain_key))
@@ -152,9 +152,9 @@ class _Converter:
 
 
 def to_plain(checkpoint: object) -> object:
-    """A checkpoint that `torch.load(path)` reads; shares tensors with the given one, which stays as it is.
+    """A checkpoint that `torch.load(path)` reads; it shares tensors with the given one, which is not changed.
 
-    What cannot be converted stays, and a warning names its key. Functions in the state of a parameter scheduler are
+    What cannot be converted is kept, and a warning names its key. Functions in the state of a parameter scheduler are
     left out, since its config builds them anew.
     """
     converter = _Converter()
@@ -178,7 +178,7 @@ def _restored(tree: Any, keys: list[object], kind: str, detail: object) -> objec
 
 
 def from_plain(checkpoint: object) -> object:
-    """Restores, in place, what `to_plain` noted. Notes on what is no longer there are passed over."""
+    """Restores, in place, what `to_plain` noted. Notes on entries that no longer exist are ignored."""
     if not isinstance(checkpoint, dict):
         return checkpoint
     for keys, kind, detail in checkpoint.pop(TYPES, ()):

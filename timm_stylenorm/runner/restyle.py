@@ -1,4 +1,4 @@
-"""A style or a recipe for a config of mmengine that has none: what `--style` and `--recipe` of the tools do."""
+"""Put a style or a recipe into a config of mmengine: what `--style` and `--recipe` of the tools do."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,18 +12,19 @@ from .styled import style_norm
 
 
 def put_style(cfg: Config, style: Style | None = None, recipe: str | Mapping[str, object] | None = None) -> None:
-    """Gives the model of a config a style, a recipe, or both, in place of those that it has.
+    """Gives the model of a config a style, a recipe, or both, which replace the ones it has.
 
-    A model that takes neither becomes the one of ours that does (`StyleNormEncoderDecoder`), or `StyleNorm` around it.
-    What a method needs beside its layers, and a config can say, is added: see `COMPANIONS`.
+    A model type that takes neither is replaced by ours that does (such as `StyleNormEncoderDecoder`), or else by
+    `StyleNorm` with the old type as `of`. What a method needs besides its layers is added, if a config can express it:
+    see `COMPANIONS`.
 
     Args:
-        cfg: The config; changed.
+        cfg: The config; changed in place.
         style: See `timm_stylenorm.add_style`; None leaves it as it is.
         recipe: See `timm_stylenorm.recipes`; None leaves it as it is.
 
     Raises:
-        ValueError: The config has no model, or an unknown method.
+        ValueError: The config has no model, or the method is unknown.
     """
     if style is None and recipe is None:
         return
@@ -43,7 +44,7 @@ def put_style(cfg: Config, style: Style | None = None, recipe: str | Mapping[str
 
 
 def _let_take_style(cfg: Config) -> None:
-    """Makes the type of the model one that has the keys `style` and `recipe`."""
+    """Replaces the type of the model, if it has no keys `style` and `recipe`, by one that has."""
     model = cfg.model
     scope, _, name = model.type.rpartition('.') if isinstance(model.type, str) else ('', '', model.type.__name__)
     with MODELS.switch_scope_and_registry(scope or model.get('_scope_') or cfg.get('default_scope')) as registry:
@@ -61,7 +62,7 @@ def _let_take_style(cfg: Config) -> None:
 
 
 def _import(cfg: Config, module: str) -> None:
-    """Whoever reads the config later imports what registers the model."""
+    """Adds the import of the module that registers the model, for whoever reads the config later."""
     imports = cfg.get('custom_imports') or {'imports': []}
     names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
     if module not in names:
@@ -86,7 +87,7 @@ def _run_recipe(cfg: Config, method: Method) -> None:
     cfg.model.setdefault('recipe', method.recipe)
 
 
-COMPANIONS: dict[str, Callable[[Config, Method], None]] = {  # the models themselves tell classes and domains
+COMPANIONS: dict[str, Callable[[Config, Method], None]] = {  # classes and domains are set by the models themselves
     'gates': _separate_gates,
     'pairs': _select_pairs,
     'recipe': _run_recipe,

@@ -1,6 +1,7 @@
-"""Exact resume: a run that was killed and resumed gives the weights of the run that never was.
+"""Exact resume: a run that was killed and resumed gives the same weights as one that was not killed.
 
-mmengine's checkpoints lack the random number generators, so layers and augmentations that draw would go on differently.
+mmengine's checkpoints lack the states of the random number generators, so layers and augmentations that use random
+numbers would go on differently.
 """
 
 import functools
@@ -22,17 +23,17 @@ KEY = 'rng_states'
 
 
 class RNGState(TypedDict, total=False):
-    """Lists hold what the generators' own states do, with tensors in place of arrays."""
+    """States of generators; the lists hold the content of their own states, with tensors in place of arrays."""
 
     python: list
     numpy: list
     torch: torch.Tensor
     cuda: list[torch.Tensor]
-    loader: torch.Tensor  # where it has a generator of its own
+    loader: torch.Tensor  # if it has a generator of its own
 
 
 def get_rng_state(loader: torch.Generator | None = None) -> RNGState:
-    """The generators of this process as tensors and numbers, so that they load with `weights_only=True`."""
+    """The generators' states in this process as tensors and numbers, so that they load with `weights_only=True`."""
     version, words, gauss = random.getstate()
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 (what mmengine and mmcv draw from)
     keys, position = torch.from_numpy(legacy['state']['key'].astype(np.int64)), legacy['state']['pos']
@@ -46,7 +47,7 @@ def get_rng_state(loader: torch.Generator | None = None) -> RNGState:
 
 
 def set_rng_state(state: RNGState, loader: torch.Generator | None = None) -> None:
-    """Puts back what `get_rng_state` returned; GPUs only as many as both sides have."""
+    """Restores what `get_rng_state` returned; for GPUs, only as many as both sides have."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, *rest = state['numpy']
@@ -59,7 +60,7 @@ def set_rng_state(state: RNGState, loader: torch.Generator | None = None) -> Non
 
 
 class _RestoreAfterSkip:
-    """Stands in for the loop's iterator until the batches already trained on are skipped, then restores and leaves."""
+    """Replaces the loop's iterator until the batches already trained on are skipped; then restores the generators."""
 
     def __init__(self, loop: IterBasedTrainLoop, restore: Callable[[], None]) -> None:
         self.loop, self.inner, self.restore = loop, loop.dataloader_iterator, restore
@@ -85,18 +86,18 @@ class _RestoreAfterSkip:
 class RNGStateHook(Hook):
     """Saves every rank's random number generators in each checkpoint and restores them on resume, bit for bit.
 
-    Bit for bit on one kind of machine with one number of threads: sums depend on both.
+    This holds for the same kind of machine and the same number of threads: sums depend on both.
 
-    Validation does not disturb training: the generators are put back after it, as a resumed run does not repeat it.
-    Data workers cannot be asked for their state. In an iteration-based loop they are therefore restarted at every
-    checkpoint, seeded by the iteration (also persistent ones); an epoch-based loop starts them anew each epoch
-    anyway, unless `persistent_workers=True`, which cannot be resumed exactly (a warning says so).
+    Validation does not disturb training: the generators are restored after it, since a resumed run does not repeat it.
+    The state of data loader workers cannot be read. An iteration-based loop therefore restarts them (also persistent
+    ones) at every checkpoint, seeded by the iteration. An epoch-based loop starts new ones in each epoch anyway, unless
+    `persistent_workers=True`, which cannot be resumed exactly (a warning says so).
     """
 
     priority = 80  # after everything that may draw, before CheckpointHook (90)
 
     def __init__(self) -> None:
-        self._gathered: list[RNGState] | None = None  # all ranks' states, taken where all ranks take part
+        self._gathered: list[RNGState] | None = None  # all ranks' states, gathered where all ranks take part
         self._before_val: RNGState | None = None
         self._loaded: list[RNGState] | None = None
         self._generator: torch.Generator | None = None
@@ -136,16 +137,16 @@ class RNGStateHook(Hook):
             runner.train_loop.dataloader_iterator.skip_iter(runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gathers the ranks' states; epochs are few."""
+        """Gathers the ranks' states, after every epoch, since there are few."""
         self._gather()
 
     def before_val(self, runner: Runner) -> None:
-        """Remembers the training generators; the best checkpoint is saved in validation and gets these."""
+        """Keeps the states for training; the best checkpoint is saved during validation and gets these."""
         self._gather()
         self._before_val = get_rng_state(self._generator)
 
     def after_val(self, runner: Runner) -> None:
-        """Puts the training generators back."""
+        """Restores the states for training."""
         if self._before_val is not None:
             set_rng_state(self._before_val, self._generator)
             self._before_val = None
@@ -162,7 +163,7 @@ class RNGStateHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keeps the states until training starts; a checkpoint loaded to start from (iteration 0) ignores them."""
+        """Keeps the states until training starts; a run that starts from the weights at iteration 0 ignores them."""
         self._loaded = checkpoint.get(KEY)
         seed = checkpoint.get('meta', {}).get('seed') if start_of(runner).resume else None
         if seed is not None and seed != runner.seed:
@@ -195,7 +196,7 @@ class RNGStateHook(Hook):
 
     @staticmethod
     def _reseed_workers(runner: Runner, iteration: int) -> bool:
-        """Seeds the next workers by `iteration`; False where the loop replays the skipped batches in them instead."""
+        """Seeds the next workers by `iteration`; False if the loop replays the skipped batches in them instead."""
         loader = runner.train_dataloader
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         skips = hasattr(runner.train_loop.dataloader_iterator, 'skip_iter') and hasattr(sampler, 'skip')

@@ -1,12 +1,12 @@
-"""Saving by mmengine: a file is complete or absent, and old checkpoints go only after the new one is complete.
+"""Saving by mmengine: a file is complete or absent, and old checkpoints stay until the new one is complete.
 
-mmengine removes the old checkpoint, then writes the new one in place. Its code is not copied here; pieces of it are
+mmengine removes the old checkpoint, then writes the new one in place. Its code is not copied here; parts of it are
 wrapped (`host.PATCHES`):
 
 * `save_checkpoint`, under every name by which mmengine calls it: the content becomes plain data (`plain.to_plain`), and
-  local files take their name when they are complete. Other stores write as before.
-* `open` where `last_checkpoint` and configs are written; `LocalBackend`, which writes pictures among others.
-* Where lines are added to the scalars of a run: a full disk is then named with the file.
+  local files get their name only when they are complete. Other stores write as before.
+* `open`, where `last_checkpoint` and configs are written; `LocalBackend`, which writes pictures and other files.
+* The function that adds lines to the scalars of a run: if the disk is full, the error names the file.
 * `CheckpointHook`: while it saves, removals wait. The class itself is wrapped, not replaced in the registry, so that
   subclasses and configs that name the class are included.
 """
@@ -28,7 +28,7 @@ from ..files import PART, atomic_write, naming
 from .host import start_of
 from .plain import to_plain
 
-OUTDATED = 'outdated_ckpts'  # in the message hub: what is removed once the checkpoint that holds this is complete
+OUTDATED = 'outdated_ckpts'  # in the message hub: files to remove once the checkpoint that holds this is complete
 
 
 def is_local(filename: str, file_client_args: dict | None = None, backend_args: dict | None = None) -> bool:
@@ -104,7 +104,7 @@ def naming_lines(dump: Callable) -> Callable:
 
 
 class _Waiting:
-    """A file backend whose removals are only noted, also in the message hub and so in the checkpoint."""
+    """A file backend that only notes removals, also in the message hub and so in the checkpoint."""
 
     def __init__(self, backend: BaseStorageBackend, hub: MessageHub) -> None:
         self.backend, self.hub = backend, hub
@@ -114,7 +114,7 @@ class _Waiting:
         return getattr(self.backend, name)
 
     def remove(self, path: object) -> None:
-        """Notes a file."""
+        """Notes a file to remove."""
         self.outdated.append(str(path))
         self.hub.update_info(OUTDATED, list(self.outdated))
 
@@ -144,7 +144,7 @@ def removing_late(save: Callable) -> Callable:
     @functools.wraps(save)
     def run(self: CheckpointHook, runner: Runner, *args: object, **kwargs: object) -> object:
         backend, hub = self.file_backend, runner.message_hub
-        if isinstance(backend, _Waiting):  # called by a method that is itself wrapped, and will remove
+        if isinstance(backend, _Waiting):  # called by a method that is itself wrapped and will remove them
             return save(self, runner, *args, **kwargs)
         self.file_backend = waiting = _Waiting(backend, hub)
         try:

@@ -12,11 +12,11 @@ from mmengine.runner import Runner
 
 from .domains import image_of, in_domain
 
-NEAR = 4  # neighbours that are tried
+NEAR = 4  # neighbours that are tried first
 
 
 class KeepsGoing(Protocol):
-    """A data set whose test may go on; see `item_or_stand_in`."""
+    """A data set whose test can go on after a file that cannot be read; see `item_or_stand_in`."""
 
     keep_going: bool
 
@@ -30,14 +30,14 @@ def item_or_stand_in(
     mark: Callable[[dict, str, str], None],
     faults: tuple[type[Exception], ...],
 ) -> dict:
-    """The item `get(index)`; where that fails and `dataset.keep_going` is set, a copy of another item in its place.
+    """The item `get(index)`; if that fails and `dataset.keep_going` is set, a copy of another item in its place.
 
     Args:
-        dataset: Tells the domain and the path of an image, where it has `domain_of` and `image_of`.
+        dataset: Tells the domain and the path of an image, if it has `domain_of` and `image_of`.
         get: Reads an item.
-        index: Of the item.
-        mark: Notes in a stand-in the path of the image that it stands for and why that cannot be read; by these notes
-            metrics leave it out and `UnreadHook` names the file.
+        index: Index of the item.
+        mark: Notes in a stand-in the path of the image that it replaces and why that cannot be read; because of these
+            notes metrics leave it out and `UnreadHook` names the file.
         faults: What `get` raises for a file that cannot be read.
 
     Raises:
@@ -61,7 +61,7 @@ def item_or_stand_in(
 
 
 def _others(index: int, count: int, last: int | None) -> Iterator[int]:
-    """The neighbours first, which have the same size if any have; then what could be read before; then all."""
+    """Indices to try: neighbours, which most likely have the same size; the last one that was read; all others."""
     near = sorted((k for k in range(count) if k != index), key=lambda k: abs(k - index))
     yield from near[:NEAR]
     yield from [] if last is None else [last]
@@ -72,7 +72,7 @@ def _others(index: int, count: int, last: int | None) -> Iterator[int]:
 class UnreadHook(Hook):
     """Lets a test on our data sets go on after a file that cannot be read, see `item_or_stand_in`.
 
-    The files are errors in the log at the end; `unread` has the reasons by image, and `tools/test.py` then ends with
+    At the end, the files are logged as errors; `unread` has the reasons by image, and `tools/test.py` then ends with
     status 2.
     """
 
@@ -96,7 +96,7 @@ class UnreadHook(Hook):
                 self.unread[fault['image']] = fault['reason']
 
     def after_test(self, runner: Runner) -> None:
-        """Tells it, on the first process for all."""
+        """Logs the files, on the first process for all processes."""
         self.unread = {image: why for part in all_gather_object(self.unread) for image, why in part.items()}
         for image, why in self.unread.items():
             print_log(f'not tested: {image}: {why}', 'current', ERROR)

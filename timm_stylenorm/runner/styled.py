@@ -32,25 +32,25 @@ def plain(style: object) -> Any:
 
 
 class StyledModel(StyleLossMixin):
-    """Adds `style` and `recipe` to a model whose `loss(inputs, data_samples)` returns its losses; stands before it in
-    the bases.
+    """Adds `style` and `recipe` to a model whose `loss(inputs, data_samples)` returns its losses; put it before the
+    model among the bases.
 
-    Recipes see the images as RGB: where the network sees BGR they are turned around for them.
+    Recipes see images as RGB: if the network sees BGR, the channels are reversed for them.
 
     Args:
-        *args: of the model.
-        style: name, dict or list of them, see `timm_stylenorm.add_style`; `None` collects only the losses that the
-            model brings itself (`TIMMBackbone(model_name='resnet50_snr')`, SNR plugins).
-        recipe: name or dict of a training procedure, see `timm_stylenorm.recipes`; what follows `where` counts as
-            after its cut.
+        *args: arguments of the model.
+        style: name, dict or list of them, see `timm_stylenorm.add_style`; `None` only collects the losses of layers
+            that the model has itself (`TIMMBackbone(model_name='resnet50_snr')`, SNR plugins).
+        recipe: name or dict of a training procedure, see `timm_stylenorm.recipes`; modules that follow `where` count
+            as after its cut.
         where: the sub-module that is restyled, in which sites are looked up; '' for the whole model.
-        **kwargs: of the model.
+        **kwargs: arguments of the model.
 
     Raises:
-        ValueError: an unknown method, site, recipe, option or sub-module; the message names what is near.
+        ValueError: an unknown method, site, recipe, option or sub-module; the message names the nearest ones.
     """
 
-    _bgr = False  # whether images are turned around for the recipe
+    _bgr = False  # whether channels are reversed for the recipe
 
     def __init__(
         self, *args: object, style: object = None, recipe: object = None, where: str = 'backbone', **kwargs: object
@@ -68,17 +68,17 @@ class StyledModel(StyleLossMixin):
             self._bgr = len(shown.mean) == 3 and not shown.shows_rgb
             self.recipe.prepare(self, part, self._swap_rb(shown.mean), self._swap_rb(shown.std))
         log_style(self)
-        part.train(part.training)  # it freezes stages of the base, with what was just added
+        part.train(part.training)  # freezes stages of the base, and what was just added in them
         let_style_train(part, part.training)
 
     def train(self, mode: bool = True) -> object:
-        """The model's own, in which backbones freeze stages; what style methods added there trains and acts on."""
+        """The model's own, in which backbones freeze stages; what style methods added there still trains and acts."""
         super().train(mode)
         let_style_train(self, mode)
         return self
 
     def known_classes(self) -> tuple[int, bool]:
-        """Number of classes, and whether labels are maps; 0 classes where images have no label, as in detection."""
+        """Number of classes, and whether labels are maps; 0 classes if images have no label, as in detection."""
         if hasattr(self, 'decode_head'):
             return self.num_classes, True
         classes = getattr(getattr(self, 'head', None), 'num_classes', None)
@@ -92,15 +92,15 @@ class StyledModel(StyleLossMixin):
             data_samples: as the model takes them; label maps `gt_sem_seg` and image labels `gt_label` are used.
 
         Returns:
-            The model's losses and `style.<method>.<site>`, already weighted. They are part of the total. The further
-            passes of a recipe have its word before them: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
+            The model's losses and `style.<method>.<site>`, already weighted. They are part of the total. Losses of the
+            further passes of a recipe have its prefix: `adv.decode.loss_ce`, `adv.style.<method>.<site>`.
         """
         images = self._swap_rb(inputs, 1)
         return self.recipe.losses(self, images, data_samples, self._forward_loss)
 
     @property
     def ignore_index(self) -> int | None:
-        """The label that the decode head, of several the last one, ignores; None without a decode head."""
+        """The label that the decode head (the last one, if there are several) ignores; None without a decode head."""
         head = getattr(self, 'decode_head', None)
         return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', None)
 
@@ -128,7 +128,7 @@ class StyledModel(StyleLossMixin):
 def labels_of(samples: object) -> Tensor | None:
     """Label maps (N, H, W) or image labels (N,) of OpenMMLab's data samples; None where they have neither.
 
-    Samples of several labels for each image have none that a loss over classes takes.
+    A loss over classes does not take several labels for one image, so such samples count as having none.
     """
     samples = list(samples) if isinstance(samples, Sequence) else []
     if samples and all('gt_sem_seg' in sample for sample in samples):
@@ -169,7 +169,7 @@ _PREFIX = 'StyleNorm_'
 
 
 def __getattr__(name: str) -> object:
-    """Classes of models that were pickled in another process."""
+    """Makes the classes of models that were pickled in another process."""
     path = name.removeprefix(_PREFIX).replace('__', '.')
     module, _, kind = path.rpartition('.')
     if name.startswith(_PREFIX) and module:
@@ -190,7 +190,7 @@ def style_norm(
 
     Args:
         model: its config.
-        of: instead, its type, with the config's other keys beside it.
+        of: instead of `model`, its type, with the other keys of its config as `**kwargs`.
         style: see `StyledModel`.
         recipe: see `StyledModel`.
         where: see `StyledModel`.

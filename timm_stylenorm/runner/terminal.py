@@ -1,4 +1,4 @@
-"""What the tools show in a terminal: what a run does. What it runs on, and with, is in its log file."""
+"""What the tools show in a terminal: what a run does. Its environment, config and hooks go to the log file."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ FILE_ONLY = ('System environment:', 'Config:\n', 'Hooks will be executed in the 
 
 
 class TerminalFilter(logging.Filter):
-    """Leaves out messages that begin as `FILE_ONLY`, and a warning that this process has shown before."""
+    """Leaves out messages that begin like one of `FILE_ONLY`, and warnings that this process has shown before."""
 
     shown: ClassVar[set[str]] = set()
 
@@ -30,7 +30,7 @@ class TerminalFilter(logging.Filter):
 
 
 class _TellOnce:
-    """What a handler of a log does where it cannot write: says so once, and not by a traceback for each line."""
+    """What a log handler does if it cannot write: it says so once, instead of a traceback for each line."""
 
     def __init__(self, handler: logging.FileHandler) -> None:
         self.handler, self.told = handler, False
@@ -61,9 +61,9 @@ class QuietRunner(Runner):
 
 @contextmanager
 def each_line_once() -> Iterator[None]:
-    """What is printed within appears at the end, and no line twice: hosts repeat themselves while they are imported.
+    """Context whose printed lines appear at its end, each only once: hosts repeat themselves while they are imported.
 
-    Their warnings are left out: they are of compiled operators that they do not find, and that nothing here needs.
+    Their warnings are left out: they are about compiled operators that are not found and that nothing here needs.
     """
     said = io.StringIO()
     logging.disable(logging.WARNING)

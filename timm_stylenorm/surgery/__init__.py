@@ -1,1 +1,1 @@
-"""How layers get into a model, are found there, leave their losses, and get out of it again."""
+"""How layers are added to a model, are found there, leave their losses, and are removed again."""

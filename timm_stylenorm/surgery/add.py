@@ -1,8 +1,8 @@
-"""Attach style layers to a model or replace its norm layers by them, and take them off again.
+"""Attach style layers to a model or replace its norm layers by them, and remove them again.
 
-A layer becomes a child `style` (`Attachments`, by method) of the module whose output it restyles, and one forward
-hook, a plain function that looks the child up, calls it: the keys of the base model never change, and a copied model
-runs its own layers. A layer that replaces a norm layer takes its name.
+A layer goes into the child `style` (`Attachments`, by method) of the module whose output it restyles. A forward hook,
+a plain function that looks up this child, calls it: the keys of the base model never change, and a copied model runs
+its own layers. A layer that replaces a norm layer takes its name.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ def add_style(model: nn.Module, style: Style, **kwargs: object) -> nn.Module:
     Args:
         model: A module. Sites named by stage need timm's `feature_info`, or `layer1` ... `layer4` or `stages`.
         style: A method's name; a dict with its name under `type`, optionally `sites`, and the layer's arguments; or
-            a list of such names and dicts, which are applied in order. Where a model does not tell that it passes
-            tokens or channels-last maps, `channel_dim=-1` and `prefix_tokens` do. With `frozen=True` what is added does
-            not train at frozen places, nor act where these are in evaluation; it does otherwise.
-        **kwargs: `sites` and arguments of the layer, where `style` is a single method.
+            a list of such names and dicts, which are applied in order. If a model does not say itself that it passes
+            tokens or channels-last maps, say so by `channel_dim=-1` and `prefix_tokens`. With `frozen=True`, added
+            layers do not train at frozen places, nor act at places in evaluation mode; by default they do.
+        **kwargs: `sites` and arguments of the layer, if `style` is a single method.
 
     Returns:
         The same model. It is unchanged if an error is raised.
 
     Raises:
         ValueError: Unknown method or site, a value out of range, a site without a known number of channels, a method
-            that the model has already at that site, two methods that would replace the same norm layer; what arrives
-            at a site is no single map, or tokens, of the images. Channels and layout are those that a probing forward
-            on the meta device sees. Where it cannot run (a model of several inputs, or that looks at values), the first
-            forward of the model raises this error instead.
+            that the model already has at that site, two methods that would replace the same norm layer; what arrives
+            at a site is not one map, or tokens, of the images. A probing forward pass on the meta device determines
+            channels and layout. If it cannot run (the model has several inputs, or reads values), the model's first
+            forward pass raises this error instead.
         TypeError: An argument that the layer does not have.
     """
     return _add(model, [_request(model, spec) for spec in as_specs(style, kwargs)])
 
 
 def replace_norms(model: nn.Module, method: str, names: Sequence[str]) -> nn.Module:
-    """Replace the batch norms of these names by layers of a method, in place; see `add_style`."""
+    """Replace the batch norms with these names by layers of a method, in place; see `add_style`."""
     sites = [Site(name, name, model.get_submodule(name), None, 'replace') for name in names]
     return _add(model, [_Request(method, get_method(method), sites)])
 
@@ -81,7 +81,7 @@ def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Request:
-    """One method, and where it was asked for."""
+    """One method, and the sites requested for it."""
 
     method: str
     row: Method
@@ -100,7 +100,7 @@ class _Plan:
 
 
 def as_specs(style: Style, kwargs: Mapping[str, object]) -> list[dict[str, Any]]:
-    """A dict with its name under `type` for each method."""
+    """One dict for each method, with its name under `type`."""
     if 'type' in kwargs:
         raise TypeError(f'style names its method already, and type={kwargs["type"]!r} is given beside it')
     if isinstance(style, str):
@@ -163,7 +163,7 @@ def _plan(model: nn.Module, request: _Request, seen: Mapping[tuple[str, str], Ar
         elif not replaces:
             layer.train(model.training)
         record = Attachment(name, site.label, site.name, site.where, recipe=method.recipe, unchecked=unchecked)
-        record.frozen = request.frozen or method.norms_after is not None  # the layer of a cut rests with what is before
+        record.frozen = request.frozen or method.norms_after is not None  # a cut's layer is frozen with what is before
         layer.attachment = record
         layer.channel_dim, layer.prefix_tokens = site.channel_dim, site.prefix_tokens
         layer.waits_for = 'recipe' if method.recipe else layer.waits_for
@@ -222,7 +222,7 @@ def _both_replace(first: str, second: str, site: Site) -> str:
 
 
 def _check(plan: _Plan, taken: dict[object, str]) -> None:
-    """Raise if the place is taken; else take it."""
+    """Raise a ValueError if the place of a plan is taken; otherwise take it."""
     module = plan.site.module
     if plan.site.where == 'replace':
         if module in taken:
@@ -242,7 +242,7 @@ def _check(plan: _Plan, taken: dict[object, str]) -> None:
 
 
 def remove_style(model: nn.Module) -> nn.Module:
-    """Take all style layers off, in place: the plain model, with its own weights, is left.
+    """Remove all style layers, in place: the plain model, with its own weights, is left.
 
     `BatchInstanceNorm2d` becomes batch norm again and loses its gates.
 
@@ -263,9 +263,9 @@ def remove_style(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Switch all style layers of a model off: `with style_disabled(model): ...`.
+    """Within, all style layers of a model are switched off: `with style_disabled(model): ...`.
 
-    They are the identity then, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
+    They are then the identity, and batch-instance norm is batch norm. Layers that replaced a batch norm and did not
     keep its statistics (IBN, DomainNorm, the instance norm of a stem) stay on, since nothing could take their place.
     """
     with override_attr([layer for _, layer in style_layers(model)], 'enabled', False):
@@ -273,14 +273,14 @@ def style_disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def style_layers(model: nn.Module) -> Iterator[tuple[str, StyleLayer]]:
-    """All style layers with their labels: 'snr.stage1'; for a layer that was not attached, its module name."""
+    """All style layers with their labels: 'snr.stage1'; for a layer that was not attached, its type and module name."""
     for name, module in model.named_modules():
         if isinstance(module, StyleLayer):
             yield str(module.attachment or '') or '.'.join(filter(None, [type(module).__name__.lower(), name])), module
 
 
 def set_domains(model: nn.Module, domains: Sequence[object] | Tensor | None) -> None:
-    """Tell the layers that mix images of different domains (`mix='crossdomain'`) of which domain each image is.
+    """Tell the layers that mix images of different domains (`mix='crossdomain'`) which domain each image belongs to.
 
     Args:
         model: A module that contains style layers.

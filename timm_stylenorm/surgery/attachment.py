@@ -1,4 +1,4 @@
-"""What is noted of a layer in a model, and the child that holds the layers of a module."""
+"""The record of a layer in a model, and the child that holds the layers of a module."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Attachment:
-    """Where a layer stands in a model, and by which method.
+    """Where a layer is in a model, and which method it belongs to.
 
     Attributes:
         method: 'snr'.
         site: 'stage1', or a module's name.
-        name: Of the module in the model.
+        name: Name of the module in the model.
         position: 'after' its module, 'before' it, or 'replace': in the place of a norm layer.
         of_container: The module is a container whose last child holds the layer.
-        frozen: The layer follows its host where that is frozen; otherwise it trains and acts with the model.
+        frozen: The layer is frozen together with the module that it belongs to; otherwise it trains and acts with the
+            model.
         recipe: The training procedure without which the layer does nothing.
-        unchecked: What the first forward checks; None where a probe has done it.
+        unchecked: What the first forward pass checks; None if a probe has checked it.
     """
 
     method: str
@@ -43,13 +44,13 @@ class Attachment:
         return f'{self.method}.{self.site}'
 
     def refuse_tracing(self, x: object, why: str) -> None:
-        """Raise a NotImplementedError where `x` is what `torch.fx` traces with."""
+        """Raise a NotImplementedError if `x` is a proxy with which `torch.fx` traces."""
         if isinstance(x, fx.Proxy):
             raise NotImplementedError(f'{self}: torch.fx cannot trace the model with the style at {self.name!r}: {why}')
 
     @property
     def asked(self) -> str:
-        """What a user asked for: the recipe, or the method."""
+        """What the user requested: the recipe, or the method."""
         return self.recipe or self.method
 
 
@@ -76,7 +77,7 @@ def attachments_of_model(model: nn.Module) -> list[tuple[nn.Module, Attachments]
 
 
 def added_parameters(layer: StyleLayer) -> list[nn.Parameter]:
-    """Parameters that the model has not without the layer, or with a batch norm in the place of a norm layer."""
+    """Parameters that the model lacks without the layer, or with a batch norm in the place of a norm layer."""
     attached = layer.attachment is not None and not replaces_norm(layer)
     return list(layer.parameters() if attached else layer.added_parameters())
 

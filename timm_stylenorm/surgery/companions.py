@@ -1,4 +1,4 @@
-"""What layers need beside them, and what only training needs of them."""
+"""What layers need besides themselves, and which of their tensors only training needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .add import style_layers
 
 
 def provide(model: nn.Module, companion: str) -> None:
-    """Note that the layers of a model have what they waited for: the warnings about it end."""
+    """Record that a companion is there for the layers of a model that waited for it: their warnings about it end."""
     for _, layer in style_layers(model):
         if layer.waits_for == companion:
             layer.waits_for = ''

@@ -1,4 +1,4 @@
-"""What a model is for the length of a block, and then as it was."""
+"""Temporary changes to a model, which are undone at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def override_attr(things: Iterable[object], name: str, value: object) -> Iterator[None]:
-    """An attribute of all these modules, or parameters, has another value."""
+    """Within, an attribute of all these modules or parameters has another value."""
     before = [(thing, getattr(thing, name)) for thing in things]
     try:
         for thing, _ in before:
@@ -23,7 +23,7 @@ def override_attr(things: Iterable[object], name: str, value: object) -> Iterato
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """All modules are in evaluation mode, and after it in their own again."""
+    """Within, all modules are in evaluation mode; afterwards each is in its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

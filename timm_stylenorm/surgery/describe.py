@@ -8,15 +8,15 @@ from ..layers import StyleLayer
 from .add import style_layers
 from .attachment import replaces_norm
 
-SHOWN = 6  # so many sites are named
+SHOWN = 6  # at most this number of sites is named
 
 
 def describe_style(model: nn.Module) -> str:
-    """One line on the style layers of a model, '' where it has none.
+    """One line on the style layers of a model; '' if it has none.
 
         style: ibn_a replaces 6 norms; mixstyle after stage1, stage2; +0 parameters; losses: none
 
-    Parameters are those of the layers, less those of the norms that they replace.
+    The number of parameters is that of the layers, less that of the norms that they replace.
     """
     methods: dict[str, list[tuple[str, StyleLayer]]] = {}
     for label, layer in style_layers(model):

@@ -1,4 +1,4 @@
-"""Frozen hosts: what a base model had obeys its host's freezing, what a style method added goes on."""
+"""Frozen models: the parts of the base model obey its host's freezing, the parts that a style method added train on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .attachment import added_parameters, replaces_norm
 
 
 def let_style_train(model: nn.Module, mode: bool = True) -> None:
-    """Undo, for what style methods added to a model, what its host does to frozen parts of the base; in place.
+    """Undo a host's freezing for the parts that style methods added to a model; in place.
 
-    Attached layers get the mode, where theirs is another: whole, so that a host that only put the batch norms in them
-    into evaluation has its way. Their parameters train, and so do those that come with the replacement of a norm
-    (gates, IBN's instance norm). Layers that were added with `frozen=True` are left as they are.
+    An attached layer in another mode gets the mode as a whole; one in the same mode is left alone, so that a host may
+    put only the batch norms in it into evaluation mode. The parameters of attached layers train, and so do those that
+    the replacement of a norm adds (gates, IBN's instance norm). Layers that were added with `frozen=True` do not
+    change.
 
     Args:
-        model: The root, or what a host's `train` was called on.
-        mode: Whether it trains.
+        model: The root module, or the module on which a host called `train`.
+        mode: Whether the model trains.
     """
     for layer in model.modules():
         if isinstance(layer, StyleLayer) and not _is_meant_to_rest(layer):
@@ -36,15 +37,15 @@ def _is_meant_to_rest(layer: StyleLayer) -> bool:
 
 
 def _follows_norms(layer: StyleLayer) -> bool:
-    """Whether it stands for a norm layer, and has the mode that hosts give to norms."""
+    """Whether a layer stands for a norm layer, so that it has the mode that hosts give to norms."""
     return layer.is_norm and (layer.attachment is None or replaces_norm(layer))
 
 
 def warn_if_at_rest(layers: Iterable[tuple[str, StyleLayer]]) -> None:
-    """Tell, which Python shows once for each method, what a training model neither trains nor lets act.
+    """Warn of layers that are frozen or in evaluation mode while the model trains; shown once for each method.
 
-    Replacements of norms may be in evaluation, as the norms that hosts put there. Layers that were added with
-    `frozen=True` are meant to rest.
+    Layers that replace norms may be in evaluation mode, like the norms that hosts put into it. Layers that were added
+    with `frozen=True` are meant to rest.
 
     Args:
         layers: The style layers of a model in training mode, and their labels.

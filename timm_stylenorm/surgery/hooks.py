@@ -1,9 +1,9 @@
-"""How a layer hangs on a module, or stands in the place of one.
+"""How a layer is hooked to a module, or takes the place of one.
 
-Hooks are plain functions that look the child `style` up, so that a copied model and a replica run their own layers.
+Hooks are plain functions that look up the child `style`, so that a copied model and a replica run their own layers.
 
-What puts another module in the place of a norm layer (SyncBatchNorm converters, freezing) leaves its hooks behind, and
-some its children. `_hang_again` is told by torch when a module gets a child, and puts them back.
+Code that replaces a norm layer by another module (SyncBatchNorm converters, freezing) loses its hooks, and in some
+cases its children. torch calls `_hang_again` when a module gets a child, and this function puts them back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sums import Slot
 
 
 class _Counted(nn.Module):
-    """For type checkers: an activation that its block calls several times, as `attach` leaves it."""
+    """For type checkers: an activation that its block calls several times, after `attach`."""
 
     style: Attachments
     style_calls: int
@@ -34,13 +34,13 @@ class _Counted(nn.Module):
 
 
 class _Block(nn.Module):
-    """For type checkers: that block."""
+    """For type checkers: the block that calls such an activation."""
 
     relu: _Counted
 
 
 def owner_of(module: nn.Module) -> nn.Module:
-    """The module that holds the child `style`: a container would run it, so that its last child holds it instead."""
+    """The module that holds the child `style`: a container would run the child, so its last module holds it instead."""
     while isinstance(module, nn.ModuleDict | nn.Sequential) and len(module):
         module = list(module.children())[-1]
     return module
@@ -107,14 +107,14 @@ def _run_style_at_the_last_call(module: _Counted, args: tuple[Tensor]) -> Tensor
 
 
 def _begin_calls(block: _Block, args: tuple[object, ...]) -> None:
-    """The forward pre-hook of that block."""
+    """The forward pre-hook of a block that calls its activation several times."""
     for layer in block.relu.style.values():
         layer.attachment.refuse_tracing(args[0] if args else None, 'its last call gets lost')
     block.relu.style_calls = 0
 
 
 def _check_calls(block: _Block, args: object, output: object) -> None:
-    """The forward hook of that block."""
+    """The forward hook of a block that calls its activation several times."""
     if block.relu.style_calls != block.relu.style_wanted and not block.relu.style.muted:
         raise RuntimeError(
             f'{type(block).__name__} called its activation {block.relu.style_calls} times, not '
@@ -143,7 +143,7 @@ def attach(site: Site, method: str, layer: StyleLayer) -> None:
     if not hasattr(owner, 'style'):
         owner.style = Attachments().train(owner.training)
     _held_by(owner)[method] = layer
-    layer.attachment.of_container = owner is not module  # the owner may be a place of its own
+    layer.attachment.of_container = owner is not module  # the owner may hold layers of its own, too
     if site.block is None:
         _hang(module, layer.attachment)
     else:
@@ -164,21 +164,21 @@ def _hang(module: nn.Module, record: Attachment) -> None:
 
 
 def _hook_once(present: Mapping[int, object], register: Callable[..., RemovableHandle], hook: object) -> None:
-    """Register a hook before those of others, to whom what the module returns is styled."""
+    """Register a hook before those of others, so that these see the styled output of the module."""
     if hook not in present.values():
         register(hook, prepend=True)
 
 
 def _hang_again(module: nn.Module, name: str, child: nn.Module | None) -> None:
-    """A module that has taken the layers of another one over runs them; one that stands in the place of a norm layer
-    takes them over."""
+    """Let a module that receives another's child `style` run its layers; let one that takes the place of a norm layer
+    receive the layer's child `style`."""
     if name == 'style' and isinstance(child, Attachments):
         for layer in child.values() if 'style_wanted' not in vars(module) else ():
             if not layer.attachment.of_container:
                 _hang(module, layer.attachment)
         return
     old = module._modules.get(name)
-    if child is None or not isinstance(old, NORMS) or old in child.modules():  # which would wrap it
+    if child is None or not isinstance(old, NORMS) or old in child.modules():  # `child` wraps `old`
         return
     style = old._modules.get('style')
     if isinstance(style, Attachments) and 'style' not in child._modules:
@@ -189,9 +189,9 @@ register_module_module_registration_hook(_hang_again)
 
 
 def replace(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
-    """Put modules in the place of others, wherever these occur."""
+    """Replace modules by others, wherever they occur in a model."""
     for old, new in layers.items():
-        for hooks in HOOKS_OF_FORWARD:  # as timm's feature extractors have them
+        for hooks in HOOKS_OF_FORWARD:  # such as those of timm's feature extractors
             getattr(new, hooks).update(getattr(old, hooks))
         if attachments_of(old) is not None:
             new.style = old.style
@@ -225,12 +225,12 @@ def module_of(model: nn.Module, layer: StyleLayer) -> nn.Module:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Raise where a styled module has been put into another one in its place, as adapters (LoRA) do.
+    """Raise an error if a wrapper has taken the place of a styled module, as adapters (LoRA) do.
 
-    What the wrapper adds to the output of the module would be added to styled maps, and not be styled itself.
+    The wrapper's own part of the output would be added to styled feature maps, and would not be styled itself.
 
     Raises:
-        ValueError: Naming the module.
+        ValueError: A styled module is wrapped; the message names it.
     """
     for name, module in model.named_modules():
         style = attachments_of(module) if _is_styled(module) else None
@@ -249,8 +249,8 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 @contextmanager
 def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
-    """A forward that is replaced: what counts the calls inside of it does not run, nor what is attached to the module
-    itself, with `layers`. A layer at the last of several calls goes on: that call is not the one that is replaced.
+    """For a module whose forward is replaced: within, the calls inside it are not counted, and, with `layers`, the
+    layers attached to it do not run. A layer at the last of several calls runs: that call is not the replaced one.
     """
     found = [attachments_of(module)] if layers and 'style_wanted' not in vars(module) else []
     if any(hook is _check_calls for hook in module._forward_hooks.values()):
@@ -260,7 +260,7 @@ def muted(module: nn.Module, layers: bool = True) -> Iterator[None]:
 
 
 def detach_all(model: nn.Module) -> None:
-    """Take off what `attach` has put on."""
+    """Remove everything that `attach` has added."""
     ours = (*_HOOKS, _begin_calls, _check_calls)
     for module in list(model.modules()):
         for name in ('style_calls', 'style_wanted'):
@@ -277,7 +277,7 @@ def detach_all(model: nn.Module) -> None:
 
 @contextmanager
 def slots_open(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
-    """Within, the modules of sites stand in the empty places of blocks; afterwards those with a layer do."""
+    """Within, the modules of sites fill the empty places of blocks; afterwards only modules with a layer stay there."""
     try:
         for site in sites:
             if site.slot_of is not None:
@@ -288,7 +288,7 @@ def slots_open(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
 
 
 def _close_slots(model: nn.Module) -> None:
-    """Leave the places empty again where no layer is."""
+    """Empty the places again that have no layer."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Slot) and attachments_of(child) is None:

@@ -1,11 +1,11 @@
-"""Where the channels are in what arrives at a site, settled by the shapes of a probe, or by the first forward.
+"""Where the channels are in a tensor that arrives at a site: found from the shapes of a probe, or checked at first use.
 
-A layout is (channel_dim, prefix_tokens). It fits where every call of both forwards
+A layout is (channel_dim, prefix_tokens). It fits if what arrives in every call, in both forward passes of the probe,
 
     is one tensor of rank 3 to 5 whose first axis is the images of the batch,
     has the same number of channels,
-    is otherwise a map: (h, w) with the ratio of the images, or as many tokens after the prefix as such a map has. Of
-    signals (l), and of clips and volumes (d, h, w), the last axis must grow as theirs does.
+    is otherwise a map: (h, w) with the aspect ratio of the images, or as many tokens after the prefix as such a map
+    has. For signals (l), and for clips and volumes (d, h, w), the last axis must grow as that of the input does.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from .probe import Arrivals, Call
 from .site import Site
 
 Layout = tuple[int, int]
-_SLACK = 4  # positions that a stem without padding takes from a map
+_SLACK = 4  # positions by which a stem without padding shrinks a map
 
 
 def runs(site: Site, seen: Mapping[tuple[str, str], Arrivals] | None) -> bool:
-    """Whether a place in a stage is one that a probe has reached; any other place counts as one that runs."""
+    """Whether a probe has reached a site in a stage; any other site, or any site without a probe, counts as running."""
     return seen is None or not site.of_stage or (site.name, site.where) in seen
 
 
 def reached(sites: Sequence[Site], seen: Mapping[tuple[str, str], Arrivals] | None, chosen: bool) -> list[Site]:
-    """The sites without those in stages that a probe has not reached, such as stages past the depth of an encoder.
+    """The sites, except those in stages that a probe has not reached, such as stages beyond the depth of an encoder.
 
     Args:
-        sites: Of one method.
-        seen: What the probe has seen; None where it could not run.
-        chosen: Whether the user has named them.
+        sites: The sites of one method.
+        seen: What the probe has seen; None if it could not run.
+        chosen: Whether the user has named the sites.
 
     Raises:
-        ValueError: Nothing of a stage runs that the user has named, or nothing of the default sites.
+        ValueError: A site that the user has named does not run at all, or none of the default sites runs.
     """
     found = [site for site in sites if runs(site, seen)]
     running = {site.asked for site in found}
@@ -54,13 +54,13 @@ def reached(sites: Sequence[Site], seen: Mapping[tuple[str, str], Arrivals] | No
 
 
 def settle(site: Site, seen: Arrivals, told: bool = False, prefix_told: bool = False) -> Site:
-    """The site with channels and layout of what arrives there.
+    """The site with the channels and the layout of the tensors that arrive there.
 
     Args:
-        site: With the layout that is expected.
+        site: A site with the expected layout.
         seen: What a probe has seen there.
-        told: Whether the user has said where the channels are, or ...
-        prefix_told: ... how many tokens come first; no other layout is tried then.
+        told: Whether the user has said where the channels are; no other axis is tried then.
+        prefix_told: Whether the user has said how many tokens come first; no other number is tried then.
 
     Raises:
         ValueError: No layout fits, two fit equally, a module is called more or less often than assumed, or a stage
@@ -129,7 +129,7 @@ def _misfit(site: Site, seen: Arrivals, expected: str) -> str:
 
 
 def _fit(seen: Arrivals, layout: Layout) -> tuple[int, bool] | None:
-    """The number of channels if the layout fits, and whether the ratio is exact."""
+    """The number of channels, and whether the ratio is exact; None if the layout does not fit."""
     if len(seen.calls[0]) != len(seen.calls[1]):
         return None
     found, exact = set(), True
@@ -146,7 +146,7 @@ def _fit(seen: Arrivals, layout: Layout) -> tuple[int, bool] | None:
 
 
 def _is_map(shapes: tuple[Shape, Shape], images: tuple[Shape, Shape], layout: Layout) -> bool | None:
-    """Whether it is a map in the exact ratio of the images, or nearly; None where it is none, or channels differ."""
+    """True for a map in the exact ratio of the images, False if nearly; None if not a map, or if channels differ."""
     dim, prefix = layout
     one, two = shapes
     if len(one) != len(two) or one[dim] != two[dim]:
@@ -179,7 +179,7 @@ def _is_map(shapes: tuple[Shape, Shape], images: tuple[Shape, Shape], layout: La
 
 
 def grid_of(count: int, ratio: float) -> tuple[int, int] | None:
-    """Height and width of a map of so many positions."""
+    """Height and width of a map with this number of positions; None if there is none of this ratio."""
     if count < 1:
         return None
     middle = isqrt(round(count / ratio))
@@ -191,14 +191,14 @@ def grid_of(count: int, ratio: float) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """What is expected of the first tensor that arrives where no probe has run.
+    """What is expected of the first tensor that arrives at a site if no probe has run.
 
     Attributes:
-        label, name: Of the site.
-        channels: None where they are not known.
+        label, name: Those of the site.
+        channels: Number of channels; None if unknown.
         channel_dim, prefix_tokens: The layout.
-        told: Whether the user has said the layout; otherwise tokens must be a square map, where ...
-        dim: ... the images have not 3 dimensions themselves.
+        told: Whether the user has said the layout; otherwise tokens of images (`dim=4`) must form a square map.
+        dim: Number of dimensions of the model's input.
     """
 
     label: str
@@ -210,7 +210,7 @@ class Unchecked:
     dim: int = 4
 
     def check(self, x: object) -> None:
-        """Raise a ValueError if it is not what is expected."""
+        """Raise a ValueError if `x` is not as expected."""
         if not isinstance(x, Tensor):
             raise ValueError(f'site {self.label!r}: at {self.name!r} arrives a {type(x).__name__}, expected one tensor')
         shape, dim, prefix = tuple(x.shape), self.channel_dim, self.prefix_tokens

@@ -1,4 +1,4 @@
-"""Which sites a model has, and which methods fit it, without a change to the model."""
+"""Which sites a model has, and which methods fit it; the model does not change."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class SiteRow:
     """A site of a model.
 
     Attributes:
-        name: As `sites=` takes it.
-        modules: Names of the modules that it means.
-        channels: Of each; None where they cannot be told.
+        name: The name, as `sites=` takes it.
+        modules: Names of the modules that the site refers to.
+        channels: Channels of each module; None if unknown.
     """
 
     name: str
@@ -33,9 +33,9 @@ class SiteRow:
 
 
 def list_sites(model: nn.Module) -> list[SiteRow]:
-    """The sites of a model, in the order of `surgery.sites`, without those that mean nothing in it or do not run.
+    """The sites of a model, in the order of `surgery.sites`, except those that it does not have or that do not run.
 
-    Names of modules and globs over them are sites, too.
+    Names of modules and globs over them, which are not listed, are sites, too.
     """
     found = {name: find_sites(model, name) for name in site_names(model)}
     every = [site for sites in found.values() for site in sites]
@@ -50,7 +50,7 @@ def list_sites(model: nn.Module) -> list[SiteRow]:
 
 
 def fitting_methods(model: nn.Module) -> dict[str, str | None]:
-    """Method -> None where it fits the model at its default sites, else why `add_style` refuses it."""
+    """Method -> None if it fits the model at its default sites, otherwise the reason why `add_style` refuses it."""
     return {name: _refusal(_without_copying_tensors(model), name) for name in ROWS}
 
 
@@ -60,8 +60,8 @@ class MethodAt:
 
     Attributes:
         method: Its name.
-        sites: What `sites=` takes for it to act there; empty where it does so by default.
-        needs: What some hosts and arguments need beside its layer, each as what provides it.
+        sites: The value of `sites=` with which it acts there; empty if it does so by default.
+        needs: What some hosts and arguments need besides its layer: for each, how to provide it.
     """
 
     method: str
@@ -70,18 +70,18 @@ class MethodAt:
 
 
 def methods_at(model: nn.Module, sites: Mapping[str, str]) -> dict[str, list[MethodAt]]:
-    """The methods that act at sites, or within the modules there; first those that do by default.
+    """Site -> the methods that can act there, or within its module; those that do so by default come first.
 
     Args:
         model: A module.
-        sites: Names as `sites=` takes them, and of each the name of its module.
+        sites: Site names, as `sites=` takes them -> names of their modules.
     """
     usual = {name: _usual_places(model, row) for name, row in METHODS.items()}
     return {site: sorted(_methods_at(usual, site, path), key=lambda m: len(m.sites)) for site, path in sites.items()}
 
 
 def _usual_places(model: nn.Module, row: Method) -> list[tuple[str, str]]:
-    """Names of the default sites of a method, and of their modules; none where it does not fit."""
+    """Names of the default sites of a method, and of their modules; empty if the method does not fit."""
     try:
         return [(site.asked, site.name) for site in find_sites(model, sites_within(model, row.sites))]
     except ValueError:
@@ -108,5 +108,5 @@ def _refusal(model: nn.Module, method: str) -> str | None:
 
 
 def _without_copying_tensors(model: nn.Module) -> nn.Module:
-    """A copy of the modules with the tensors of the model itself, which `add_style` does not change."""
+    """A copy of the modules that shares the tensors of the model, which `add_style` does not change."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]})

@@ -24,21 +24,21 @@ from .hooks import refuse_wrapped
 
 
 def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: int | None = None) -> dict[str, Tensor]:
-    """Take the weighted auxiliary losses that the layers left in the last training forward.
+    """Take the weighted auxiliary losses that the layers left in the last training forward pass.
 
     Args:
         model: A module that contains style layers.
         target: Labels for the terms that need them: class indices (N,), class probabilities (N, K), or, for dense
             layers, label maps (N, H, W) at any resolution. Without it those terms are left out.
-        ignore_index: Label that counts nowhere; by default 255 in label maps, and torch's -100 among class indices.
+        ignore_index: Label that is ignored; by default 255 in label maps, and torch's -100 among class indices.
 
     Raises:
-        ValueError: Labels and layers do not fit, or a styled module has been wrapped, as by an adapter.
+        ValueError: Labels do not fit the layers, or a styled module has been wrapped, for instance by an adapter.
 
     Returns:
-        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty where no layer has a loss. Where a label
-        comes again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'. A layer that has a
-        loss, and left none or one that trains nothing, is told of once in a warning.
+        Scalars by label: `{'snr.stage1': ..., 'snr.stage3.ce': ...}`; empty if no layer has a loss. If a label occurs
+        again, as in a model of two styled networks, a number is appended: 'snr.stage1#2'. If a layer with a loss left
+        none, or one that trains nothing, a warning says so once.
     """
     layers = list(style_layers(model))
     refuse_wrapped(model)
@@ -68,16 +68,16 @@ def style_losses(model: nn.Module, target: Tensor | None = None, ignore_index: i
 
 @contextmanager
 def summed_losses(model: nn.Module) -> Iterator[nn.Module]:
-    """Within, the losses of several forwards add up, as for two views: `with summed_losses(model): ...`.
+    """Within, the losses of several forward passes add up, as for two views: `with summed_losses(model): ...`.
 
-    `style_losses`, within or after it, takes the sums; its target has the labels of all forwards, one after the other.
+    `style_losses`, called within or after it, takes the sums; its target concatenates the labels of all forward passes.
     """
     with override_attr([layer for _, layer in style_layers(model)], 'sums', True):
         yield model
 
 
 def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
-    """Tell of losses that a training forward should have left, and of those that train nothing."""
+    """Warn of losses that a training forward pass should have left, and of losses that train nothing."""
     layers = list(layers)
     if any(isinstance(layer, AdvBN) and layer.disturbed is not None for _, layer in layers):
         return  # this pass began at a cut
@@ -102,9 +102,9 @@ def _warn_if_lost(layers: Iterable[tuple[str, StyleLayer]]) -> None:
 
 
 def _gather_shards(model: nn.Module) -> None:
-    """Put the weights back where FSDP2 (`fully_shard`) has resharded them after the forward.
+    """Gather the weights again that FSDP2 (`fully_shard`) has resharded after the forward pass.
 
-    It gathers them again for a backward pass that begins at what modules return, and these losses are no such output.
+    FSDP2 does so itself only for a backward pass that begins at outputs of modules, and these losses are not outputs.
     """
     for module in model.modules():
         inside = (m for m in module.modules() if isinstance(m, StyleLayer))
@@ -113,16 +113,16 @@ def _gather_shards(model: nn.Module) -> None:
 
 
 def set_classes(model: nn.Module, num_classes: int, dense: bool) -> None:
-    """For a host that knows its labels: layers with a loss over classes get them, unless they have them already.
+    """For a host that knows its classes: pass them to layers with a loss over classes that do not have them yet.
 
     Args:
-        model: A module that contains style layers; to be called before its optimizer is made.
-        num_classes: K; 0 for labels that these losses do not take, which leaves them off.
+        model: A module that contains style layers. Call this function before its optimizer is made.
+        num_classes: K; 0 if these losses cannot use the labels, which leaves the losses off.
         dense: Whether labels are maps.
 
     Raises:
-        ValueError: A class head with another number of classes, or an image head where labels are maps, or the other
-            way. The model is unchanged then.
+        ValueError: A class head has another number of classes, or is for images although labels are maps, or the other
+            way round. The model is unchanged then.
     """
     layers: list[tuple[str, Any]] = list(style_layers(model))
     for label, layer in layers:

@@ -1,8 +1,8 @@
-"""Forwards on the meta device, which compute shapes and touch nothing.
+"""Forward passes on the meta device, which compute shapes and change nothing.
 
-All that a module holds is put back afterwards: parameters, buffers, other tensors, modes, hooks, caches that a forward
-fills, and the states of the random generators. Hooks of others do not run. There must be no other forward of the same
-model beside it.
+Everything that a module holds is restored afterwards: parameters, buffers, other tensors, modes, hooks, caches that a
+forward pass fills, and the states of the random generators. Hooks of others do not run. No other forward pass of the
+same model may run at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..host import BatchNormAct2d, LayerNorm, LayerNorm2d, unwrapped
 from ..torch_host import HOOKS_OF_FORWARD, compiled_call_off, within_compiled
 
 Shape = tuple[int, ...]
-# Modules that keep the shape: torch takes most of a forward on the meta device to compute what they return
+# Modules that keep the shape: on the meta device, torch spends most of a forward pass on computing their outputs
 _KEEPS_SHAPE = (nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Dropout)
 _KEEPS_SHAPE_COPIES = (nn.LayerNorm, nn.GroupNorm, LayerNorm, LayerNorm2d)
 SIZES = (224, 256, 64, 299, 512)
@@ -32,9 +32,10 @@ T = TypeVar('T', bound=AbstractContextManager[Any])
 
 
 def watch(model: nn.Module, watcher: Callable[[], T]) -> T | None:
-    """Within a new watcher, one whole forward in evaluation on the meta device; None where none could be run.
+    """Run one whole forward pass in evaluation mode on the meta device within a new watcher, which is returned.
 
-    The watcher's `__enter__` may change modules and add hooks: everything is as it was afterwards.
+    None if no forward pass could be run. The watcher's `__enter__` may change modules and add hooks: everything is
+    restored afterwards.
     """
     model = root_of(model)
     try:
@@ -49,7 +50,7 @@ def watch(model: nn.Module, watcher: Callable[[], T]) -> T | None:
 
 
 def root_of(model: nn.Module) -> nn.Module:
-    """The model within compilers and within wrappers that communicate."""
+    """The model inside the wrappers of compilers and of data parallelism."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = model.module if isinstance(model, wrappers) else within_compiled(model)
@@ -59,12 +60,12 @@ def root_of(model: nn.Module) -> nn.Module:
 
 
 def first_conv(model: nn.Module) -> _ConvNd | None:
-    """In the order of definition; None for a model without any."""
+    """The first convolution in the order of definition; None if the model has none."""
     return next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
 
 
 def dim_of_images(model: nn.Module) -> int:
-    """Dimensions of a batch of what the model takes: 4 for images, 3 for signals (N, C, L), 5 for clips and volumes."""
+    """Number of dimensions of an input batch: 4 for images, 3 for signals (N, C, L), 5 for clips and volumes."""
     conv = first_conv(model)
     return 4 if conv is None else 2 + len(conv.kernel_size)
 
@@ -90,18 +91,18 @@ def image_sizes(model: nn.Module) -> list[Shape]:
 
 
 def forward(model: nn.Module, shape: Shape) -> bool:
-    """Whether a model takes images of a shape."""
+    """Whether a model accepts images of a shape."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     try:
         model(torch.empty(shape, dtype=dtype, device='meta'))
-    except Exception:  # whatever a model raises for images that it does not take
+    except Exception:  # whatever a model raises for images that it does not accept
         return False
     return True
 
 
 @contextmanager
 def on_meta(model: nn.Module, shorten: bool = True) -> Iterator[None]:
-    """The model in evaluation on the meta device, without hooks; afterwards everything is as it was."""
+    """Within, the model is in evaluation mode on the meta device, without hooks; afterwards everything is restored."""
     modules = list(model.modules())
     kept = [(vars(module), dict(vars(module)), _contents(vars(module))) for module in modules]
     states = torch.get_rng_state(), random.getstate()
@@ -135,7 +136,7 @@ def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _swap(attributes: dict[str, Any], twin: Callable[[Tensor], Tensor]) -> None:
-    """Put the twins of tensors into a module and into the containers that it holds; empty its hooks; evaluate."""
+    """Replace tensors in a module and in its containers by their twins; clear its hooks; set evaluation mode."""
     for name, value in list(attributes.items()):
         if name in HOOKS_OF_FORWARD:
             value.clear()
@@ -154,7 +155,7 @@ def _swap(attributes: dict[str, Any], twin: Callable[[Tensor], Tensor]) -> None:
 
 
 def _twin(tensor: Tensor, twins: dict[int, Tensor]) -> Tensor:
-    """A tensor of the same shape, strides and dtype on the meta device, the same one for the same tensor."""
+    """A tensor of the same shape, strides and dtype on the meta device; always the same one for one tensor."""
     if id(tensor) not in twins:
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device='meta')
         parameter = isinstance(tensor, nn.Parameter)
@@ -163,7 +164,7 @@ def _twin(tensor: Tensor, twins: dict[int, Tensor]) -> Tensor:
 
 
 def _shorten(module: nn.Module) -> None:
-    """Let a module that keeps the shape do nothing, within `on_meta`."""
+    """Within `on_meta`, let a module that keeps the shape do nothing."""
     kind = type(module)
     original = within_compiled(module)
     if original is not None:

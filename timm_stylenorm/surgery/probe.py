@@ -1,6 +1,6 @@
-"""What arrives at places in a model: two forwards on the meta device, which compute shapes and touch nothing.
+"""What arrives at places in a model: two forward passes on the meta device, which compute shapes and change nothing.
 
-The images of the second forward are more and wider, where the model takes that.
+The second forward pass has more images, and wider ones if the model accepts them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCHES = (5, 7)
 
 @dataclass(frozen=True)
 class Place:
-    """A module whose output is looked at."""
+    """A module whose output is observed."""
 
     name: str
     module: nn.Module
@@ -35,7 +35,7 @@ class Call:
     """What arrived in one call.
 
     Attributes:
-        shape: Of a single tensor; None for anything else.
+        shape: Shape of a single tensor; None for anything else.
         text: For messages: the shape, or the kind of object and the shapes in it.
     """
 
@@ -48,10 +48,10 @@ class Arrivals:
     """What arrived at one site.
 
     Attributes:
-        images: Shapes of the images of the two forwards.
-        calls: Of each forward the calls.
-        counts: Of each forward, how often the module was called within one call of its block, one number for each;
-            without a block: within the forward.
+        images: Shapes of the images in the two forward passes.
+        calls: The calls in each forward pass.
+        counts: For each forward pass, how often the module was called, one number for each call of its block; without a
+            block, one number for the whole pass.
     """
 
     images: tuple[Shape, Shape]
@@ -60,9 +60,9 @@ class Arrivals:
 
 
 def probe(model: nn.Module, sites: Sequence[Site | Place]) -> dict[tuple[str, str], Arrivals] | None:
-    """What arrives at each site in evaluation, by its name and `where`; sites that do not run there are left out.
+    """What arrives at each site in evaluation mode, by its name and `where`; sites that do not run are left out.
 
-    None: no forward could be run. The model takes something else than images, looks at values, or raised an error of
+    None if no forward pass could be run: the model takes other inputs than images, reads values, or raised an error of
     its own for every size that was tried.
     """
     model = root_of(model)
@@ -102,7 +102,7 @@ _Seen = dict[tuple[str, str], tuple[tuple[Call, ...], tuple[int, ...]]]
 
 
 def _run(model: nn.Module, sites: Sequence[Site | Place], shape: Shape) -> _Seen | None:
-    """One forward; None where it raises an error."""
+    """One forward pass; None if it raises an error."""
     recorders = {(site.name, site.where): _Recorder(site) for site in sites}
     whole = forward(model, shape)
     for recorder in recorders.values():
@@ -139,7 +139,7 @@ class _Recorder:
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
         self.counts.append(len(self.calls) - (self.since or 0))
-        del self.calls[self.since : -1]  # the last call is meant
+        del self.calls[self.since : -1]  # only the last call counts
 
     def seen(self) -> tuple[tuple[Call, ...], tuple[int, ...]]:
         return tuple(self.calls), tuple(self.counts) if self.since is not None else (len(self.calls),)

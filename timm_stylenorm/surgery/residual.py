@@ -1,4 +1,4 @@
-"""The parts of residual blocks as sites, found by a forward on the meta device; `sums` says what they are."""
+"""The parts of residual blocks as sites, found by a forward pass on the meta device; `sums` says what they are."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .site import Site
 from .structure import SHORTCUTS, blocks_of, layout_of, out_channels
 from .sums import Parts, Slot, Spot, SumWatch
 
-# Of each block, the module that will stand at its empty place, the same for all methods
+# Block -> the module that will fill its empty place, the same for all methods
 _slots: WeakKeyDictionary[nn.Module, Slot] = WeakKeyDictionary()
 _known: WeakKeyDictionary[nn.Module, tuple[list[tuple[str, type]], dict[str, Parts] | None]] = WeakKeyDictionary()
 
 
 def residual_parts(model: nn.Module) -> dict[str, Parts]:
-    """Names of the blocks that have a residual sum, in order, and where its parts are.
+    """Name of each block that has a residual sum, in order -> where the parts of the sum are.
 
     Raises:
-        ValueError: No forward of the model could be run.
+        ValueError: No forward pass of the model could be run.
     """
     signature = [(name, type(module)) for name, module in model.named_modules()]
     if model not in _known or _known[model][0] != signature:
@@ -56,10 +56,10 @@ def _empty_place(block: nn.Module) -> str | None:
 
 
 def residual_sites(model: nn.Module, label: str, part: str, blocks: list[str]) -> list[Site]:
-    """The places of a part in those of the named blocks that have a residual sum.
+    """The sites of a part in those of the named blocks that have a residual sum.
 
     Raises:
-        ValueError: None has one, or one has no such place; no forward could be run.
+        ValueError: No block has a residual sum, a block has no place for this part, or no forward pass could be run.
     """
     sites, found = [], residual_parts(model)
     for name in blocks:

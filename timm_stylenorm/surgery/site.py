@@ -20,16 +20,16 @@ class Site:
     Attributes:
         label: 'stage1', or the module's name for sites that name many modules.
         name: Name of `module` in the model.
-        module: The module whose output is restyled; of `where='before'` its input; of `where='replace'` a norm layer.
-        channels: Channels there; None where they cannot be told.
+        module: The module whose output is restyled; its input with `where='before'`; a norm layer with `'replace'`.
+        channels: Channels there; None if unknown.
         where: 'after', 'before' or 'replace'.
-        block: Of a module that its block calls several times, for `where='before'`: that block, ...
-        calls: ... and how often; the last call is meant.
-        asked: The name by which it was asked for, 'stage1.norm1'.
-        slot_of: A block that has an empty place of this name, for which the module is meant.
+        block: With `where='before'`, the block of a module that is called several times in it.
+        calls: How often this block calls the module; the last call counts.
+        asked: The requested site name, 'stage1.norm1'.
+        slot_of: A block that has an empty place of this name, which the module is to fill.
         channel_dim: Where the channels are, 1 or -1.
-        prefix_tokens: Class and register tokens at the front, which belong to no map.
-        promised: Channels of the stage in `feature_info`; no others may arrive.
+        prefix_tokens: Number of class and register tokens at the front, which are not part of a map.
+        promised: Channels of the stage in `feature_info`; another number is an error.
     """
 
     label: str
@@ -47,12 +47,12 @@ class Site:
 
     @property
     def of_stage(self) -> bool:
-        """Whether it was asked for as a stage, as the blocks of all stages, or as parts of these."""
+        """Whether it was requested as a stage, as the blocks of all stages, or as parts of these."""
         return re.match(r'stage\d|blocks(\.[a-z]+)?$', self.asked) is not None
 
 
 def warn_of_containers(sites: Sequence[Site]) -> None:
-    """Below torch 2.6, one warning for layers that the compiler would pass over, where nothing of ours could raise."""
+    """Before torch 2.6, warn once of layers that the compiler would skip, since none of our code could raise there."""
     held = [site.name for site in sites if site.where != 'replace' and isinstance(site.module, nn.Sequential)]
     if BEFORE_2_6 and held:
         text = f'torch before 2.6: torch.compile leaves out {len(held)} style layers without an error, as that at '

@@ -22,8 +22,8 @@
     anything else     a module's name, or a glob over the names ('layer[12].*.conv2'); of a block with one of the parts
                       of a residual sum, too ('layer1.0.residual', 'layer[12].*.sum')
 
-Stages come from timm's `feature_info`; from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg); else they
-are where a probe sees that maps become smaller (mmseg's MobileNet, UNet, FastSCNN and others).
+Stages come from timm's `feature_info`; from `layer1` ... `layer4`, `stages` or `layers` (torchvision, mmseg); otherwise
+a probe finds where maps become smaller (mmseg's MobileNet, UNet, FastSCNN and others).
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ from .sums import PARTS as RESIDUAL
 
 
 def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = False) -> list[Site]:
-    """The places that the given site names mean in a model, in order, each module once.
+    """The sites that these names refer to in a model, in order, each module once.
 
     Args:
         model: A module.
-        names: See above.
+        names: Site names, see the top of this file.
         tokens: Whether the caller knows where the channels are, for models that do not say it.
 
     Raises:
-        ValueError: A name that is neither a site nor a module of this model, that means nothing here, or a place that
-            cannot hold a layer. The message says what exists.
+        ValueError: A name is neither a site nor a module of this model, or refers to nothing in it, or a place cannot
+            hold a layer. The message says what exists.
     """
     if isinstance(model, fx.GraphModule | FeatureGraphNet):
         raise ValueError(
@@ -87,10 +87,10 @@ def find_sites(model: nn.Module, names: str | Iterable[str], tokens: bool = Fals
 
 
 def sites_within(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The site names without those of stages that the model does not reach, such as a feature extractor that ends
-    before them; all names of a model without stages."""
+    """The site names, except those of stages that the model does not reach, such as stages after the end of a feature
+    extractor; all names if the model has no stages."""
     names, levels = list(names), levels_of(model)
-    own = {*levels, *(name for name, _ in model.named_children())}  # HRNet's stages are modules, and no levels
+    own = {*levels, *(name for name, _ in model.named_children())}  # HRNet's stages are modules, but not levels
     past = {name for name in names if re.match(r'stage\d', name) and name.partition('.')[0] not in own}
     reached = any(level.startswith('stage') for level in levels)
     return [name for name in names if name not in past] if reached else names
@@ -106,7 +106,7 @@ def site_names(model: nn.Module) -> list[str]:
 def _has(model: nn.Module, name: str) -> bool:
     try:
         return bool(_find(model, name))
-    except ValueError:  # such as no norm in the stem
+    except ValueError:  # for instance, there is no norm in the stem
         return False
 
 
@@ -212,7 +212,7 @@ def _residual_sum(model: nn.Module, name: str, blocks: list[Named]) -> list[Site
 
 
 def _residual_parts(model: nn.Module, name: str, blocks: list[Named] | None = None) -> list[Site]:
-    """A part of the residual sums of blocks, of which the name tells without `blocks`."""
+    """The sites of a part of residual sums; the name says in which blocks if `blocks` is None."""
     of, _, part = name.rpartition('.')
     every = {path: stage for stage, found in blocks_of(model).items() for path, _ in found}
     if blocks is not None:
@@ -253,7 +253,7 @@ _PARTS = {
 
 
 def _last_of(path: str, module: nn.Module) -> Named:
-    """The module of sequences within each other that runs last."""
+    """The path and the module that runs last in nested sequences."""
     while is_sequence(module) and len(list(module.children())):
         last, module = last_child(module)
         path = f'{path}.{last}'

@@ -1,4 +1,4 @@
-"""The stages of a model that names none, where its maps become smaller, and norms of vectors: what a probe tells."""
+"""What a probe finds: stages of a model without named ones, where its maps become smaller, and norms of vectors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _known: WeakKeyDictionary[nn.Module, tuple[list[str], dict[str, int]]] = WeakKey
 
 
 def strides(model: nn.Module) -> dict[str, int]:
-    """Name -> height of the images over that of the map which the module returns, to the next power of 2.
+    """Name of a module -> width of the images over width of the map that it returns, to the nearest power of 2.
 
-    Of the children of the model but its head, and of those of its sequences before these, in the order of
-    registration, as far as each returns one map or tokens of the images. Empty where no probe runs.
+    The modules are the children of the model except its head, and the children of its sequences, which precede the
+    sequences, in the order of registration, if they return one map or tokens of the images. Empty if no probe runs.
     """
     parts = dict(_parts(model))
     if model not in _known or _known[model][0] != list(parts):
@@ -30,7 +30,7 @@ def strides(model: nn.Module) -> dict[str, int]:
 
 
 def stages_by_stride(model: nn.Module) -> list[str]:
-    """The last module at each stride above 2, on the way down; none where that are fewer than two."""
+    """The last module at each stride above 2, while maps become smaller; empty if these are fewer than two."""
     ends: dict[int, str] = {}
     for name, stride in strides(model).items():
         if stride >= max(ends, default=0):
@@ -40,7 +40,7 @@ def stages_by_stride(model: nn.Module) -> list[str]:
 
 
 def norms_of_vectors(model: nn.Module, norms: Mapping[str, nn.Module]) -> set[str]:
-    """The names of those norms at which vectors (N, C) arrive, and no maps."""
+    """The names of the norms at which vectors (N, C) arrive instead of maps."""
     names = list(norms)
     if names and (model not in _vectors or not {*names} <= {*_vectors[model][0]}):
         seen = probe(model, [Place(name, norm) for name, norm in norms.items()]) or {}
@@ -59,7 +59,7 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _stride(seen: Arrivals) -> int:
-    """0 for what is no map: of two widths of images, one axis of a map tells."""
+    """The stride of an output, from its one axis that differs between two image widths; 0 if it is not a map."""
     if any(len(calls) != 1 or calls[0].shape is None for calls in seen.calls):
         return 0
     one, two = (calls[0].shape or () for calls in seen.calls)

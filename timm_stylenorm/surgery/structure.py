@@ -40,7 +40,7 @@ Named = tuple[str, nn.Module]
 
 
 def layout_of(model: nn.Module) -> tuple[int, int]:
-    """`channel_dim` and `prefix_tokens` of what the blocks of a model pass on; (1, 0) for maps (N, C, H, W)."""
+    """`channel_dim` and `prefix_tokens` of the tensors between the blocks of a model; (1, 0) for maps (N, C, H, W)."""
     model = unwrapped(model)
     prefix = getattr(model, 'num_prefix_tokens', None)
     if prefix is not None:
@@ -54,9 +54,9 @@ def layout_of(model: nn.Module) -> tuple[int, int]:
 
 
 def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
-    """'stem', 'stage1', ... -> name of the module that ends it, and its channels where they are known.
+    """'stem', 'stage1', ... -> name of the module that ends it, and its channels if they are known.
 
-    A feature extractor has those up to the last that it returns.
+    A feature extractor has only the levels up to the last one that it returns.
     """
     info = getattr(model, 'feature_info', None)
     if info is None:
@@ -83,7 +83,7 @@ def levels_of(model: nn.Module) -> dict[str, tuple[str, int | None]]:
 
 
 def _plain_levels(model: nn.Module) -> dict[str, tuple[str, int | None]]:
-    """The same for models without `feature_info`: by the names of their stages, else by the strides of what arrives."""
+    """`levels_of` for models without `feature_info`: by the names of stages, otherwise by the strides of outputs."""
     children = dict(model.named_children())
     paths = [k for k in (f'layer{i}' for i in range(1, 5)) if k in children and 'layer5' not in children]
     for name in ('stages', 'layers'):
@@ -125,13 +125,13 @@ def conv_norm_pairs(model: nn.Module) -> Iterator[tuple[Named, Named]]:
 
 
 def _adapted(module: nn.Module) -> nn.Module:
-    """The layer within an adapter, as those of peft."""
+    """The layer inside an adapter, such as those of peft; any other module itself."""
     children = dict(module.named_children())
     return _adapted(children['base_layer']) if 'base_layer' in children else module
 
 
 def batch_norms(model: nn.Module) -> Iterator[Named]:
-    """Norm layers of maps that keep batch statistics, and what has replaced them."""
+    """Norm layers of maps that keep batch statistics, and the style layers that have replaced some."""
     inside = {part for layer in model.modules() if isinstance(layer, NormLayer) for part in layer.modules()}
     dim = dim_of_images(model)
     found = {k: m for k, m in model.named_modules() if is_batch_norm(m, dim) and m not in inside}
@@ -149,17 +149,18 @@ def norms_after(model: nn.Module, module: nn.Module) -> list[Named]:
 
 
 def is_sequence(module: object) -> bool:
-    """Whether it runs its children one after the other; a Sequential with a forward of its own may join their maps."""
+    """Whether a module runs its children one after the other; a Sequential with its own forward may join their maps."""
     forwards = (nn.Sequential.forward, nn.ModuleList.forward, RegStage.forward)
     return isinstance(module, SEQUENCES) and type(module).forward in forwards
 
 
 def is_batch_norm(module: object, dim: int = 4) -> bool:
-    """Whether it is a batch norm of maps; `NormLayer.from_norm` takes it, or tells that it is frozen.
+    """Whether a module is a batch norm of maps, possibly a frozen one, which `NormLayer.from_norm` refuses.
 
     Args:
         module: Anything.
-        dim: Dimensions of the images: `BatchNorm1d` has maps in networks of signals (3) alone, else vectors and tokens.
+        dim: Dimensions of the input: `BatchNorm1d` normalises maps only in networks for signals (3), otherwise vectors
+            and tokens.
     """
     if isinstance(module, nn.BatchNorm1d):
         return dim == 3
@@ -183,7 +184,7 @@ def blocks_of(model: nn.Module) -> dict[str, list[Named]]:
 
 
 def _all_blocks(model: nn.Module) -> Iterator[Named]:
-    """The blocks of a model, or of that within one of timm's feature extractors."""
+    """The blocks of a model, or of the model inside one of timm's feature extractors."""
     within = name_within(model)
     for name, block in _blocks(unwrapped(model), ''):
         yield f'{within}.{name}' if within else name, block
@@ -214,7 +215,7 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]:
-    """The last convolution before the stages, its norm, and the max pooling between it and them."""
+    """The last convolution before the stages, its norm, and the max pooling that follows; None for a missing one."""
     modules = list(model.named_modules())
     order = {name: i for i, (name, _) in enumerate(modules)}
     levels = {level: path for level, (path, _) in levels_of(model).items() if path in order}
@@ -234,12 +235,12 @@ def stem_of(model: nn.Module) -> tuple[Named | None, Named | None, Named | None]
 
 
 def out_channels(module: nn.Module) -> int | None:
-    """Channels of a module's output: those of the last convolution or norm on its main path; None without any."""
+    """Channels of a module's output: those of the last convolution or norm on its main path; None if it has none."""
     for _, child in reversed(list(main_path(module))):
         if isinstance(child, _ConvNd):
             return child.out_channels
         if isinstance(child, NORMS):
-            weight = getattr(child, 'weight', None)  # torchvision's frozen batch norm tells by nothing else
+            weight = getattr(child, 'weight', None)  # torchvision's frozen batch norm has nothing else
             shape: Any = getattr(child, 'normalized_shape', None) or getattr(weight, 'shape', (None,))
             return getattr(child, 'num_features', None) or getattr(child, 'num_channels', None) or shape[-1]
     return None

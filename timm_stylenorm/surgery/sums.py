@@ -1,4 +1,4 @@
-"""What a forward adds up in residual blocks: main branch, shortcut, and their sum.
+"""What a forward pass adds up in residual blocks: main branch, shortcut, and their sum.
 
     residual    what the main branch adds: the output of its last norm layer, before attention, gating or stochastic
                 depth that may follow; of a branch that ends without a norm (pre-activation), of its last convolution
@@ -7,7 +7,7 @@
     pre         the block's input on the main branch alone: the input of its first module that the shortcut has not, too
     sum         the sum, before the activation that follows it; after a block that has none
 
-Names of children hardly count: the tensors that are added tell which modules have made them.
+The names of children matter little: the tensors that are added tell which modules have produced them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ADDS = {'add', 'add_', '__add__', '__iadd__', '__radd__'}
 
 
 class Slot(nn.Identity):
-    """What stands at the empty place of a block's projection while a layer follows its shortcut."""
+    """Fills the empty place of a block's projection while a layer follows its shortcut."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Spot:
     """A place in a block.
 
     Attributes:
-        name: Of the module within the block; '' for the block itself.
+        name: Name of the module within the block; '' for the block itself.
         where: 'after' or 'before' it.
-        calls: How often the block calls it; the last call is meant.
-        empty: There is no such module yet, but a place for one.
+        calls: How often the block calls it; the last call counts.
+        empty: The module does not exist yet, but there is a place for it.
     """
 
     name: str
@@ -69,13 +69,13 @@ class _Call:
 
 @dataclass
 class _Pass:
-    """The first forward of a block.
+    """The first forward pass of a block.
 
     Attributes:
-        took: Its input.
-        gave: What it returned.
-        calls: Of modules within it, in the order in which they ended.
-        sums: Of the additions in its own forward: both operands, the result, and when.
+        took: Number of its input tensor.
+        gave: Number of the tensor that it returned.
+        calls: Calls of modules within it, in the order in which they ended.
+        sums: Additions in its own forward: the numbers of both operands and of the result, and the time.
     """
 
     took: int
@@ -101,14 +101,14 @@ class _Pass:
         }
 
     def adds_what_comes_through(self, slot: str) -> bool:
-        """Whether the module of this name got the block's input, and the sum is of what it returned."""
+        """Whether the module of this name got the block's input, and its output is an operand of the sum."""
         calls = [call for call in self.calls if call.name == slot]
         if len(calls) != 1 or calls[0].took != self.took or not self.sums:
             return False
         return calls[0].gave in self.sums[-1][:2]
 
     def _path(self, tensor: int, when: int) -> tuple[list[_Call], bool]:
-        """The calls that have made a tensor, and whether they begin at the block's input."""
+        """The calls that have produced a tensor, and whether they begin at the block's input."""
         path: list[_Call] = []
         while tensor != self.took:
             makers = [call for call in self.calls if call.gave == tensor and call.ended < when]
@@ -120,11 +120,11 @@ class _Pass:
         return path[::-1], True
 
     def _branches(self, a: int, b: int, when: int) -> tuple[list[_Call], list[_Call]]:
-        """The calls of the main branch and those of the shortcut; none for another kind of sum."""
+        """The calls of the main branch and those of the shortcut; both empty for another kind of sum."""
         paths = [self._path(tensor, when) for tensor in (a, b)]
         order = sorted(paths, key=lambda path: (not path[1], _is_shortcut(path[0]), -len(path[0])))
         shortcuts = [path for path in paths if path[1] and (not path[0] or _is_shortcut(path[0]))]
-        if len(shortcuts) != 1:  # by length, where names do not tell
+        if len(shortcuts) != 1:  # by length, if names do not tell
             shortcuts = [order[-1]] if order[-1][1] else [order[0]] if order[0][1] else []
         if not shortcuts:
             return [], []
@@ -182,11 +182,11 @@ def _in_place(name: str, kwargs: Mapping[str, object]) -> bool:
 
 
 class SumWatch(TorchFunctionMode):
-    """Watches the first forward of each block.
+    """Watches the first forward pass of each block.
 
     Args:
-        blocks: With their names.
-        slots: Names of blocks, and those of their empty places, which are filled.
+        blocks: The blocks with their names.
+        slots: Name of a block -> name of its empty place, which is filled.
     """
 
     def __init__(self, blocks: list[Named], slots: dict[str, str] | None = None) -> None:
@@ -195,7 +195,7 @@ class SumWatch(TorchFunctionMode):
         self._blocks, self._slots = blocks, slots or {}
         self._running: list[tuple[nn.Module, _Pass | None]] = []
         self._numbers: dict[int, int] = {}
-        self._kept: list[object] = []  # so that no tensor has the id of another
+        self._kept: list[object] = []  # so that no later tensor gets the id of an earlier one
         self._time = 0
 
     def __enter__(self) -> SumWatch:
@@ -203,7 +203,7 @@ class SumWatch(TorchFunctionMode):
             if name in self._slots:
                 setattr(block, self._slots[name], Slot())
             for path, module in _without_insides(block):
-                if isinstance(module, nn.Identity):  # its output is another tensor
+                if isinstance(module, nn.Identity):  # so that its output is another tensor
                     vars(module)['forward'] = lambda x: x.view_as(x)
                 module.register_forward_pre_hook(lambda m, args, name=name, path=path: self._begin(name, path, m, args))
                 module.register_forward_hook(lambda m, args, out, name=name, path=path: self._end(name, path, m, out))
@@ -215,7 +215,7 @@ class SumWatch(TorchFunctionMode):
         if not isinstance(result, Tensor) or not numbers:
             return result
         if result is args[0] and _in_place(func.__name__, kwargs or {}):
-            self._numbers[id(result)] = self._fresh()  # another content
+            self._numbers[id(result)] = self._fresh()  # its content has changed
         seen = self._running[-1][1]  # of the innermost module, if that is a block
         if seen is not None and func.__name__ in _ADDS and len(numbers) == 2 and -1 not in numbers and result.dim() > 2:
             seen.sums.append((numbers[0], numbers[1], self._number(result), self._fresh()))
@@ -226,7 +226,7 @@ class SumWatch(TorchFunctionMode):
         return self._time
 
     def _number(self, value: object) -> int:
-        """One for each tensor and content, -1 for what is no tensor."""
+        """A number for each tensor and content; -1 for anything that is not a tensor."""
         if not isinstance(value, Tensor):
             return -1
         if id(value) not in self._numbers:
@@ -261,5 +261,5 @@ class SumWatch(TorchFunctionMode):
         seen.calls.append(call)
 
     def _around(self, name: str) -> _Pass | None:
-        """The pass of the block of this name that runs now."""
+        """The running pass of the block of this name; None if there is none."""
         return next((seen for _, seen in reversed(self._running) if seen is self.passes.get(name) and seen), None)

@@ -1,4 +1,4 @@
-"""The tensors of a file in the names of a model, and how they fit it."""
+"""The tensors of a file under the names of a model, and how they fit the model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def fitted(
     optional: Iterable[str] = (),
     wrappers: Sequence[str] = ('module.', 'net.'),
 ) -> tuple[dict[str, Tensor], Fit]:
-    """A state dict of a plain or a styled model in the names of this one, and how it fits; nothing is loaded.
+    """A state dict of a plain or styled model, renamed to the keys of this one, and how it fits; nothing is loaded.
 
     Args:
         model: The model to be loaded.
-        state: Of the file.
-        optional: Keys that either may have alone, beside what only training needs.
-        wrappers: Prefixes that are taken off, the outermost first: that of DistributedDataParallel, and that of the
-            Runner's classifier, whose network `model` is.
+        state: The state dict of the file.
+        optional: Keys that either of them may lack, besides those that only training needs.
+        wrappers: Prefixes that are removed, the outermost first: by default those of DistributedDataParallel and of the
+            Runner's classifier, whose network is `model`.
     """
     for prefix in wrappers:
         state = {key.removeprefix(prefix): value for key, value in state.items()}

@@ -1,10 +1,10 @@
-"""What the benchmarks ask of a method where it differs from its defaults; the published figures depend on it."""
+"""The benchmarks' arguments of methods, if they differ from the defaults; the published figures depend on them."""
 
 Arguments = dict[str, list[str]]
 _FROM_SCRATCH = ['steps=3', 'step=0.4', 'lower=trainable']  # half of the authors' ascent steps, twice as long
 FASHION_MNIST: Arguments = {
-    'snr': ['num_classes=10'],  # as the models themselves would say, but these draw the heads after the other weights
-    # not the last stage, whose maps have one position for images of 28 pixels: instance norm leaves 0 of these
+    'snr': ['num_classes=10'],  # models would set it themselves, but would draw the heads after the other weights
+    # without the last stage, whose maps have one position for 28-pixel images: instance norm would return 0
     'domainnorm': ["sites=['bn1','layer[123].*.bn?','layer[123].*.downsample.1']"],
     'advbn': _FROM_SCRATCH,
     'debiased': ['styliser=fourier'],
@@ -18,14 +18,14 @@ TOY_STREETS: Arguments = {
 
 
 def place_of(method: str) -> str:
-    """The key of a model that takes a method: 'style' or 'recipe'."""
+    """The config key of a model that a method belongs to: 'style' or 'recipe'."""
     from timm_stylenorm.recipes import RECIPES
 
     return 'recipe' if method in RECIPES else 'style'
 
 
 def words(method: str, arguments: Arguments) -> list[str]:
-    """What a method is on the command line: ['--style', 'padain', 'p=0.05']; nothing for what is no method."""
+    """A method on the command line: ['--style', 'padain', 'p=0.05']; [] for 'baseline' and 'adabn'."""
     if method in ('baseline', 'adabn'):
         return []
     return [f'--{place_of(method)}', method, *arguments.get(method, [])]

@@ -1,4 +1,4 @@
-"""Runs the runs of a comparison: each in a process of its own, what is done already not again, a failure alone."""
+"""Executes the runs of a comparison, each in its own process; skips finished ones; a failure does not stop others."""
 
 import os
 import subprocess
@@ -26,20 +26,20 @@ def compare(
     publish: Callable[[Results, list[Run]], str],
     keep: bool = True,
 ) -> Results:
-    """Runs what is missing of some studies; publishes the results so far after each run, and prints them at the end.
+    """Runs what is missing in some studies; publishes the results so far after each run, and prints them at the end.
 
-    Seeds come one after the other, so that a comparison that is stopped has whole columns.
+    Seeds run one after the other, so that a stopped comparison has complete columns.
 
     Args:
         studies: The tables.
-        seeds: Of each row.
-        work_dir: Of all files; claimed.
-        jobs: Processes at a time, one thread each.
-        publish: Writes results, of these runs; returns what to print.
-        keep: Leave the last checkpoint of each run; else only those from which others start.
+        seeds: Seeds of each row.
+        work_dir: Folder of all files; it is claimed for this process.
+        jobs: Number of processes at a time, with one thread each.
+        publish: Function that writes the results of the runs passed in and returns the text to print.
+        keep: Whether to keep the last checkpoint of each run; otherwise only those from which other runs start.
 
     Raises:
-        SystemExit: Some runs failed, which it names; the results of all others are published.
+        SystemExit: Some runs failed; it names them. The results of all others are published.
     """
     with claimed(work_dir, 'a comparison', 'choose another --work-dir'):
         _prepare(studies)
@@ -61,7 +61,7 @@ def compare(
 
 
 def _prepare(studies: Sequence[Study]) -> None:
-    """Makes the data of all studies."""
+    """Prepares the data of all studies."""
     for line in dict.fromkeys(study.prepare for study in studies if study.prepare):
         status = run_tool([sys.executable, str(TOOLS / line[0]), *line[1:]])
         if status:
@@ -69,7 +69,7 @@ def _prepare(studies: Sequence[Study]) -> None:
 
 
 def execute(runs: Sequence[Run], jobs: int, keep: bool, report: Callable[[], object]) -> dict[Path, str]:
-    """Runs those that are not done, `jobs` at a time, and reports after each; why some failed, by their folder."""
+    """Executes unfinished runs, `jobs` at a time, and reports after each; returns why runs failed, by folder."""
     starts = {run.start.folder for run in runs if run.start}
     waiting = [run for run in runs if not _is_done(run, run.folder in starts)]
     failed: dict[Path, str] = {}
@@ -99,12 +99,12 @@ def execute(runs: Sequence[Run], jobs: int, keep: bool, report: Callable[[], obj
 
 
 def _is_done(run: Run, is_start: bool) -> bool:
-    """Whether there is a result, and the weights if others start from them."""
+    """Whether the result exists, and also the weights if other runs start from them."""
     return run.result_file.is_file() and (not is_start or run.trained_file.is_file())
 
 
 def _run(run: Run, bar: tqdm, keep: bool) -> str:
-    """Runs a run; '' or why it failed."""
+    """Executes a run; returns '' or why it failed."""
     run.write()
     log, percent = run.folder / 'log.txt', 0
     env = {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1'), 'PYTHONWARNINGS': 'ignore'}

@@ -1,4 +1,4 @@
-"""What the numbers of a benchmark depend on."""
+"""The environment on which the numbers of a benchmark depend."""
 
 import os
 import platform

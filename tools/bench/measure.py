@@ -1,4 +1,4 @@
-"""What tools/benchmark.py measures: layers, training steps, saved maps, graph breaks; numbers only."""
+"""The measurements of tools/benchmark.py: layers, training steps, saved maps, graph breaks."""
 
 import inspect
 import time
@@ -28,7 +28,7 @@ FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last
 
 
 def layer_classes() -> dict[str, type[nn.Module]]:
-    """The layer of every method that is no recipe by the method's name, then the other layers of maps by theirs."""
+    """Layer classes: those of all methods but recipes, by the method's name, then other layers by their own."""
     classes = {name: method.layer for name, method in METHODS.items()}
     idle = [RECIPE_STYLES['advbn'].layer]
     for name in layers.__all__:
@@ -40,13 +40,13 @@ def layer_classes() -> dict[str, type[nn.Module]]:
 
 
 def acting(layer: type[nn.Module]) -> dict[str, float]:
-    """Arguments with which a layer acts in every call."""
+    """The arguments with which a layer acts in every call."""
     parameters = inspect.signature(layer).parameters
     return {k: v for k, v in {'p': 1.0, 'active': 0}.items() if k in parameters}
 
 
 def make(name: str, channels: int, always: bool = True, branch_free: bool = False) -> nn.Module:
-    """A layer in training mode; with `always` one that acts in every call, with `branch_free` so where it can be."""
+    """A layer in training mode; `always` makes it act in every call, `branch_free` is set if it has the argument."""
     torch.manual_seed(0)
     cls = layer_classes()[name]
     free = {'branch_free': True} if branch_free and 'branch_free' in inspect.signature(cls).parameters else {}
@@ -54,7 +54,7 @@ def make(name: str, channels: int, always: bool = True, branch_free: bool = Fals
 
 
 def forward_backward(layer: nn.Module, x: Tensor, g: Tensor) -> Step:
-    """One call: y = layer(x) and the gradients of x and of the parameters for dL/dy = g, and for the layer's loss."""
+    """One call: y = layer(x), and gradients of x and the parameters for dL/dy = g and for the layer's loss."""
     wanted = [x.requires_grad_(), *layer.parameters()]
 
     def step() -> None:
@@ -67,9 +67,9 @@ def forward_backward(layer: nn.Module, x: Tensor, g: Tensor) -> Step:
 
 
 def ratios(steps: dict[str, Step], rounds: int, bar: tqdm, clock: Callable[[], float] = time.process_time) -> list:
-    """Time of each step but the first, as a ratio to the first of the same round: (name, cell) pairs.
+    """Time of each step but the first, as a ratio to the first step in the same round: (name, cell) pairs.
 
-    All steps take turns in every round; one more round before the others warms up.
+    All steps take turns in every round; an additional first round warms up.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
@@ -88,21 +88,21 @@ def ratios(steps: dict[str, Step], rounds: int, bar: tqdm, clock: Callable[[], f
 
 
 def maps(shape: tuple[int, ...], memory_format: str, device: str = 'cpu') -> tuple[Tensor, Tensor]:
-    """An input and a gradient."""
+    """An input map and a gradient."""
     torch.manual_seed(0)
     x, g = (torch.randn(shape, device=device).contiguous(memory_format=FORMATS[memory_format]) for _ in range(2))
     return x * 2 + 1, g
 
 
 def layer_ratios(names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm) -> list:
-    """Layers against `nn.BatchNorm2d` in training mode, forward and backward."""
+    """Time ratios of layers to `nn.BatchNorm2d` in training mode, forward and backward."""
     x, g = maps(shape, memory_format)
     modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1]), **{name: make(name, shape[1]) for name in names}}
     return ratios({name: forward_backward(module, x, g) for name, module in modules.items()}, rounds, bar)
 
 
 def compiled_ratios(names: list[str], shape: tuple[int, ...], rounds: int, bar: tqdm) -> list:
-    """Layers compiled with inductor against the eager `nn.BatchNorm2d`; NCHW."""
+    """Time ratios of layers compiled with inductor to the eager `nn.BatchNorm2d`; NCHW."""
     x, g = maps(shape, 'NCHW')
     torch.compiler.reset()
     modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1])}
@@ -111,7 +111,7 @@ def compiled_ratios(names: list[str], shape: tuple[int, ...], rounds: int, bar: 
 
 
 def saved_maps(name: str, shape: tuple[int, ...], memory_format: str, dtype: torch.dtype = torch.float32) -> float:
-    """Bytes that a training forward keeps for the backward pass, in units of the input map; shared memory once."""
+    """Bytes that a forward pass keeps for the backward, in units of the input map; shared memory counts once."""
     x = maps(shape, memory_format)[0].to(dtype)
     layer = nn.BatchNorm2d(shape[1]) if name == 'BatchNorm2d' else make(name, shape[1])
     kept = {}
@@ -129,14 +129,14 @@ def saved_maps(name: str, shape: tuple[int, ...], memory_format: str, dtype: tor
 
 
 def graph_breaks(name: str, always: bool, branch_free: bool = False) -> int:
-    """Breaks of one training call under `torch.compile`."""
+    """Number of graph breaks in one training call under `torch.compile`."""
     torch.compiler.reset()
-    explain = torch._dynamo.explain  # noqa: SLF001 (torch.compiler has no name for it)
+    explain = torch._dynamo.explain  # noqa: SLF001 (torch.compiler has no public name for it)
     return len(explain(make(name, 16, always, branch_free))(torch.randn(4, 16, 8, 8)).break_reasons)
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict | None = None) -> Step:
-    """Forward, backward and SGD with momentum, with the losses of the style layers, or by a recipe."""
+    """A step with forward, backward and SGD with momentum, with the style layers' losses, or by a recipe."""
     procedure = build_recipe(recipe) if recipe else Recipe()
     procedure.prepare(model)
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
@@ -157,7 +157,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor, recipe: dict
 
 
 def step_ratios(names: list[str], arch: str, batch: int, size: int, rounds: int, bar: tqdm) -> list:
-    """Training steps of a model with each method, acting in every call, or by a recipe, against the plain model."""
+    """Time ratios of training steps with each method, acting in every call, or recipe, to the plain model's."""
     torch.manual_seed(0)
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch)
     steps = {'plain': training_step(timm.create_model(arch), images, labels)}
@@ -172,7 +172,7 @@ def step_ratios(names: list[str], arch: str, batch: int, size: int, rounds: int,
 def cuda_ratios(
     dtype: torch.dtype, names: list[str], shape: tuple[int, ...], memory_format: str, rounds: int, bar: tqdm
 ) -> list:
-    """As `layer_ratios` on a GPU by CUDA events; with the plain formula's ratio, and the peak of memory of one call."""
+    """`layer_ratios` on a GPU by CUDA events, with the plain formula's ratio and the peak memory of one call."""
     x, g = (t.to(dtype) for t in maps(shape, memory_format, 'cuda'))
     modules = {'BatchNorm2d': nn.BatchNorm2d(shape[1]), **{name: make(name, shape[1]) for name in names}}
     steps = {name: forward_backward(module.cuda(), x, g) for name, module in modules.items()}

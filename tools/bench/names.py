@@ -1,4 +1,4 @@
-"""What benchmarks train."""
+"""The names of the methods that benchmarks train."""
 
 from timm_stylenorm.methods import METHODS, RECIPE_STYLES
 

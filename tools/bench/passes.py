@@ -1,4 +1,4 @@
-"""Which kernels a layer starts on a GPU and how often these go through the map, counted on a CPU by its operators."""
+"""Kernels that a layer would start on a GPU and their passes over the map, counted on a CPU by operators."""
 
 from dataclasses import dataclass
 
@@ -15,22 +15,22 @@ SHAPE = (4, 32, 16, 24)  # no small tensor of a layer has as many elements
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
-_FREE = ('empty', 'new_empty', 'detach', '_unsafe_view', 'promote_types')  # they start no kernel
-_CREATES = ('new_', 'zeros_like', 'ones_like')  # they read no tensor
+_FREE = ('empty', 'new_empty', 'detach', '_unsafe_view', 'promote_types')  # operators that start no kernel
+_CREATES = ('new_', 'zeros_like', 'ones_like')  # operators that read no tensor
 
 
-_TWICE = ('native_batch_norm', '_native_batch_norm')  # they read their maps twice, for sums and for the result
+_TWICE = ('native_batch_norm', '_native_batch_norm')  # operators that read maps twice: for sums and the result
 
 
 @dataclass
 class Count:
-    """Of one call, forward or backward.
+    """The counts of one call, forward or backward.
 
     Attributes:
         maps: Kernels that read or write a whole map.
         passes: Reads and writes of a map, in units of the bytes of the input.
         small: Other kernels.
-        own: Calls of the operators of `map_ops`; 0 where the route was not taken.
+        own: Calls of the operators of `map_ops`; 0 if the layer did not use them.
     """
 
     maps: int = 0
@@ -40,7 +40,7 @@ class Count:
 
 
 class Counter(TorchDispatchMode):
-    """Counts what runs within it, for maps like `x`."""
+    """Counts the operators that run within it, for maps of the size of `x` or larger."""
 
     def __init__(self, x: Tensor) -> None:
         from timm_stylenorm.functional.map_ops import TRAFFIC  # which needs torch 2.4
@@ -68,13 +68,13 @@ class Counter(TorchDispatchMode):
         return result
 
     def maps(self, tree: object) -> dict[int, int]:
-        """Address -> bytes of the maps among some tensors."""
+        """Address -> bytes of those tensors that are maps."""
         tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
         return {t.data_ptr(): t.nbytes for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
 
 
 def pass_cells(names: list[str], dtype: str) -> list[tuple[str, str]]:
-    """(name, cell) pairs; contiguous and channels last maps have the same counts."""
+    """(name, cell) pairs of counts, which are the same for contiguous and channels-last maps."""
     cells = []
     for name in names:
         there, back = gpu_passes(name, dtype)
@@ -86,7 +86,7 @@ def pass_cells(names: list[str], dtype: str) -> list[tuple[str, str]]:
 def gpu_passes(
     name: str, dtype: str = 'float32', memory_format: str = 'NCHW', route: str = 'gpu'
 ) -> tuple[Count, Count]:
-    """Forward and backward of a layer that acts, or of `nn.BatchNorm2d`, as on a GPU; parameters are float32."""
+    """Forward and backward counts, as on a GPU, of a layer that acts or `nn.BatchNorm2d`; float32 parameters."""
     torch.manual_seed(0)
     x, g = (torch.randn(SHAPE, dtype=DTYPES[dtype]).contiguous(memory_format=FORMATS[memory_format]) for _ in range(2))
     layer = nn.BatchNorm2d(SHAPE[1]) if name == 'BatchNorm2d' else make(name, SHAPE[1])

@@ -1,4 +1,4 @@
-"""The runs of a study: for each row and seed a config, complete, and a folder that no run of another content has."""
+"""The runs of a study: for each row and seed a complete config, and a folder that only runs of equal content share."""
 
 import copy
 import re
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 NEEDS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'test_dataloader', 'test_evaluator', 'test_cfg')
-METRICS = {  # type: (its score, how that of a domain is called, its short name)
+METRICS = {  # type: (its score, key of a domain's score, short name)
     'TopK': ('accuracy/top1', r'accuracy/(.+)/top1', 'top-1'),
     'Accuracy': ('accuracy/top1', r'accuracy/(.+)/top1', 'top-1'),
     'IoUMetric': ('mIoU', r'(.+)/mIoU', 'mIoU'),
     'DomainIoUMetric': ('mIoU', r'(.+)/mIoU', 'mIoU'),
 }
-STEPS = ('begin', 'end', 'T_max', 'step_size', 'total_iters')  # of a schedule, in iterations
+STEPS = ('begin', 'end', 'T_max', 'step_size', 'total_iters')  # keys of a schedule that count iterations
 
 
 @dataclass(frozen=True)
 class Run:
-    """A row with one seed.
+    """A row of a study with one seed.
 
     Args:
         study: Title of its table.
-        name: Of its row.
-        seed: Of everything that is drawn.
+        name: Name of its row.
+        seed: Seed of everything random.
         row: The row.
         cfg: The config of its training.
-        folder: Holds all that it writes; its name ends in a digest of the config.
+        folder: Folder of all that it writes; its name ends with a digest of the config.
         start: The run from whose weights it starts.
-        predictions: Whether it writes those of the test.
+        predictions: Whether it writes the predictions of the test.
     """
 
     study: str
@@ -54,24 +54,24 @@ class Run:
 
     @property
     def result_file(self) -> Path:
-        """Where its result is, once there is one."""
+        """Path of its result, which exists once the run is finished."""
         return self.folder / 'result.json'
 
     @property
     def trained_file(self) -> Path:
-        """Is there as long as a finished training and its weights are."""
+        """Path of a file that exists as long as a finished training and its weights do."""
         return self.folder / 'trained.json'
 
     def result(self) -> dict[str, Any]:
-        """What it measured: `scores` by domain, in percent, and `seconds` of training."""
+        """The measured `scores` by domain, in percent, and `seconds` of training."""
         held = read_json(self.result_file)
-        order = dict.fromkeys((*known_domains(self.cfg), *held['scores']))  # of the config, which its file has not kept
+        order = dict.fromkeys((*known_domains(self.cfg), *held['scores']))  # as in the config; its file is not ordered
         scores = {name: held['scores'][name] for name in order}
         named = {'study': self.study, 'method': self.name, 'seed': self.seed, 'folder': self.folder.name}
         return {**named, 'scores': scores, 'seconds': held['seconds']}
 
     def write(self) -> None:
-        """Writes what its process reads: the config, and how to go about it."""
+        """Writes the files that its process reads: the config, and the job."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / 'config.py', self.cfg.pretty_text)
         start = str(self.start.folder.resolve()) if self.start else None
@@ -80,11 +80,11 @@ class Run:
 
 
 def plan(study: Study, seeds: list[int], work_dir: Path) -> list[Run]:
-    """All runs of a study, seed by seed, each after the one from which it starts.
+    """All runs of a study, seed by seed, each after the run from which it starts.
 
     Raises:
-        ValueError: A config that cannot be compared, see `config_of`; an unknown name in `seen`.
-        FileNotFoundError: Data that are not there.
+        ValueError: A config cannot be compared, see `config_of`.
+        FileNotFoundError: Data are missing.
     """
     needed = [name for name in study.rows if name in _with_starts(study)]
     configs = {name: config_of(study.rows[name]) for name in needed}
@@ -109,7 +109,7 @@ def plan(study: Study, seeds: list[int], work_dir: Path) -> list[Run]:
 
 
 def _with_starts(study: Study) -> set[str]:
-    """The rows that are shown, and those from which they start."""
+    """The names of the rows that are shown, and of those from which they start."""
     found, left = set(), list(study.shown)
     while left:
         name = left.pop()
@@ -119,17 +119,17 @@ def _with_starts(study: Study) -> set[str]:
 
 
 def slug(name: str) -> str:
-    """A name for files: 'padain:p=0.1' -> 'padain-p-0.1'."""
+    """A name as part of file names: 'padain:p=0.1' -> 'padain-p-0.1'."""
     return re.sub(r'[^\w.]+', '-', name).strip('-')
 
 
 def config_of(row: Row) -> 'Config':
-    """The config of a row: its training without validation, of which the last checkpoint counts, and its test.
+    """The config of a row: its training without validation, whose last checkpoint is tested, and its test.
 
     Raises:
-        ValueError: It lacks what a training or a test needs, has no metric of `METRICS`, or trains by epochs though
-            `iters` are given.
-        FileNotFoundError: Data that are not there.
+        ValueError: The config lacks what a training or a test needs, has no metric of `METRICS`, or trains by epochs
+            although `iters` is given.
+        FileNotFoundError: Data are missing.
     """
     from timm_stylenorm.runner.optim import check_optimizer
 
@@ -159,7 +159,7 @@ def metric_of(cfg: 'Config', config: str) -> Mapping[str, Any]:
     """The metric of a config's test whose scores are compared.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such metric.
     """
     given = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     for metric in given:
@@ -170,10 +170,10 @@ def metric_of(cfg: 'Config', config: str) -> Mapping[str, Any]:
 
 
 def seen_domains(row: Row, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The test domains of the kind that is trained on: as given, or `seen_domains` of the config, or 'seen'.
+    """The test domains that training has seen: as given, or `seen_domains` of the config, or 'seen'.
 
     Raises:
-        ValueError: One is unknown, where the config names its domains.
+        ValueError: A domain is unknown, although the config names its domains.
     """
     from timm_stylenorm.errors import unknown
 
@@ -186,7 +186,7 @@ def seen_domains(row: Row, given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def known_domains(cfg: 'Config') -> list[str]:
-    """Names of the test domains, where the config lists them by name."""
+    """Names of the test domains; [] if the config does not list them by name."""
     dataset = cfg.test_dataloader.dataset
     if not dataset.get('domains') or not isinstance(dataset.domains, dict):
         return []
@@ -195,7 +195,7 @@ def known_domains(cfg: 'Config') -> list[str]:
 
 
 def scores_of(metrics: Mapping[str, float], cfg: 'Config') -> dict[str, float]:
-    """The score of each domain in percent, out of what a test gave; of a single one without a name that of 'test'."""
+    """The score of each domain in percent, from a test's metrics; a single domain without name is called 'test'."""
     metric = metric_of(cfg, 'the config')
     single, pattern, _ = METRICS[kind_of(metric)]
     found = {match[1]: float(value) for key, value in metrics.items() if (match := re.fullmatch(pattern, key))}
@@ -205,7 +205,7 @@ def scores_of(metrics: Mapping[str, float], cfg: 'Config') -> dict[str, float]:
 
 
 def _test_both_domains(cfg: 'Config') -> None:
-    """Where a config says what the domain that it trains on is tested on, by `seen_dataset`, the test has both."""
+    """Adds a config's `seen_dataset`, test data of the training's domain, to the test, which then has both."""
     if not cfg.get('seen_dataset') or known_domains(cfg):
         return
     domains = {'seen': cfg.seen_dataset, 'unseen': cfg.test_dataloader.dataset}
@@ -214,7 +214,7 @@ def _test_both_domains(cfg: 'Config') -> None:
 
 
 def _set_length(cfg: 'Config', iters: int, config: str) -> None:
-    """Trains for `iters` iterations, with a schedule of the same shape."""
+    """Sets a config to `iters` iterations, with a schedule of the same shape."""
     configured = cfg.train_cfg.get('max_iters')
     if configured is None:
         raise ValueError(
@@ -232,7 +232,7 @@ def _set_length(cfg: 'Config', iters: int, config: str) -> None:
 
 
 def _schedulers(given: Any) -> Iterator[Any]:
-    """Those of a config that count iterations: it may have one, a list, or one of these for each optimizer."""
+    """A config's schedules that count iterations; it may have one, a list, or one of these for each optimizer."""
     if isinstance(given, list | tuple):
         for part in given:
             yield from _schedulers(part)

@@ -1,4 +1,4 @@
-"""The studies that come with the project, on data that need no download."""
+"""The studies included in the project, on data that need no download."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ def fashion_mnist(
     data: str | None = None,
     limit: int | None = None,
 ) -> Study:
-    """Trained on clean images, tested on them and in eight other styles."""
+    """Trains on clean images; tests on clean images and on eight other styles."""
     from timm_stylenorm.evaluation.style_shifts import STYLE_SHIFTS
 
     tests = [f'test_dataloader.dataset.domains.{name}' for name in ('clean', *STYLE_SHIFTS)]
@@ -35,7 +35,7 @@ def fashion_mnist(
 def toy_streets(
     methods: Sequence[str], iters: int | None = None, data: Path = STREETS, predictions: bool = False
 ) -> Study:
-    """Trained on the drawn game domain, tested on held-out images of it and on the other domain."""
+    """Trains on the drawn game domain; tests on held-out images of it and on the other domain."""
     places = {'train_dataloader.dataset': 'gta5', 'seen_dataset': 'gta5', 'test_dataloader.dataset': 'cityscapes'}
     options = tuple(f'{place}.data_root={data}/{domain}' for place, domain in places.items())
     rows = method_rows(Row(SOURCE, (), options, iters), methods, arguments.TOY_STREETS, SEGMENTOR.format('{}_1xb8'))
@@ -44,7 +44,7 @@ def toy_streets(
 
 
 def adaptation(iters: int) -> Study:
-    """Source only; from its weights, half as long, adapted to unlabelled images of the target; all with AdaBN, too."""
+    """Source only and, from its weights, half as long, adapted to unlabelled target images; all also with AdaBN."""
     source = Row(SOURCE, iters=iters)
     longer = replace(source, iters=iters // 2, start='source only', options=('optim_wrapper.optimizer.lr=5e-4',))
 

@@ -1,4 +1,4 @@
-"""What comparisons publish: for each command a function that writes results, and returns what to print."""
+"""Reports of comparisons: for each command a function that writes results and returns the text to print."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ Publish = Callable[[Results, list[Run]], str]
 
 
 def publish_comparison(study: Study, out: Path) -> Publish:
-    """Methods as rows; columns are test domains, the mean of those not seen, and the time of training."""
+    """Methods as rows; test domains, the mean of the unseen ones and the training time as columns."""
 
     def publish(results: Results, runs: list[Run]) -> str:
         from figures.spread import draw
@@ -30,7 +30,7 @@ def publish_comparison(study: Study, out: Path) -> Publish:
 
 
 def publish_demo(study: Study, folder: Path, data: Path) -> Publish:
-    """As `publish_comparison`, with a picture of predictions."""
+    """Like `publish_comparison`, with a picture of predictions."""
 
     def publish(results: Results, runs: list[Run]) -> str:
         from figures.predictions import draw
@@ -59,7 +59,7 @@ def publish_styles(study: Study, out: Path) -> Publish:
 
 
 def publish_methods(studies: Sequence[Study], out: Path) -> Publish:
-    """Methods as rows; of each study what is seen, and the mean of the others."""
+    """Methods as rows; for each study the seen domains and the mean of the others as columns."""
 
     def publish(results: Results, runs: list[Run]) -> str:
         from figures.spread import draw
@@ -79,7 +79,7 @@ def publish_methods(studies: Sequence[Study], out: Path) -> Publish:
 
 
 def publish_adaptation(study: Study, folder: Path) -> Publish:
-    """Trainings as rows, columns without and with AdaBN; points, and a picture of predictions."""
+    """Trainings as rows, columns without and with AdaBN; a figure with points, and a picture of predictions."""
 
     def publish(results: Results, runs: list[Run]) -> str:
         from bench.presets import STREETS
@@ -113,7 +113,7 @@ def _of_first_seed(runs: list[Run]) -> list[Run]:
 
 
 def _brief(table: Table, study: Study) -> Table:
-    """Without single domains where there is the mean of them, and without times."""
+    """A table without times and, if it has the mean of the unseen domains, without their single columns."""
     return {
         name: {
             column: value

@@ -1,4 +1,4 @@
-"""What a comparison trains: a study is a table, and a row of it a training, or a test of what another row trained."""
+"""Studies and their rows: a study is a table; a row is a training, or a test of what another row has trained."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ class Row:
 
     Args:
         config: Path, or name below configs/.
-        words: What follows it on the command line of tools/train.py, such as `--style padain p=0.05`.
-        options: What `--cfg-options` says.
-        iters: Iterations; None: as many as in the config; 0: what `start` has trained is only tested.
+        words: Arguments that follow the config on the command line of tools/train.py, such as `--style padain p=0.05`.
+        options: Values for `--cfg-options`.
+        iters: Iterations. None: as in the config. 0: the weights that `start` has trained are only tested.
         start: The row from whose weights this one starts.
-        lr_factor: For the learning rate of the config.
-        adabn: Arguments of the `AdaBNHook` with which it is tested; None: it is tested as it is.
+        lr_factor: Factor for the learning rate of the config.
+        adabn: Arguments of the `AdaBNHook` with which it is tested. None: it is tested without the hook.
     """
 
     config: str
@@ -39,11 +39,11 @@ class Study:
 
     Args:
         title: Its name.
-        rows: All that may be trained; those that are neither shown nor a start of one that is are not.
-        shown: Names of the rows of the table, in its order.
-        seen: Test domains of the kind that is trained on.
-        others: How the mean of the other domains is called, where there are several.
-        prepare: Command line of the tool that makes the data.
+        rows: All rows; only those that are shown, or from which shown ones start, are trained.
+        shown: Names of the rows in the table, in order.
+        seen: Test domains that training has seen.
+        others: Name of the mean of the other domains, if there are several.
+        prepare: Command line of the tool that creates the data.
         predictions: Whether predictions are written as images (segmentation).
     """
 
@@ -64,12 +64,13 @@ def method_rows(
     Args:
         plain: The baseline.
         methods: Names, with arguments after a colon.
-        arguments: What methods are given before those, by name.
-        own: Pattern of the configs that some methods have to themselves, with {} for the method.
-        fine_tune: So many iterations from the trained baseline, at a tenth of its learning rate, baseline included.
+        arguments: Arguments of each method, by name, which come before those in `methods`.
+        own: Pattern, with {} for the method, of the separate configs that some methods have.
+        fine_tune: Number of iterations for which all rows, including the baseline, are fine-tuned from the trained
+            baseline, at a tenth of its learning rate.
 
     Raises:
-        ValueError: Arguments of the baseline, or one that is no KEY=VALUE.
+        ValueError: The baseline is given arguments, or an argument is not KEY=VALUE.
     """
     from timm_stylenorm.options import key_values
     from timm_stylenorm.runner.configs import list_configs

@@ -1,4 +1,4 @@
-"""What the tools that repeat runs have in common: is a run the same, is its result whole, how do runs spread."""
+"""Shared code of tools that repeat runs: identity of a run, files of results, and spread over runs."""
 
 import hashlib
 import json
@@ -11,23 +11,23 @@ from disk import write_text
 
 
 def fingerprint(content: dict[str, Any]) -> str:
-    """16 hexadecimal digits that change with the content, as of a config."""
+    """16 hexadecimal digits that change with the content, for example of a config."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON, completely or not at all."""
     write_text(file, json.dumps(content, indent=2) + '\n')
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        ValueError: it is damaged, or holds something else than names and values; names it.
+        ValueError: the file is damaged, or does not hold names and values; the message names it.
     """
     try:
-        content = json.loads(file.read_text(encoding='utf-8-sig'))  # editors on Windows put a mark in front
+        content = json.loads(file.read_text(encoding='utf-8-sig'))  # editors on Windows may prepend a byte order mark
     except ValueError as error:
         raise ValueError(f'{file} is no JSON file: {error}') from error
     if not isinstance(content, dict):
@@ -36,5 +36,5 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; 0 of a single value."""
+    """Mean and sample standard deviation, which is 0 for a single value."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0

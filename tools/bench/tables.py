@@ -27,7 +27,7 @@ Table = dict[str, dict[str, tuple[float, float]]]  # row -> column -> mean and s
 
 
 def summarise(results: Results, study: Study) -> Table:
-    """Mean and spread by row: of each test domain, of the mean of those not seen if they are several, of the time."""
+    """Mean and spread by row: of each test domain, of the mean of several unseen domains, and of the time."""
     mine = [result for result in results if result['study'] == study.title]
     table: Table = {}
     for name in study.shown:
@@ -45,18 +45,18 @@ def _columns(result: Mapping[str, Any], study: Study) -> dict[str, float]:
 
 
 def seeds_of(results: Results) -> list[int]:
-    """The seeds of some results."""
+    """The seeds in some results."""
     return sorted({result['seed'] for result in results})
 
 
 def grid(corner: str, table: Table, columns: Mapping[str, str], results: Results) -> list[list[str]]:
-    """Lines of cells, the head first: means, with their spread where there are several seeds.
+    """Lines of cells, header first: means, with their spread if there are several seeds.
 
     Args:
-        corner: The first cell of the head.
-        table: What is shown.
-        columns: Those to show, with their titles.
-        results: What the table summarises.
+        corner: The first cell of the header.
+        table: The table to show.
+        columns: The columns to show, with their titles.
+        results: The results that the table summarises.
     """
     several = len(seeds_of(results)) > 1
 
@@ -69,18 +69,18 @@ def grid(corner: str, table: Table, columns: Mapping[str, str], results: Results
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table, whose columns but the first are numbers."""
+    """A Markdown table, in which all columns but the first are numbers."""
     head, *rows = [f'| {" | ".join(line)} |' for line in lines]
     return '\n'.join([head, f'|---|{"---:|" * (len(lines[0]) - 1)}', *rows])
 
 
 def columns_of(table: Table) -> list[str]:
-    """Names of the columns that any row has."""
+    """Names of all columns that occur in any row."""
     return list(dict.fromkeys(column for values in table.values() for column in values))
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages on which the numbers depend."""
     installed = {
         d.metadata['Name'].lower(): d.version for d in importlib.metadata.distributions() if d.metadata['Name']
     }

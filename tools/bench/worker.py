@@ -1,7 +1,7 @@
-"""One run of a comparison, in a process of its own: python tools/bench/worker.py FOLDER, which `bench.plan` has filled.
+"""One run of a comparison in its own process: python tools/bench/worker.py FOLDER, which `bench.plan` has filled.
 
-A byte for each percent of the training goes to standard output, all else to standard error. What is done stays done: a
-training that was killed goes on from its newest checkpoint, one that is finished is only tested.
+It writes a byte for each percent of the training to standard output, and all else to standard error. Finished work is
+not repeated: a killed training continues from its newest checkpoint, a finished one is only tested.
 """
 
 import os
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.pop(0)  # this folder, whose modules are those of a package
+sys.path.pop(0)  # this folder, whose modules are imported as a package
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.plan import metric_of, scores_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def newest(folder: Path) -> str:
-    """The checkpoint that a training has left."""
+    """The newest checkpoint of a training."""
     from timm_stylenorm.runner.latest import newest_checkpoint
 
     found = newest_checkpoint(str(folder))
@@ -33,19 +33,19 @@ def newest(folder: Path) -> str:
 
 
 def train(cfg: 'Config', file: Path, stream: int) -> None:
-    """Trains, and writes to `file` how long that took: if resumed, as long as all would at the pace since then."""
+    """Trains, and writes the time to `file`; if resumed, it is extrapolated from the pace since then."""
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
 
     from timm_stylenorm.runner.terminal import QuietRunner
 
     class Progress(Hook):
-        """Tells how far a training is."""
+        """Reports the progress of a training."""
 
         told = steps = 0
 
         def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-            """One step further."""
+            """Writes a byte for each new percent."""
             self.steps += 1
             percent = 100 * (runner.iter + 1) // runner.max_iters
             os.write(stream, b'.' * (percent - self.told))
@@ -63,7 +63,7 @@ def test(cfg: 'Config', checkpoint: str, folder: Path, job: dict[str, Any]) -> d
     """The scores of a checkpoint by domain.
 
     Raises:
-        ValueError: Images that could not be read.
+        ValueError: Some images could not be read.
     """
     import timm_stylenorm.hooks  # noqa: F401 (registers AdaBNHook)
     from timm_stylenorm.runner.terminal import QuietRunner
@@ -83,7 +83,7 @@ def test(cfg: 'Config', checkpoint: str, folder: Path, job: dict[str, Any]) -> d
 
 
 def main(folder: Path) -> None:
-    """The run."""
+    """Trains, if necessary, and tests."""
     obey()
     progress = os.dup(1)
     os.dup2(2, 1)

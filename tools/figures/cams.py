@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RIGHT, WRONG, UNKNOWN = '#1a7f37', '#c62828', '#333333'
-SIDE = 1.9  # inches of a panel
-LINE, TITLE = 0.14, 0.4  # of text
-MOST = 28  # letters below a panel
+SIDE = 1.9  # side of a panel in inches
+LINE, TITLE = 0.14, 0.4  # heights of text in inches
+MOST = 28  # maximum number of letters below a panel
 
 
 class Panel(NamedTuple):
@@ -25,10 +25,10 @@ class Panel(NamedTuple):
     Attributes:
         image: (3, H, W), uint8.
         heat: (H, W) in [0, 1].
-        predicted: Name of the class.
-        share: Its probability, or the share of the pixels.
-        label: Name of the right class; None where it is not known.
-        target: Name of the class that is explained, where it is not the predicted one.
+        predicted: Name of the predicted class.
+        share: Its probability, or its share of the pixels.
+        label: Name of the right class; None if it is not known.
+        target: Name of the explained class, if it is not the predicted one.
     """
 
     image: np.ndarray
@@ -43,9 +43,9 @@ def draw(out: Path, names: Sequence[str], columns: Sequence[Sequence[Panel]]) ->
     """Writes the PNG.
 
     Args:
-        out: Where.
-        names: Of the models.
-        columns: For each model a panel for each image.
+        out: Path of the PNG.
+        names: Names of the models.
+        columns: For each model, a panel for each image.
     """
     import matplotlib
 
@@ -78,7 +78,7 @@ def draw(out: Path, names: Sequence[str], columns: Sequence[Sequence[Panel]]) ->
 
 
 def _fill(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """One row: the image as the first model gets it, and what each model sees in it."""
+    """Fills one row: the image as the first model sees it, and the map of each model."""
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     axes[0].imshow(panels[0].image.transpose(1, 2, 0))
@@ -93,5 +93,5 @@ def _fill(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
 
 
 def shortened(text: str, most: int) -> str:
-    """Without its middle, if it is too long: names of files end in what tells them apart."""
+    """The text without its middle if it is too long, since file names often differ at the end."""
     return text if len(text) <= most else f'{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}'

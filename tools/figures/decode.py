@@ -1,7 +1,7 @@
-"""From feature maps back to images: what the picture tools have in common.
+"""From feature maps back to images: shared code of the picture tools.
 
-A codec takes images to feature maps and back, and runs a classifier on changed maps. `StageCodec` has the maps of a
-classifier's own stage and a small decoder that is trained on the given images; `StyliserCodec` has those of the
+A codec converts images to feature maps and back, and runs a classifier on changed maps. `StageCodec` uses the feature
+maps of a stage of the classifier and a small decoder that is trained on the given images; `StyliserCodec` uses the
 styliser's VGG-19 and its decoder.
 """
 
@@ -27,21 +27,22 @@ from timm_stylenorm.surgery.sites import find_sites
 
 
 class _Reached(Exception):
-    """A forward came to the stage; the rest is not needed."""
+    """A forward pass has reached the stage; the rest is not needed."""
 
 
 class StageCodec:
-    """Feature maps after a stage of a classifier, as (N, C, h, w), and the decoder that `fit` trains.
+    """Feature maps (N, C, h, w) after a stage of a classifier, and a decoder that `fit` trains.
 
-    The decoder gives the maps of the stage before, which that stage's decoder takes on, and the first one images.
+    The decoder returns the feature maps of the previous stage, which that stage's decoder decodes further; the decoder
+    of the first stage returns images.
 
     Args:
-        classifier: Whose stage.
-        stage: A site: 'stage2', or a module's name.
-        previous: The codec of the stage before; None for the first.
+        classifier: The classifier that has the stage.
+        stage: A site, such as 'stage2' or a module's name.
+        previous: The codec of the previous stage; None for the first.
 
     Raises:
-        ValueError: Unknown stage, several places, or one that passes tokens.
+        ValueError: The stage is unknown, stands for several places, or passes tokens.
     """
 
     def __init__(self, classifier: Classifier, stage: str, previous: 'StageCodec | None' = None) -> None:
@@ -74,7 +75,7 @@ class StageCodec:
             return self.classifier(images)
 
     def giving(self, features: Tensor) -> AbstractContextManager[None]:
-        """Within, the stage gives these maps."""
+        """Context within which the stage returns these feature maps."""
         return _hooked(self.site.module, lambda module, args, output: self._channels_last(features, back=True))
 
     def _channels_last(self, x: Tensor, back: bool) -> Tensor:
@@ -85,7 +86,7 @@ class StageCodec:
         return x.movedim(1, -1) if back else x.movedim(-1, 1)
 
     def fit(self, images: Tensor, steps: int, batch: int = 4, lr: float = 3e-3) -> None:
-        """Train the decoder on crops of images in [0, 1]: what came in comes back, and restyled maps do.
+        """Train the decoder on crops of images in [0, 1] to reconstruct its inputs and to invert restyled maps.
 
         loss = 4 d(decode(f), in) + d(encode(decode(f)), f) + d(encode(decode(g)), g), with d the squared distance in
         units of each channel's deviation, and g = f in the style of another crop, or with random factors on mean and
@@ -123,7 +124,7 @@ class StageCodec:
         return images if self.previous is None else self.previous.encode(images)
 
     def _from(self, lower: Tensor, images: Tensor) -> Tensor:
-        """The maps that the network makes of what the stage before gives."""
+        """The feature maps that the network computes from those of the previous stage."""
         if self.previous is None:
             return self.encode(lower)
         with self.previous.giving(lower):
@@ -131,10 +132,10 @@ class StageCodec:
 
 
 class StyliserCodec:
-    """relu4_1 of the styliser's VGG-19, and its decoder; the classifier sees decoded images.
+    """The relu4_1 maps of the styliser's VGG-19, and its decoder; the classifier sees decoded images.
 
     Raises:
-        FileNotFoundError: A file is missing; says where it comes from.
+        FileNotFoundError: A file is missing; the message says where to get it.
         ValueError: A file holds something else.
     """
 
@@ -157,17 +158,17 @@ Codec = StageCodec | StyliserCodec
 
 
 def restyled(codec: Codec, method: str, images: Tensor, labels: Tensor) -> Tensor:
-    """The maps of images in [0, 1] after a style method, as in training, with probability 1 where it has one.
+    """The feature maps of images in [0, 1] after a style method, as in training, with probability 1 if it has one.
 
     Args:
-        codec: Whose maps; the noise of AdvBN climbs the loss of its classifier.
-        method: A row of the table of methods, with arguments of its layer if need be: 'mixstyle:alpha=1'.
-        images: (N, 3, H, W). One batch: they exchange their styles.
+        codec: Codec of the feature maps; the noise of AdvBN raises the loss of its classifier.
+        method: Name of a method, with arguments of its layer if needed: 'mixstyle:alpha=1'.
+        images: (N, 3, H, W), one batch, within which styles are exchanged.
         labels: (N,).
 
     Raises:
-        ValueError: Unknown method, or one that replaces norm layers.
-        TypeError: An argument that the layer does not have.
+        ValueError: The method is unknown, or it replaces norm layers.
+        TypeError: The layer does not have an argument.
     """
     features = codec.encode(images)
     layer = layer_of(method)(features.shape[1]).train()
@@ -178,7 +179,7 @@ def restyled(codec: Codec, method: str, images: Tensor, labels: Tensor) -> Tenso
 
 
 def layer_of(method: str) -> Callable[..., StyleLayer]:
-    """What builds the layer of 'name' or 'name:key=value,key=value' for a number of channels; see `restyled`."""
+    """A function that builds the layer of 'name' or 'name:key=value,...' for a number of channels; see `restyled`."""
     name, _, arguments = method.partition(':')
     row = get_method(name)
     if row.placement is Placement.REPLACE:
@@ -193,7 +194,7 @@ def layer_of(method: str) -> Callable[..., StyleLayer]:
 
 
 class Decoder(nn.Module):
-    """Feature maps to those of the stage before, by convolutions between doublings of the resolution."""
+    """Decodes feature maps to those of the previous stage by convolutions and doublings of the resolution."""
 
     def __init__(self, features: Tensor, lower: Tensor) -> None:
         super().__init__()
@@ -203,7 +204,7 @@ class Decoder(nn.Module):
             self.register_buffer(f'std{name}', std.clamp(min=1e-2 * float(std.max())))
         channels, out = features.shape[1], lower.shape[1]
         doublings = max(round(math.log2(lower.shape[2] / features.shape[2])), 0)
-        shuffled = out == 3 and doublings > 0  # convolutions of an image's full size would take most of the time
+        shuffled = out == 3 and doublings > 0  # convolutions at the image's full size would take most of the time
         layers: list[nn.Module] = []
         for left in reversed(range(doublings + (not shuffled))):
             wide = max(32 * 2**left, min(out, 128))

@@ -1,4 +1,4 @@
-"""What the picture tools take: images, and a classifier."""
+"""Inputs of the picture tools: images and a classifier."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a source tree works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that a source tree works without being installed
 
 from timm_stylenorm.datafiles import UNREADABLE, visible_files
 from timm_stylenorm.errors import unknown
@@ -30,7 +30,7 @@ def image_files(folder: Path) -> list[Path]:
     """The images below a folder, sorted.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no image in it.
+        FileNotFoundError: The folder does not exist, or holds no image.
     """
     if not folder.is_dir():
         near = sorted(str(p) for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
@@ -42,10 +42,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def load_images(files: Sequence[Path], size: int) -> Tensor:
-    """Images scaled to cover a square of `size` pixels, and cropped to it, (N, 3, size, size) in [0, 1].
+    """Images scaled to cover a square of `size` pixels and cropped to it, (N, 3, size, size) in [0, 1].
 
     Raises:
-        ValueError: A file cannot be read; names it.
+        ValueError: A file cannot be read; the message names it.
     """
     images = []
     for file in files:
@@ -59,11 +59,11 @@ def load_images(files: Sequence[Path], size: int) -> Tensor:
 
 
 class Classifier:
-    """A classifier with its normalisation, frozen and in evaluation.
+    """A classifier with its normalisation, frozen and in evaluation mode.
 
     Args:
-        model: Takes normalised images (N, 3, H, W) to logits (N, K).
-        mean, std: Of the images that it was trained on, with values in [0, 1].
+        model: Maps normalised images (N, 3, H, W) to logits (N, K).
+        mean, std: Statistics of its training images, with values in [0, 1].
     """
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -72,7 +72,7 @@ class Classifier:
 
     @classmethod
     def of(cls, args: Any) -> 'Classifier':
-        """From a command line's `model`, `checkpoint`, `mean` and `std`.
+        """Build one from a command line's `model`, `checkpoint`, `mean` and `std`.
 
         Raises:
             ValueError: timm has no such model, or the weights do not fit it.

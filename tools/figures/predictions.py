@@ -11,7 +11,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from bench.plan import Run
 
-IMAGES = {'seen': 'gta5/images', 'unseen': 'cityscapes/leftImg8bit/val'}  # as predictions are filed
+IMAGES = {'seen': 'gta5/images', 'unseen': 'cityscapes/leftImg8bit/val'}  # the folders in which predictions are written
 
 
 def _pairs(data: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -35,14 +35,14 @@ def colour(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def draw(file: Path, data: Path, runs: Sequence['Run'], domains: Sequence[str] = tuple(IMAGES), rows: int = 2) -> None:
-    """Writes a PNG with the predictions that runs left in their folders, of toy streets.
+    """Writes a PNG with the predictions of toy streets in the folders of runs.
 
     Args:
-        file: The picture.
-        data: Folder of toy streets.
-        runs: A column each.
-        domains: From which images are taken.
-        rows: Images of each.
+        file: Path of the PNG.
+        data: Folder of the toy streets.
+        runs: The runs, a column each.
+        domains: Domains from which images are taken.
+        rows: Number of images of each domain.
     """
     import matplotlib
 

@@ -8,7 +8,7 @@ from disk import save_figure
 
 
 def draw(panels: Mapping[str, Table], file: Path) -> None:
-    """Writes a PNG of tables by title, without their times; dotted: the baseline."""
+    """Writes a PNG of tables, given by title, without times; the baseline is dotted."""
     import matplotlib
 
     matplotlib.use('Agg')

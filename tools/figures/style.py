@@ -1,4 +1,4 @@
-"""Pictures of the style of domains at sites of networks: projections, norms, and what a probe tells."""
+"""Pictures of the style of domains at sites of networks: projections, norms, and accuracies of a probe."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COLOURS = plt.get_cmap('tab10').colors + plt.get_cmap('Dark2').colors
 
 
 class Measured(NamedTuple):
-    """One network.
+    """The measurements of one network.
 
     Attributes:
-        name: Of it.
-        places: Statistics at the sites that are drawn, by name.
-        layers: Names of the places that the line of the probe goes through.
-        probe: Accuracies 'before' and, where there is a layer, 'after' each place.
+        name: Name of the network.
+        places: Statistics at the drawn sites, by name.
+        layers: Names of the places on the line of the probe.
+        probe: Accuracies 'before' and, if there is a style layer, 'after' each place.
     """
 
     name: str
@@ -59,14 +59,14 @@ PROJECTIONS: dict[str, tuple[str, Callable[[np.ndarray, int], np.ndarray]]] = {
 
 
 def draw_styles(out: Path, models: Sequence[Measured], domains: np.ndarray, projection: str, seed: int) -> None:
-    """Each image a point, by mean and deviation of all channels, standardised.
+    """Draws each image as a point, by the standardised mean and deviation of all channels.
 
     Args:
-        out: PNG.
-        models: A row for each, two where a layer stands; columns for sites.
-        domains: (N,) of the images.
+        out: Path of the PNG.
+        models: A row for each, or two if it has style layers; columns are sites.
+        domains: Domain of each image, (N,).
         projection: A key of `PROJECTIONS`.
-        seed: Of the projection.
+        seed: Seed of the projection.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -82,7 +82,7 @@ def draw_styles(out: Path, models: Sequence[Measured], domains: np.ndarray, proj
 
 
 def draw_norms(out: Path, models: Sequence[Measured], domains: np.ndarray) -> None:
-    """How the L2 norms over the channels at positions are distributed in each domain; arguments as of `draw_styles`."""
+    """Draws the distribution by domain of the L2 norms over channels at positions; arguments as in `draw_styles`."""
 
     def panel(ax: Axes, found: Statistics) -> None:
         low, high = np.quantile(found.norms, [0.001, 0.999])
@@ -97,12 +97,12 @@ def draw_norms(out: Path, models: Sequence[Measured], domains: np.ndarray) -> No
 
 
 def draw_probe(out: Path, models: Sequence[Measured], domains: int) -> None:
-    """The accuracy of the probe before each layer, a line for each model.
+    """Draws the accuracy of the probe before each layer, a line for each model.
 
     Args:
-        out: PNG.
-        models: With their `layers` and `probe`.
-        domains: How many: chance is one of them.
+        out: Path of the PNG.
+        models: Networks with `layers` and `probe`.
+        domains: Number of domains, whose inverse is the chance level.
     """
     fig, ax = plt.subplots(figsize=(6.4, 3.6))
     for colour, model in zip(cycle(COLOURS), models, strict=False):
@@ -133,7 +133,7 @@ def _colours(domains: np.ndarray) -> Iterator[tuple[Any, str]]:
 
 
 def _grid(out: Path, models: Sequence[Measured], panel: Callable[[Axes, Statistics], None], title: str) -> None:
-    """Panels of all places, with the accuracy of the probe, and one legend."""
+    """Draws panels of all places, with the accuracy of the probe, and one legend."""
     rows = [(model, side) for model in models for side in _sides(model)]
     width = max(len(model.places) for model in models)
     size = width * PANEL + EDGE, len(rows) * PANEL + TITLE + LEGEND
@@ -157,5 +157,5 @@ def _grid(out: Path, models: Sequence[Measured], panel: Callable[[Axes, Statisti
 
 
 def _sides(model: Measured) -> list[str]:
-    """Those that any of its places has."""
+    """The sides, 'before' and 'after', that any of the model's places has."""
     return list({side: None for place in model.places.values() for side in place.sides()})

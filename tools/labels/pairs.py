@@ -1,7 +1,7 @@
-"""Labels to train ids, pair by pair: what the converters of data sets have in common.
+"""Conversion of labels to train ids, pair by pair: shared code of the data set converters.
 
-A run that was stopped goes on where it stopped. Every bad pair is listed, with its reason, in `prepare_report.json`;
-the exit code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt` lists the good pairs, for `ann_file`.
+A stopped run continues where it stopped. Every bad pair is listed, with its reason, in `prepare_report.json`; the exit
+code is 1 if there is any. With --skip-bad it is 0, and `splits/good.txt` lists the good pairs, for `ann_file`.
 """
 
 import errno
@@ -25,7 +25,7 @@ DONE, KEPT, GOOD, LEFT_OUT = 'converted', 'already there', 'good', 'left out (kn
 
 
 class Result(NamedTuple):
-    """What became of a pair: DONE, KEPT, GOOD, LEFT_OUT, or the kind of a fault, and its details."""
+    """The outcome for a pair: DONE, KEPT, GOOD, LEFT_OUT, or the kind of a fault, and its details."""
 
     name: str
     outcome: str
@@ -50,7 +50,7 @@ def _attempt(pairs: Pairs, overwrite: bool, pair: Pair) -> Result:
 
 
 def run_parallel(work: Callable, items: Iterable, workers: int, title: str) -> Iterator:
-    """Map over items in order with a progress bar, in this process when one worker is asked for."""
+    """Map over items in order with a progress bar; with one worker, in this process."""
     items = list(items)
     if workers <= 1 or len(items) < 2:
         yield from tqdm(map(work, items), total=len(items), desc=title)
@@ -61,15 +61,15 @@ def run_parallel(work: Callable, items: Iterable, workers: int, title: str) -> I
 
 
 def cpu_count() -> int:
-    """The CPUs this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def writable(folder: Path) -> None:
-    """Makes a folder, unless it is there.
+    """Create a folder if it does not exist.
 
     Raises:
-        PermissionError: Files cannot be made in it; says how they go elsewhere.
+        PermissionError: Files cannot be written to it; the message says how to write them elsewhere.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def report(out: Path, results: list[Result]) -> tuple[list[str], list[Result]]:
 
 
 def finish(out: Path, results: list[Result], skip_bad: bool) -> int:
-    """Report and, on request, the list of the good pairs; the exit code."""
+    """Write the report and, with `skip_bad`, the list of the good pairs; returns the exit code."""
     good, bad = report(out, results)
     if not good:
         print(f'error: no usable image/label pair; {out / "prepare_report.json"} tells why', file=sys.stderr)
@@ -123,15 +123,15 @@ def finish(out: Path, results: list[Result], skip_bad: bool) -> int:
 def convert(
     pairs: Pairs, root: Path, workers: int, overwrite: bool = False, skip_bad: bool = False, out: Path | None = None
 ) -> int:
-    """Convert all pairs below a root; 0 when every one is good, or the bad ones are left out on request.
+    """Convert all pairs below a root; returns 0 if all are good, or `skip_bad` leaves the bad ones out.
 
     Args:
-        pairs: Of the data set.
-        root: Its folder.
-        workers: Processes.
-        overwrite: Convert again what is there.
+        pairs: Description of the data set's pairs.
+        root: Folder of the data set.
+        workers: Number of processes.
+        overwrite: Convert again even if the target exists.
         skip_bad: Write a list of the good pairs.
-        out: Where labels, report and list go, if not to the root.
+        out: Folder for labels, report and list, if it is not the root.
     """
     found = pairs.scan(root, out)
     out = out or root
@@ -146,5 +146,5 @@ def convert(
 
 
 def tell_reader(images: str, labels: Path) -> None:
-    """Print how a data set finds labels that lie elsewhere."""
+    """Print the settings with which a data set finds labels in another folder."""
     print(f"a data set reads them by data_prefix=dict(img_path='{images}', seg_map_path='{labels.resolve()}')")

@@ -1,4 +1,4 @@
-"""The files of image/label pairs: which there are, and what is wrong with one."""
+"""The files of image/label pairs: finding, reading and checking them."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _TRAIN_IDS = np.isin(np.arange(256), [*TO_TRAIN_ID, IGNORE])
 
 
 class BadPair(Exception):
-    """What is wrong with one image/label pair: a kind from the report's vocabulary, and the details."""
+    """A fault of one image/label pair: its kind, from the report's vocabulary, and details."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f'{kind}: {detail}')
@@ -26,7 +26,7 @@ class BadPair(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of a pair: one image and one label, unless something is wrong; the target is written."""
+    """The files of a pair: one image and one label, unless something is wrong, and the target to be written."""
 
     name: str
     images: tuple[Path, ...]
@@ -36,15 +36,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Where the pairs of a data set are, and how its labels are read.
+    """The folders of a data set's pairs, and the function that reads its labels.
 
     Args:
         title: Name of the data set.
-        images: Folder of the images, below the root; folders in it belong to the names.
+        images: Folder of the images, below the root; sub-folders are part of the names.
         labels: Folder of the labels, as they are distributed.
-        targets: Folder of the labels with train ids, which are written.
-        suffixes: What follows a pair's name in the files of the three folders, in small letters or capitals.
-        read: Path of a label to train ids (H, W) uint8; raises `BadPair`.
+        targets: Folder to which labels with train ids are written.
+        suffixes: What follows a pair's name in the files of the three folders, in lower or upper case.
+        read: Function from a label's path to train ids (H, W) uint8; raises `BadPair`.
     """
 
     title: str
@@ -61,14 +61,14 @@ class Pairs:
         return Pair(name, (root / image,), (root / label,), (out or root) / target)
 
     def scan(self, root: Path, out: Path | None = None) -> list[Pair]:
-        """The pairs of all images and labels, by name.
+        """The pairs of all images and labels, sorted by name.
 
         Args:
             root: Folder of the data set.
-            out: Folder of the targets, if that is another.
+            out: Folder of the targets, if it differs.
 
         Raises:
-            FileNotFoundError: A folder is missing, or has no such file.
+            FileNotFoundError: A folder is missing, or holds no such file.
         """
         image, label, target = self.suffixes
         for folder in (root, root / self.images, root / self.labels):
@@ -103,7 +103,7 @@ def read_image(path: Path) -> Image.Image:
     """Open and decode an image completely; a missing, broken, empty or too large file becomes a `BadPair`."""
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice of what it tells of is an error
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # an image of twice the size is an error
             image.load()
     except UNREADABLE as error:
         raise BadPair('unreadable', f'{path}: {error}') from error
@@ -111,7 +111,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def sole(files: Sequence[Path], half: str) -> Path:
-    """The one file of a half of a pair; `BadPair` where there is none, or two whose names differ in capitals."""
+    """The single file of one half of a pair; `BadPair` if there is none, or two that differ in capitals."""
     if len(files) > 1:
         raise BadPair(f'two {half}s', ' and '.join(map(str, files)))
     if not files[0].is_file():
@@ -120,7 +120,7 @@ def sole(files: Sequence[Path], half: str) -> Path:
 
 
 def read_pair(image_path: Path, label_path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray:
-    """The train ids (H, W) of a label, which has the size of its image as OpenCV loads it; raises `BadPair`."""
+    """The train ids (H, W) of a label; raises `BadPair` unless it has its image's size as OpenCV loads it."""
     read_image(image_path)
     ids = read(label_path)
     same_size(image_path, label_path, ids)
@@ -128,7 +128,7 @@ def read_pair(image_path: Path, label_path: Path, read: Callable[[Path], np.ndar
 
 
 def same_size(image_path: Path, label_path: Path, ids: np.ndarray) -> None:
-    """Compare train ids (H, W) with their image as OpenCV loads it, of which the header is read; raises `BadPair`."""
+    """Compare train ids (H, W) with the image's size as OpenCV loads it, from its header; raises `BadPair`."""
     try:
         with Image.open(image_path) as image:
             size, stored = shown_size(image), image.size
@@ -144,7 +144,7 @@ def _by(size: tuple[int, ...]) -> str:
 
 
 def is_current(target: Path, source: Path, image: Path | None = None) -> bool:
-    """Whether the target is newer than its sources, whole, made of train ids, and of the size of the image, if any."""
+    """Whether a target is newer than its sources, complete, made of train ids, and of the image's size, if any."""
     sources = [source] if image is None else [source, image]
     if not target.is_file() or target.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in sources):
         return False
@@ -159,7 +159,7 @@ def is_current(target: Path, source: Path, image: Path | None = None) -> bool:
 
 
 def read_train_ids(path: Path) -> np.ndarray | None:
-    """The train ids (H, W) in a file that a tool wrote before, or None where that file is of no use."""
+    """The train ids (H, W) in a file that a tool has written, or None if the file is not usable."""
     try:
         image = read_image(path)
     except BadPair:

@@ -1,7 +1,7 @@
-"""The Cityscapes label table, as GTA5 uses it, and PNG files that are either whole or not there.
+"""The Cityscapes label table, as GTA5 uses it, and atomic writing of PNG files.
 
-Kept here rather than taken from cityscapesscripts, so that GTA5 and the toy streets need numpy and Pillow only.
-A test compares this table with that package's.
+It is kept here, not imported from cityscapesscripts, so that GTA5 and the toy streets need only numpy and Pillow. A
+test compares this table with that package's.
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ CLASSES = tuple(name for name, _, train, _ in sorted(LABELS, key=lambda row: row
 TO_TRAIN_ID = np.full(256, IGNORE, np.uint8)  # label id -> train id
 TO_TRAIN_ID[[label for _, label, _, _ in LABELS]] = [train for _, _, train, _ in LABELS]
 
-# Two names may share a colour (pole and polegroup, car and license plate): the one that is trained on wins.
+# Two names may share a colour (pole and polegroup, car and license plate): the one with a train id wins.
 COLOUR_TO_ID = {colour: label for _, label, _, colour in sorted(LABELS, key=lambda row: row[2] != IGNORE)}
 
 
@@ -66,7 +66,7 @@ def gta5_palette() -> list[int]:
 
 
 def save_png(path: Path, array: np.ndarray, palette: list[int] | None = None) -> None:
-    """Write (H, W) indices or (H, W, 3) RGB, uint8, whole or not at all."""
+    """Write (H, W) indices or (H, W, 3) RGB, uint8, completely or not at all."""
     image = Image.fromarray(array)
     if palette is not None:
         image.putpalette(palette)

@@ -1,4 +1,4 @@
-"""Training of the AdaIN styliser's decoder: batches, losses, resuming, and what is written."""
+"""Training of the AdaIN styliser's decoder: batches, losses, resuming, and output files."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from timm_stylenorm.recipes import build_styliser, vgg
 from timm_stylenorm.trust import trust_folder
 from timm_stylenorm.workers import end_with_parent
 
-DECAY = 5e-5  # of the learning rate: lr / (1 + DECAY * iteration)
-SAMPLES = 5  # images in the picture
-SCALING_BATCHES = 32  # over which activations are averaged, once
+DECAY = 5e-5  # decay of the learning rate: lr / (1 + DECAY * iteration)
+SAMPLES = 5  # number of images in the picture
+SCALING_BATCHES = 32  # batches over which activations are averaged once
 
 
 class Batches(Dataset[Tensor]):
-    """Batch i of a training, (2B, 3, S, S): contents, then styles. It depends on the seed and i only."""
+    """Item i is batch i of a training, (2B, 3, S, S): contents, then styles. It depends only on the seed and i."""
 
     def __init__(self, images: ImageDataset, args: Any, numbers: range) -> None:
         self.images, self.count, self.seed, self.numbers = images, 2 * args.batch_size, args.seed, numbers
@@ -37,7 +37,7 @@ class Batches(Dataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + self.numbers[i])  # 32 bits of it count
+            torch.manual_seed(self.seed * 1_000_003 + self.numbers[i])  # torch uses 32 bits of it
             return torch.stack([self.images[j][0] for j in torch.randint(len(self.images), (self.count,)).tolist()])
 
 
@@ -45,17 +45,17 @@ def open_images(args: Any) -> ImageDataset:
     """The images as random crops.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
-        ValueError: fewer than two images in it.
+        FileNotFoundError: the folder does not exist, or holds no image.
+        ValueError: the folder holds fewer than two images.
     """
     if not args.images.is_dir():
         raise FileNotFoundError(f'no image folder {str(args.images)!r}')
     steps = [transforms.Resize(2 * args.size), transforms.RandomCrop(args.size), transforms.ToTensor()]
     try:
         images = ImageDataset(str(args.images), transform=transforms.Compose(steps))
-        if hasattr(images.reader, 'class_to_idx'):  # not of other kinds of sets
+        if hasattr(images.reader, 'class_to_idx'):  # other kinds of data sets lack it
             drop_hidden(images.reader, str(args.images))
-    except RuntimeError as error:  # of timm, where there is no image
+    except RuntimeError as error:  # raised by timm if there is no image
         raise FileNotFoundError(f'no image below {str(args.images)!r}: {error}') from error
     if len(images) < 2:
         raise ValueError(f'one image in {str(args.images)!r}: a style must come from another one')
@@ -63,13 +63,13 @@ def open_images(args: Any) -> ImageDataset:
 
 
 def load(images: ImageDataset, args: Any, numbers: range) -> DataLoader:
-    """Batches of these numbers, in this order."""
+    """A data loader of the batches with these numbers, in this order."""
     batches = Batches(images, args, numbers)
     return DataLoader(batches, batch_size=None, num_workers=args.workers, worker_init_fn=end_with_parent)
 
 
 def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
-    """OUT/vgg_normalised.pth, made where it is not there yet."""
+    """The encoder in OUT/vgg_normalised.pth, which is made if it does not exist."""
     file = args.out / 'vgg_normalised.pth'
     if not file.exists():
         if args.encoder_checkpoint:
@@ -84,7 +84,7 @@ def open_encoder(args: Any, images: ImageDataset) -> nn.Sequential:
 
 
 def losses(encoder: nn.Sequential, decoder: nn.Sequential, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Content loss, at relu4_1 against what the decoder got, and style loss, of means and deviations at four layers."""
+    """Content loss at relu4_1, against the decoder's input, and style loss of means and deviations at four layers."""
     content, style = batch.chunk(2)
     with torch.no_grad():
         wanted = vgg.features(encoder, style)
@@ -99,7 +99,7 @@ def losses(encoder: nn.Sequential, decoder: nn.Sequential, batch: Tensor) -> tup
 
 
 def resume(args: Any, settings: dict[str, Any], decoder: nn.Module, optimizer: Any) -> int:
-    """The iteration to go on from.
+    """Loads the training state, if any; returns the iteration at which to continue.
 
     Raises:
         ValueError: OUT holds a training with other settings, or something else.
@@ -122,7 +122,7 @@ def resume(args: Any, settings: dict[str, Any], decoder: nn.Module, optimizer: A
 
 
 def train(args: Any, images: ImageDataset, encoder: nn.Sequential) -> nn.Sequential:
-    """The decoder after `args.iters` iterations; OUT/training.pth holds the newest state that is whole."""
+    """The decoder after `args.iters` iterations; OUT/training.pth always holds the newest complete state."""
     names = ('encoder_checkpoint', 'batch_size', 'size', 'lr', 'style_weight', 'seed')
     settings = {'images': str(args.images.resolve()), **{name: getattr(args, name) for name in names}}
     torch.manual_seed(args.seed)
@@ -147,7 +147,7 @@ def train(args: Any, images: ImageDataset, encoder: nn.Sequential) -> nn.Sequent
 
 
 def draw(args: Any, images: ImageDataset) -> Path:
-    """OUT/samples.png, by the styliser that reads the files."""
+    """Draws OUT/samples.png with the styliser, which reads the written files; returns its path."""
     files = {'encoder': str(args.out / 'vgg_normalised.pth'), 'decoder': str(args.out / 'decoder.pth')}
     styliser = build_styliser({'type': 'adain', **files})
     steps = [transforms.Resize(args.size), transforms.CenterCrop(args.size), transforms.ToTensor()]
@@ -163,10 +163,10 @@ def draw(args: Any, images: ImageDataset) -> Path:
 
 
 def device_of(name: str | None) -> str:
-    """A device of torch; by default the GPU where there is one.
+    """A torch device; by default the GPU if there is one.
 
     Raises:
-        ValueError: no such device.
+        ValueError: there is no such device.
     """
     name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -177,7 +177,7 @@ def device_of(name: str | None) -> str:
 
 
 def run(args: Any) -> Path:
-    """Trains, and writes all files; returns the picture."""
+    """Trains, and writes all files; returns the path of the picture."""
     args.device = device_of(args.device)
     images = open_images(args)
     with claimed(args.out, 'this tool', 'choose another --out'):

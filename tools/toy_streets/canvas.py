@@ -1,4 +1,4 @@
-"""A picture, its label ids and its depth, painted together through one pinhole camera.
+"""A picture, its label ids and its depth, painted together by one pinhole camera.
 
 World coordinates in metres: x to the right, y up from the road, z ahead; the camera is at (0, eye, 0) and looks along
 z. Things are painted far to near, each over what is behind it.
@@ -11,7 +11,7 @@ import numpy as np
 from labels.table import LABEL_ID
 
 SUPERSAMPLING = 2
-NEAR, FAR = 1.0, 200.0  # metres; nothing is painted nearer, nothing is farther
+NEAR, FAR = 1.0, 200.0  # metres; nothing is painted nearer or farther
 _SHIFT = 4  # fractional bits of cv2's polygon vertices
 _TURN = np.linspace(0, 2 * np.pi, 18, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
@@ -35,7 +35,7 @@ class Canvas:
         self.label = np.zeros((height, width), np.uint8)
         self.palette, self.eye = palette, eye
         self.focal, self.centre, self.horizon = 0.72 * width, width / 2, horizon * height
-        below = np.maximum(np.arange(height) + 0.5 - self.horizon, 1e-3)  # rows under the horizon show the ground
+        below = np.maximum(np.arange(height) + 0.5 - self.horizon, 1e-3)  # rows below the horizon show the ground
         ground = np.minimum(self.focal * eye / below, FAR).astype(np.float32)
         self.depth = np.repeat(ground[:, None], width, axis=1)
 
@@ -79,7 +79,7 @@ class Canvas:
         self.fill(pixels, colour, label, None)
 
     def shadow(self, points: Sequence[Sequence[float]], strength: float) -> None:
-        """Darken what lies inside a polygon; labels stay."""
+        """Darken the inside of a polygon; labels stay unchanged."""
         corners = np.round(self.project(points)).astype(np.int64)
         low = np.clip(corners.min(axis=0), 0, self.label.shape[::-1])
         high = np.clip(corners.max(axis=0) + 1, 0, self.label.shape[::-1])

@@ -1,4 +1,4 @@
-"""What stands along a toy street: buildings, walls, fences, trees, bushes, poles, lights and signs, on a `Canvas`."""
+"""Objects along a toy street, painted on a `Canvas`: buildings, walls, fences, trees, bushes, poles, lights, signs."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def wall(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
 
 
 def fence(canvas: Canvas, rng: Rng, x: float, z0: float, z1: float) -> None:
-    """Posts, rails and pickets; what shows between them belongs to the fence, as in Cityscapes."""
+    """Posts, rails and pickets; the gaps between them are labelled fence, as in Cityscapes."""
     colour, height, gap = canvas.colour('fence', rng.random()), rng.uniform(1.2, 1.9), rng.uniform(0.22, 0.4)
     for a, b in _slices(z0, z1, 2.4):
         canvas.fill(canvas.project([(x, 0, a), (x, 0, b), (x, height, b), (x, height, a)]), None, 'fence', (a + b) / 2)

@@ -1,4 +1,4 @@
-"""One toy street, composed at random: ground, sky and both roadsides, then all that stands or moves, far to near."""
+"""One toy street, composed at random: ground, sky and both roadsides, then all objects, far to near."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from toy_streets import roadside, traffic
 from toy_streets.canvas import Canvas
 
 Rng = np.random.Generator
-END = 110.0  # metres to where the street is lost to sight
+END = 110.0  # metres; the street is not visible beyond
 KERB = 0.14
 
 
@@ -185,7 +185,7 @@ def _vehicles(canvas: Canvas, rng: Rng, plan: Plan) -> list[tuple[float, Callabl
 
 
 def _people(canvas: Canvas, rng: Rng, plan: Plan) -> list[tuple[float, Callable[[], None]]]:
-    """Walkers on both pavements, standing two-wheelers, now and then somebody crossing."""
+    """Pedestrians on both pavements, parked two-wheelers, sometimes somebody crossing the road."""
     things = []
     for inner, outer in ((plan.left, plan.walk_left), (plan.right, plan.walk_right)):
         low, high = sorted((inner + np.sign(inner) * 0.7, outer - np.sign(inner) * 0.4))

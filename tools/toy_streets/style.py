@@ -1,6 +1,6 @@
 """The two styles of the toy streets, and everything between and beyond: colours, texture, light, haze, blur, noise.
 
-A style never moves an edge: it decides which colour a material has and what the camera makes of the finished picture.
+A style never moves an edge: it determines the colours of the materials and how the camera renders the picture.
 """
 
 from dataclasses import dataclass, fields
@@ -56,7 +56,7 @@ MATERIALS: dict[str, tuple[list[str], list[str]]] = {
 
 @dataclass(frozen=True)
 class Style:
-    """What the camera does to a painted street; an image draws its own values around these."""
+    """Parameters of the camera; each image draws its own values around these."""
 
     saturation: float
     contrast: float
@@ -77,7 +77,7 @@ REAL = Style(0.88, 0.92, 0.86, 0.98, 1.01, 0.95, 0.0043, 0.87, 0.63, 0.15, 0.34,
 
 
 def style_at(gap: float) -> tuple[Style, dict[str, np.ndarray]]:
-    """Style and colours at a distance from the game's: 0 is the game, 1 the real-ish domain, more is farther."""
+    """Style and colours at a distance from the game's: 0 is the game, 1 the real-ish domain, and more extrapolates."""
     mixed = {f.name: (1 - gap) * getattr(GAME, f.name) + gap * getattr(REAL, f.name) for f in fields(Style)}
     floors = {'saturation': 0.05, 'contrast': 0.15, 'red': 0.3, 'blue': 0.3}
     style = Style(**{name: max(value, floors.get(name, 0.0)) for name, value in mixed.items()})
@@ -89,7 +89,7 @@ def style_at(gap: float) -> tuple[Style, dict[str, np.ndarray]]:
 
 
 def photograph(canvas: Canvas, style: Style, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Finish a canvas in a style: RGB (H, W, 3) uint8 and label ids (H, W) uint8."""
+    """Render a canvas in a style: RGB (H, W, 3) uint8 and label ids (H, W) uint8."""
     picture, label, depth = canvas.finish()
     image = picture.astype(np.float32) / 255
     image *= 1 + style.texture * _texture(canvas, label, depth, rng)[..., None]
@@ -131,7 +131,7 @@ _TABLE[[LABEL_ID[name] for name in _ROUGHNESS]] = list(_ROUGHNESS.values())
 
 
 def _texture(canvas: Canvas, label: np.ndarray, depth: np.ndarray, rng: Rng) -> np.ndarray:
-    """Relative brightness (H, W) of surfaces: grain that lies on the ground in perspective, blotches elsewhere."""
+    """Relative brightness (H, W) of surfaces: grain in perspective on the ground, blotches elsewhere."""
     tile = _blotches(rng, 256)
     height, width = label.shape
     x = np.arange(width, dtype=np.float32)[None] - width / 2

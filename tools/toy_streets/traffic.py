@@ -1,7 +1,7 @@
-"""What moves in a toy street: cars, trucks, buses, trams, two-wheelers and people, on a `Canvas`.
+"""Traffic in a toy street, painted on a `Canvas`: cars, trucks, buses, trams, two-wheelers and people.
 
-Every function paints one thing that stands on the ground around x with its near end at distance z. `rng` decides
-everything but the colours' domain, so the same draw gives the same shapes in every style.
+Every function paints one object that stands on the ground around x with its near end at distance z. `rng` determines
+everything except the domain of the colours, so the same state of `rng` results in the same shapes in every style.
 """
 
 import numpy as np
