@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
 JUNK = ('__MACOSX', '@eaDir')  # folders made by macOS in archives, and by Synology's disk stations
 ORIENTATION, SWAPS_SIDES = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for quarter turns
 # What Pillow raises for files that are damaged, empty, too large, or not images.
@@ -35,6 +37,15 @@ def visible_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [Path(place, name) for name in files if not is_hidden(name)]
     return sorted(found)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB with 8 bits per channel; grey images of 16 bits are scaled, where Pillow would clip at 255."""
+    if image.mode.startswith('I'):
+        values = np.asarray(image)
+        if image.mode != 'I' or values.max(initial=0) > 255:  # Pillow reads some files of 16 bits as 32 bits
+            image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert('RGB')
 
 
 def without_suffix(name: str, suffix: str) -> str | None:

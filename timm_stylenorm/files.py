@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -87,6 +88,19 @@ def _room(folder: Path, size: int) -> str:
         if disk.f_files and not disk.f_favail:
             return '; the disk takes no more files'
     return f'; the disk has room for {(shutil.disk_usage(folder).free + size) / 1e6:.1f} MB of it'
+
+
+def json_text(content: object) -> str:
+    """JSON on several lines, with null for numbers that are not finite, which JSON lacks."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + '\n'
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @contextmanager

@@ -90,8 +90,12 @@ def with_folders(args: argparse.Namespace) -> Part:
                 f"no folder '{root}'; SOURCE and TARGET of a model of timm are folders, those of a config domains, too"
             )
     classes = class_names(roots)
+    several = [class_names([root]) for root in roots]
     net, name, _ = build(args.model, args.num_classes)
     net.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    if classes and len(classes) > _outputs(net) >= max(map(len, several)):
+        alone = ', '.join(sorted(set(several[0]) ^ set(several[1])))
+        raise ValueError(f'{len(classes)} classes for {_outputs(net)} outputs: only one of the folders has {alone}')
     show = shown_by(net, args.mean, args.std)
     options = {'limit': args.limit, 'batch_size': args.batch_size, 'workers': args.workers}
     domains = [FolderDomain(root, show, classes, _outputs(net), **options) for root in roots]

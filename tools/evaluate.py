@@ -82,6 +82,12 @@ def check(args: argparse.Namespace) -> dict[str, str | Path]:
     if args.batch_size != 'auto' and not (args.batch_size.isdigit() and int(args.batch_size)):
         raise ValueError(f"--batch-size: a positive number or 'auto', got {args.batch_size!r}")
     rows, given = {name: get_protocol(name) for name in args.protocols}, roots(args)
+    for metric in args.metrics or ():
+        if not any(metric in row.metrics for row in rows.values()):
+            raise ValueError(unknown('metric', metric, sorted({name for row in rows.values() for name in row.metrics})))
+    for option in ('subset', 'corruptions'):
+        if getattr(args, option) is not None and not any(option in row.takes for row in rows.values()):
+            raise ValueError(f'--{option}: {" and ".join(rows)} have none to choose')
     for name in given:
         if name not in (*rows, 'imagenet'):
             raise ValueError(unknown('protocol of --root', name, rows))
@@ -139,9 +145,10 @@ def measure(args: argparse.Namespace, places: dict[str, str | Path], models: Ite
     from tqdm import tqdm
 
     from timm_stylenorm.evaluation import evaluate
+    from timm_stylenorm.evaluation.protocols import get_protocol
 
     options, running = options_of(args)
-    clean = args.clean or roots(args).get('imagenet') or Path(args.data) / 'imagenet'
+    clean = clean_images(args, places)
     results = []
     for model, name, weights in models:
         for protocol, root in places.items():
@@ -151,15 +158,32 @@ def measure(args: argparse.Namespace, places: dict[str, str | Path], models: Ite
                     bar.total, bar.n = total, done
                     bar.set_postfix_str(part)
 
-                metrics = args.metrics
+                row = get_protocol(protocol)
+                metrics = args.metrics and [metric for metric in args.metrics if metric in row.metrics]
                 result = evaluate(
-                    model, protocol, root, name=name, weights=weights, metrics=metrics, bn=args.bn, mean=args.mean,
-                    std=args.std, clean=None if isinstance(clean, Path) and not clean.is_dir() else clean,
-                    options=options, running=running,
+                    model, protocol, root, name=name, weights=weights, metrics=metrics or None, bn=args.bn,
+                    mean=args.mean, std=args.std, clean=clean, options=options.of(row.takes), running=running,
                     store=Path(args.out) / 'cells', progress=tell,
                 )  # fmt: skip
             results.append(result)
     return results
+
+
+def clean_images(args: argparse.Namespace, places: dict[str, str | Path]) -> str | Path | None:
+    """The place of the clean ImageNet images, if a score needs them; a default place without them is passed over."""
+    from timm_stylenorm.evaluation.cells import plain
+    from timm_stylenorm.evaluation.options import Options
+    from timm_stylenorm.evaluation.protocols import get_protocol
+    from timm_stylenorm.evaluation.scores import NEED_CLEAN
+
+    given, default = args.clean or roots(args).get('imagenet'), Path(args.data) / 'imagenet'
+    if given or not any(NEED_CLEAN.intersection(get_protocol(name).metrics) for name in places):
+        return given
+    try:
+        plain(default, Options())
+    except FileNotFoundError:
+        return None
+    return default
 
 
 def told(results: Sequence[Result]) -> str:

@@ -16,7 +16,6 @@ NAME=FOLDER or by the folder's name; a config (PATH.py) stands for the domains o
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +174,7 @@ def run(args: argparse.Namespace) -> None:
     from networks import networks
 
     from timm_stylenorm.evaluation.provenance import versions
+    from timm_stylenorm.files import json_text
 
     domains = domains_of(args.domains, args.limit, args.pool)
     images = [(name, file) for name, files in domains.items() for file in files]
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> None:
         **{name: getattr(args, name) for name in ('pool', 'acting', 'seed')},
         'versions': versions(),
     }
-    write_text(args.out / 'statistics.json', json.dumps(facts, indent=1) + '\n')
+    write_text(args.out / 'statistics.json', json_text(facts))
 
 
 def default_sites(network: Network) -> list[str]:

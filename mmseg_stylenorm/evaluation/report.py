@@ -1,13 +1,12 @@
 """The report of a test over several domains: numbers as JSON, bar charts and confusion matrices as pictures."""
 
-import json
 import math
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from timm_stylenorm.files import atomic_write
+from timm_stylenorm.files import atomic_write, json_text
 
 COLUMNS = 4  # confusion matrices in a row of the picture
 
@@ -44,13 +43,6 @@ class Report(TypedDict):
     domains: dict[str, DomainReport]
 
 
-def _plain(value: object) -> object:
-    """Replace nan, which JSON lacks, by None, written as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def write_report(folder: Path, report: Report) -> None:
     """Write domains.json, domains.png and confusion.png, each completely or not at all.
 
@@ -63,7 +55,7 @@ def write_report(folder: Path, report: Report) -> None:
     matplotlib.use('Agg')
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / 'domains.json') as part:
-        part.write_text(json.dumps(_plain(report), indent=1) + '\n')
+        part.write_text(json_text(report))
     with atomic_write(folder / 'domains.png') as part:
         _draw_scores(report, part)
     with atomic_write(folder / 'confusion.png') as part:

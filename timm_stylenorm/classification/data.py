@@ -25,7 +25,7 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from ..datafiles import UNREADABLE, drop_hidden
+from ..datafiles import UNREADABLE, as_rgb, drop_hidden
 from ..errors import unknown
 from ..evaluation.readers import PACKAGES, check_installed
 from ..evaluation.style_shifts import STYLE_SHIFTS, shift_image
@@ -126,7 +126,7 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Image.Image:
     """
     try:
         with Image.open(source) as image:
-            return image.convert('RGB')
+            return as_rgb(image)
     except UNREADABLE as error:
         raise OSError(f"cannot read image '{name}': {error}. Restore the file, or take it out of the set") from error
 
@@ -178,7 +178,7 @@ class TimmImages(LabelledImages):
             path, target = self.dataset.samples[index]
             return read_image(path, path), target
         image, target = self.dataset[index]
-        return image.convert('RGB'), target
+        return as_rgb(image), target
 
     def image_of(self, index: int) -> str:
         """The path of an image, in an archive the path within it; or its number if it has no path."""

@@ -1,8 +1,8 @@
 """Robustness by the field's protocols, and what of a drop between domains is style."""
 
-from .cells import Options
 from .diagnosis import Diagnosis, PlaceReport, diagnose
 from .engine import Result, evaluate
+from .options import Options
 from .protocols import PROTOCOLS, Protocol, list_protocols
 from .running import Running
 

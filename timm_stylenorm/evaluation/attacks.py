@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -35,8 +36,8 @@ def fgsm(
         cross_entropy: Whether the loss is the cross-entropy.
     """
     middle, size = _by_channel(mean, images), _by_channel(std, images)
-    with torch.enable_grad():
-        inputs = images.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels) if cross_entropy else -logits.gather(1, labels[:, None]).mean()
         (gradient,) = torch.autograd.grad(loss, inputs)
@@ -65,12 +66,27 @@ def pgd(
         import foolbox
     except ImportError:
         raise ImportError('PGD needs foolbox: pip install foolbox') from None
-    middle, size = _by_channel(mean, images), _by_channel(std, images)
-    shown = {'mean': middle.flatten(), 'std': size.flatten(), 'axis': -3}
-    network = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device, preprocessing=shown)
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
-    attacked, _, _ = attack(network, (images * size + middle).clamp(0, 1), labels, epsilons=eps)
-    return (attacked.detach() - middle) / size
+    with torch.inference_mode(False), torch.enable_grad(), _constant(model):
+        images, labels = images.detach().clone(), labels.clone()
+        middle, size = _by_channel(mean, images).clone(), _by_channel(std, images).clone()
+        preprocessing = {'mean': middle.flatten(), 'std': size.flatten(), 'axis': -3}
+        network = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device, preprocessing=preprocessing)
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
+        attacked, _, _ = attack(network, (images * size + middle).clamp(0, 1), labels, epsilons=eps)
+        return (attacked.detach() - middle) / size
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """The parameters take no gradients: foolbox would leave them there."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _by_channel(values: Sequence[float] | Tensor, images: Tensor) -> Tensor:

@@ -6,18 +6,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import unknown
 from .classes import ClassImages
 from .idx import find_idx, read_idx
-from .images import Cell, Row, Sample, files_in, folders_in, reader_of
+from .images import Cell, File, Row, Sample, files_in, folders_in, stamp_of
 from .labels import categories, objectnet, synsets
+from .options import Options
 from .readers import Source, StreamCell, is_tar
 from .scores import ALEXNET, EXTRA
 from .style_shifts import STYLE_SHIFTS, shift_image
@@ -38,36 +37,6 @@ C_BAR = {  # Mintun et al., facebookresearch/augmentation-corruption
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a caller can choose about the images of a test.
-
-    Attributes:
-        subset: 'robustbench', the 5,000 validation images of that benchmark.
-        limit: Maximum number of images of each part, spread evenly.
-        seed: Seed of everything random: corruptions made on the fly, the start of PGD.
-        corruptions: Names of the only corruptions to use.
-    """
-
-    subset: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    corruptions: tuple[str, ...] | None = None
-
-    def numbers(self) -> tuple[int, ...] | None:
-        """Numbers of the validation images to use; None for all.
-
-        Raises:
-            ValueError: An unknown subset.
-        """
-        if self.subset is None:
-            return None
-        if self.subset != 'robustbench':
-            raise ValueError(unknown('subset of ImageNet', self.subset, ['robustbench']))
-        text = resources.files(__package__).joinpath('robustbench_5000.txt').read_text()
-        return tuple(int(number) for number in text.split())
-
-
 def limited(cell: Cell, limit: int | None) -> Cell:
     """The cell, reduced in place to at most `limit` images, spread evenly."""
     if limit is not None and limit < len(cell):
@@ -79,10 +48,11 @@ def limited(cell: Cell, limit: int | None) -> Cell:
 
 
 def class_root(root: Path) -> Path:
-    """The folder with the class folders: `root`, or `val`, `validation` or `test` in it."""
+    """The folder with the class folders: `root`, or `val`, `validation` or `test` in it, unless that is a class."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder '{root}'")
     inner = [root / name for name in ('val', 'validation', 'test') if (root / name).is_dir()]
+    inner = [folder for folder in inner if folders_in(folder)]
     return inner[0] if inner else root
 
 
@@ -124,13 +94,9 @@ def corruptions(root: Path, options: Options) -> list[Cell]:
     """ImageNet-C: the corruptions in `root`, or one level below it, as in the five archives of the release."""
     names = (*CORRUPTIONS, *EXTRA)
     places = {name: folder for folder in _with_groups(root) for name in folders_in(folder) if name in names}
-    wanted = names if options.corruptions is None else options.corruptions
-    for name in wanted:
-        if name not in names:
-            raise ValueError(unknown('corruption', name, names))
     return [
         ClassImages.read(places[name] / name / severity, only=options.numbers()).cell(f'{name}/{severity}')
-        for name in wanted
+        for name in options.chosen(names)
         if name in places
         for severity in SEVERITIES
         if (places[name] / name / severity).is_dir()
@@ -152,9 +118,9 @@ def c_bar(root: Path, options: Options) -> list[Cell]:
     """The ten corruptions of the release, each at its five strengths."""
     _with_groups(root)
     return [
-        ClassImages.read(root / name / strength).cell(f'{name}/{strength}')
-        for name, strengths in C_BAR.items()
-        for strength in strengths.split()
+        ClassImages.read(root / name / strength, only=options.numbers()).cell(f'{name}/{strength}')
+        for name in options.chosen(tuple(C_BAR))
+        for strength in C_BAR[name].split()
         if (root / name / strength).is_dir()
     ] or _nothing(root, 'a corruption such as caustic_refraction/2.35')
 
@@ -163,8 +129,8 @@ def any_corruptions(root: Path, options: Options) -> list[Cell]:
     """Every corruption and severity in `root`."""
     _with_groups(root)
     return [
-        ClassImages.read(root / name / severity).cell(f'{name}/{severity}')
-        for name in folders_in(root)
+        ClassImages.read(root / name / severity, only=options.numbers()).cell(f'{name}/{severity}')
+        for name in options.chosen(folders_in(root))
         for severity in folders_in(root / name)
         if folders_in(root / name / severity)
     ] or _nothing(root, '<corruption>/<severity>/<class>')
@@ -173,7 +139,9 @@ def any_corruptions(root: Path, options: Options) -> list[Cell]:
 def filters(root: Path, options: Options) -> list[Cell]:
     """Every filter in `root`."""
     _with_groups(root)
-    return [ClassImages.read(root / name).cell(name) for name in folders_in(root)] or _nothing(root, 'a filter')
+    numbers = options.numbers()
+    found = [ClassImages.read(root / name, only=numbers).cell(name) for name in folders_in(root)]
+    return found or _nothing(root, 'a filter')
 
 
 def objectnet_images(root: Path, options: Options) -> list[Cell]:
@@ -196,7 +164,7 @@ def cue_conflict(root: Path, options: Options) -> list[Cell]:
                 raise ValueError(f"'{path}' is no '<shape>N-<texture>M.png' of {', '.join(names)}")
             if found[1] != found[2]:
                 numbers = names.index(found[1]), names.index(found[2])
-                samples.append(Sample(f'{folder}/{path.name}', reader_of(path), *numbers))
+                samples.append(Sample(f'{folder}/{path.name}', File(path), *numbers))
     if not samples:
         raise FileNotFoundError(f"no images such as 'cat/cat1-clock1.png' in '{root}'")
     return [Cell('all', samples)]
@@ -214,17 +182,17 @@ def cifar_c(root: Path, options: Options) -> list[Cell]:
         raise FileNotFoundError(f"no 'labels.npy' in '{root}'")
     labels = np.load(root / 'labels.npy', allow_pickle=False)
     found = []
-    for name in names if options.corruptions is None else options.corruptions:
+    for name in options.chosen(names):
         file = root / f'{name}.npy'
         if not file.is_file():
             continue
         array = np.load(file, mmap_mode='r', allow_pickle=False)
         if array.shape != (len(labels), 32, 32, 3) or len(array) % 5:
             raise ValueError(f"'{file}' holds {array.shape}, expected ({len(labels)}, 32, 32, 3): five severities")
-        count = len(array) // 5
+        count, stamp = len(array) // 5, stamp_of(file)
         for s, severity in enumerate(SEVERITIES):
             rows = range(s * count, (s + 1) * count)
-            samples = [Sample(f'{name}.npy[{i}]', Row(array, i), int(labels[i])) for i in rows]
+            samples = [Sample(f'{name}.npy[{i}]', Row(array, i, stamp), int(labels[i])) for i in rows]
             found.append(Cell(f'{name}/{severity}', samples))
     return found or _nothing(root, 'arrays such as gaussian_noise.npy')
 
@@ -239,11 +207,13 @@ class _Shift:
 
 def fashion_mnist(root: Path, options: Options) -> list[Cell]:
     """The test images, clean and in other styles."""
-    images, labels = (
-        read_idx(find_idx(str(root), f't10k-{part}')) for part in ('images-idx3-ubyte', 'labels-idx1-ubyte')
-    )
-    samples = [Sample(f'number {i}', Row(images, i), int(label)) for i, label in enumerate(labels)]
+    files = [find_idx(str(root), f't10k-{part}') for part in ('images-idx3-ubyte', 'labels-idx1-ubyte')]
+    (images, labels), stamp = map(read_idx, files), [stamp_of(file) for file in files]
+    samples = [Sample(f'number {i}', Row(images, i, stamp), int(label)) for i, label in enumerate(labels)]
     return [Cell('clean', list(samples)), *(Cell(s, list(samples), change=_Shift(s)) for s in STYLE_SHIFTS)]
+
+
+_SEEDED = ('impulse_noise', 'glass_blur')  # the corruptions that do not draw from numpy's global generator
 
 
 @dataclass(frozen=True)
@@ -257,10 +227,15 @@ class Corrupt:
     def __call__(self, image: Tensor, index: int) -> Tensor:
         from imagecorruptions import corrupt
 
+        height, width = image.shape[1:]
+        if min(height, width) < 32:
+            raise ValueError(f'corruptions on the fly need images of 32 x 32 pixels at least, not {height} x {width}')
+        array, seeds = image.permute(1, 2, 0).numpy(), [self.seed, index, self.severity]
+        own = {'seed': int(np.random.SeedSequence(seeds).generate_state(1)[0])} if self.name in _SEEDED else {}
         state = np.random.get_state()  # noqa: NPY002 (what imagecorruptions draws from)
         try:
-            np.random.seed([self.seed, index, self.severity])  # noqa: NPY002
-            array = corrupt(image.permute(1, 2, 0).numpy(), corruption_name=self.name, severity=self.severity)
+            np.random.seed(seeds)  # noqa: NPY002
+            array = corrupt(array, corruption_name=self.name, severity=self.severity, **own)
         finally:
             np.random.set_state(state)  # noqa: NPY002
         return torch.from_numpy(np.array(array)).permute(2, 0, 1)
@@ -272,11 +247,7 @@ def corrupted(root: Path | Source, options: Options) -> list[Cell]:
         from imagecorruptions import get_corruption_names
     except ImportError:
         raise ImportError('corruptions on the fly need imagecorruptions: pip install imagecorruptions-imaug') from None
-    names = get_corruption_names('all')
-    wanted = names if options.corruptions is None else options.corruptions
-    for name in wanted:
-        if name not in names:
-            raise ValueError(unknown('corruption', name, names))
+    wanted = options.chosen(get_corruption_names('all'))
     (whole,) = plain(root, options)
     if not whole.samples:
         raise ValueError(f"'{root}' is read in order, and each image is corrupted by a seed of its own")
@@ -287,11 +258,17 @@ def corrupted(root: Path | Source, options: Options) -> list[Cell]:
     ]
 
 
-def missing(counts: Mapping[str, object], all_of: Sequence[str]) -> list[str]:
-    """The parts '<corruption>/<severity>' that are missing."""
-    found = {name: [part.partition('/')[2] for part in counts if part.partition('/')[0] == name] for name in all_of}
+def missing(images: Mapping[str, int], all_of: Sequence[str]) -> list[str]:
+    """The parts '<corruption>/<severity>' that are missing, or have fewer images than others."""
+    found = {name: [part for part in images if part.partition('/')[0] == name] for name in all_of}
+    most = max((images[part] for parts in found.values() for part in parts), default=0)
     return [
         f'{name}/{{1..5}}' if not parts else f'{name} ({5 - len(parts)} of 5 severities)'
         for name, parts in found.items()
         if len(parts) < 5
+    ] + [
+        f'{part} ({most - images[part]} of {most} images)'
+        for parts in found.values()
+        for part in parts
+        if images[part] < most
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .images import Cell, Sample, files_in, folders_in, reader_of
+from .images import Cell, File, Sample, files_in, folders_in
 from .readers import Listed, Source, is_tar, listed
 
 
@@ -67,7 +67,7 @@ def _in_folders(root: Path, border: int) -> Listed:
         raise FileNotFoundError(f"no folder '{root}'")
     names = folders_in(root)
     files = [(k, file) for k, name in enumerate(names) for file in files_in(root / name)]
-    return tuple(names), [(k, f'{root.name}/{names[k]}/{file.name}', reader_of(file, border)) for k, file in files]
+    return tuple(names), [(k, f'{root.name}/{names[k]}/{file.name}', File(file, border)) for k, file in files]
 
 
 def _number(name: str) -> int:

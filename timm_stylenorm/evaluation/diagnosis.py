@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ..surgery.context import eval_mode
@@ -19,7 +20,7 @@ from ..surgery.structure import levels_of
 from .exchange import ChannelStatistics, matched, per_image
 from .places import Look, Place, find_places, looking
 from .probe import domain_probe
-from .seen import Predict, Seen, Value, draws_of, value_of
+from .seen import Predict, Seen, Value, draws_of, ratio_of, value_of
 
 WORTH, MOST, ALL = 20, 50, 90  # percent of the drop
 
@@ -132,7 +133,7 @@ def diagnose(
     source: Iterable[object],
     target: Iterable[object],
     *,
-    sites: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
     predict: Predict | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -146,7 +147,7 @@ def diagnose(
         source: Batches (images, labels), or images alone, of the domain on which the model is good. They are iterated
             over several times: pass in a list, or a data loader that does not shuffle.
         target: Batches of the other domain. If not all images have labels, the score is the entropy of predictions.
-        sites: Names as `add_style` takes them; by default the input, the stem and the ends of the stages.
+        sites: Name or names as `add_style` takes them; by default the input, the stem and the ends of the stages.
         predict: Returns, for a batch, the logits (K,) or (K, H, W) and the label, or None, of each image. By default
             the batch is (images, labels), and the model returns logits. Modules beside the model that it runs must be
             in evaluation mode.
@@ -157,7 +158,8 @@ def diagnose(
         ValueError: An unknown site, a domain without images, or labels that do not fit the logits.
         ImportError: scikit-learn is not installed.
     """
-    places = find_places(model, sites)
+    model = unwrap_model(model)
+    places = find_places(model, [sites] if isinstance(sites, str) else sites)
     run = _Run(predict or _classify(model), progress, 2 + 3 * len(places))
     own, other = ChannelStatistics(), ChannelStatistics()
     with eval_mode(model), torch.no_grad():
@@ -190,8 +192,11 @@ def _classify(model: nn.Module) -> Predict:
     like = next(model.parameters(), torch.zeros(()))
 
     def predict(batch: object) -> list[tuple[Tensor, Tensor | None]]:
-        images, labels = batch if isinstance(batch, list | tuple) else (batch, None)
-        logits = model(images.to(like.device))
+        images, labels = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
+        if not isinstance(images, Tensor):
+            told = f'{len(images)} items' if isinstance(images, list | tuple) else type(images).__name__
+            raise ValueError(f'diagnose: a batch is images, or (images, labels), got {told}; give predict=')
+        logits = model(images.to(like.device, like.dtype))
         return list(zip(logits, [None] * len(logits) if labels is None else labels, strict=True))
 
     return predict
@@ -246,7 +251,7 @@ class _Scores:
     def compare(self, target: Seen, drawn: Seen, source: Seen) -> tuple[Value, Value, Value, Value | None, float]:
         """What is regained in the two ways, the harm, the share of the drop, and the agreement."""
         back = self._good(target, 1) - self.good[1]
-        share = value_of(100 * back / self.lost) if self.drop.is_clear else None
+        share = ratio_of(back, self.lost) if self.drop.is_clear else None
         by_image = value_of(self._good(drawn, 1) - self.good[1])
         harm = value_of(self.good[0] - self._good(source, 0))
         return value_of(back), by_image, harm, share, target.agreement(self.plain)

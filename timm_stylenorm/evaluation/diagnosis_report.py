@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-from ..files import atomic_write
+from ..files import atomic_write, json_text
 from .diagnosis import Diagnosis, PlaceReport
 from .page import cell, details, note, number, page, picture, table
 from .seen import Value
@@ -60,7 +60,7 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png = _picture(diagnosis)
     contents = {
-        'diagnosis.json': json.dumps(diagnosis.to_dict(), indent=1).encode(),
+        'diagnosis.json': json_text(diagnosis.to_dict()).encode(),
         'diagnosis.png': png,
         'diagnosis.html': _html(diagnosis, png).encode(),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cells import class_root, limited
 from .classes import ClassImages
-from .images import Cell, Sample, Shown, files_in, folders_in, loader_of, reader_of, warn_of_damaged
+from .images import Cell, File, Sample, Shown, files_in, folders_in, loader_of, warn_of_damaged
 from .labels import folder_indices
 
 
@@ -48,7 +48,7 @@ class FolderDomain:
             labels = dict(zip(classes, numbers, strict=True))
             cell = Cell(root.name, ClassImages.read(class_root(root), labels).samples)
         else:
-            cell = Cell(root.name, [Sample(path.name, reader_of(path), -1) for path in files_in(root)])
+            cell = Cell(root.name, [Sample(path.name, File(path), -1) for path in files_in(root)])
         if not cell.samples:
             raise FileNotFoundError(f"no images in '{root}' or in '{root}/<class>/'")
         self.cell = limited(cell, limit)

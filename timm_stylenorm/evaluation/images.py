@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import get_img_extensions
 from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as tv
 
-from ..datafiles import UNREADABLE, is_hidden
+from ..datafiles import IMAGE_SUFFIXES, UNREADABLE, as_rgb, is_hidden
 from ..errors import StyleNormWarning
 from ..workers import end_with_parent
 
-Reader = Callable[[], Image.Image]
 Item = tuple[Tensor | None, str, int, int | None]  # an image, or None if it is damaged; its name, label, texture
+
+
+class Reader(Protocol):
+    """Returns an image as RGB; worker processes get it by pickle."""
+
+    def __call__(self) -> Image.Image: ...
+
+    def stamp(self) -> object:
+        """An object for JSON that changes if the image does, as far as its file tells."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Cell:
 
     def identity(self) -> object:
         """An object for JSON by which stored counts are recognised as those of the same images."""
-        return [[sample.name, sample.label] for sample in self.samples]
+        return [[sample.name, sample.label, sample.read.stamp()] for sample in self.samples]
 
     def images(self, show: Shown, rank: int, world: int) -> Dataset[Item]:
         """The images that one of several processes takes."""
@@ -80,15 +87,17 @@ class Shown:
         std: Standard deviation of each channel.
         resize: Turns a PIL image into one of the network's size; None leaves files as they are.
         size: Rows and columns of files that are left as they are.
+        grey: Whether the network takes one channel.
     """
 
     mean: Sequence[float]
     std: Sequence[float]
     resize: Callable[[Image.Image], Image.Image] | None = None
     size: tuple[int, int] | None = None
+    grey: bool = False
 
     def __call__(self, image: Image.Image, name: str) -> Tensor:
-        """The uint8 image (3, H, W), to be normalised on the device.
+        """The uint8 image (3, H, W), or (1, H, W), to be normalised on the device.
 
         Raises:
             ValueError: The file does not have the size of its protocol.
@@ -101,7 +110,7 @@ class Shown:
                 f"'{name}' has {height} x {width} pixels: the files of this test have {self.size[0]} x {self.size[1]}, "
                 'and are neither resized nor cropped'
             )
-        return tv.functional.pil_to_tensor(image)
+        return tv.functional.pil_to_tensor(image.convert('L') if self.grey else image)
 
     def inputs(self, images: Tensor, device: torch.device | str = 'cpu') -> Tensor:
         """Inputs of the network on a device: the uint8 images (N, 3, H, W), normalised."""
@@ -175,7 +184,7 @@ def warn_of_damaged(part: str, count: int, names: Sequence[str]) -> None:
 def read_rgb(path: Path | IO[bytes], border: int = 0) -> Image.Image:
     """A file as RGB, without `border` pixels on each side."""
     with Image.open(path) as file:
-        image = file.convert('RGB')
+        image = as_rgb(file)
     return image.crop((border, border, image.width - border, image.height - border)) if border else image
 
 
@@ -191,23 +200,44 @@ def folders_in(root: Path) -> list[str]:
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Images in a folder, sorted, without hidden ones."""
-    extensions = get_img_extensions(as_set=True)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in extensions and not is_hidden(path.name):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name):
             yield path
 
 
-def reader_of(path: Path, border: int = 0) -> Reader:
-    """`read_rgb` of a file, as a function that can be sent to worker processes."""
-    return partial(read_rgb, path, border)
+def stamp_of(path: str | Path) -> list[int] | None:
+    """Size and time of a file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+@dataclass(frozen=True)
+class File:
+    """The reader of a file, without `border` pixels on each side."""
+
+    path: Path
+    border: int = 0
+
+    def __call__(self) -> Image.Image:
+        return read_rgb(self.path, self.border)
+
+    def stamp(self) -> object:
+        return stamp_of(self.path)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of an array, as a reader that can be sent to worker processes."""
+    """The reader of one image of an array, which is that of a file."""
 
     array: np.ndarray
     index: int
+    file_stamp: object = None
 
     def __call__(self) -> Image.Image:
         return pick(self.array, self.index)
+
+    def stamp(self) -> object:
+        return self.file_stamp

@@ -36,6 +36,7 @@ class Protocol:
         attack: Name of the attack on the images; see `attacks.ATTACKS`.
         note: What a reader of its numbers must know.
         folder: Name of its folder below a common root.
+        outputs: Number of outputs that a network must have; None if that depends on the classes.
         textures: Whether an image has a texture as well as a class, and decisions for both are counted.
     """
 
@@ -51,12 +52,21 @@ class Protocol:
     attack: str | None = None
     note: str = ''
     folder: str = ''
+    outputs: int | None = None
     textures: bool = False
 
     @property
     def in_readers(self) -> bool:
         """Whether its images may also be in a tar file, or come from timm's readers: see `readers.place_of`."""
         return self.cells in (find.plain, find.imagenet_a, find.imagenet_r, find.corrupted)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Which of `Options.subset` and `Options.corruptions` its parts are chosen by."""
+        by_name = self.cells in (find.corruptions, find.c_bar, find.any_corruptions, find.cifar_c, find.corrupted)
+        by_number = self.cells not in (find.imagenet_a, find.imagenet_r, find.objectnet_images, find.cue_conflict,
+                                       find.cifar_c, find.fashion_mnist)  # fmt: skip
+        return ('subset',) * by_number + ('corruptions',) * by_name
 
 
 _HENDRYCKS = 'Hendrycks and Dietterich, ICLR 2019, arXiv:1903.12261'
@@ -130,6 +140,7 @@ PROTOCOLS: dict[str, Protocol] = {
         scores.subset,
         metrics=('top1', 'top1_clean_subset'),
         groups=lambda _: subset_groups('a'),
+        outputs=1000,
         note=f'over the 200 classes, the other outputs left out; {_CLEAN}',
         folder='imagenet-a',
     ),
@@ -141,6 +152,7 @@ PROTOCOLS: dict[str, Protocol] = {
         scores.subset,
         metrics=('top1', 'top1_clean_subset'),
         groups=lambda _: subset_groups('r'),
+        outputs=1000,
         note=f'over the 200 classes, the other outputs left out; {_CLEAN}',
         folder='imagenet-r',
     ),
@@ -151,6 +163,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.plain,
         scores.accuracy,
         note='folders are numbers of outputs, not of a sorted list',
+        outputs=1000,
         folder='imagenet-v2',
     ),
     'imagenet-sketch': Protocol(
@@ -187,6 +200,7 @@ PROTOCOLS: dict[str, Protocol] = {
         find.objectnet_images,
         scores.accuracy,
         groups=lambda root: objectnet(root)[0],
+        outputs=1000,
         note='over the classes that ImageNet has, several outputs for one; the red border of one pixel is cut off',
         folder='objectnet',
     ),
@@ -200,6 +214,7 @@ PROTOCOLS: dict[str, Protocol] = {
         textures=True,
         size=(224, 224),
         groups=lambda _: categories(),
+        outputs=1000,
         note='shape decisions among those for the shape or the texture; images whose two cues agree are left out',
         folder='cue-conflict',
     ),

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from ..surgery.companions import training_only_keys
 from .images import Shown
@@ -39,9 +39,28 @@ def weight_hash(model: nn.Module) -> str:
     needs, which a file may lack, are left out."""
     digest, state = hashlib.sha256(), model.state_dict()
     for key, value in sorted((key, state[key]) for key in state.keys() - training_only_keys(model)):
+        if not isinstance(value, Tensor):  # an extra state
+            digest.update(f'{key} {value!r}'.encode())
+            continue
         digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def structure(model: nn.Module) -> str:
+    """A digest of what a model is beside its tensors: its modules, with their attributes that are numbers or words."""
+    facts = []
+    for name, module in model.named_modules():
+        public = {key: value for key, value in vars(module).items() if key != 'training' and not key.startswith('_')}
+        own = {key: repr(value) for key, value in public.items() if _is_plain(value)}
+        facts.append((name, type(module).__qualname__, module.extra_repr(), own))
+    return digest(facts)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str)
 
 
 def digest(content: object) -> str:

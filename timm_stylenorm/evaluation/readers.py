@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ from timm.data import create_reader
 from torch.utils.data import IterableDataset
 
 from ..datafiles import drop_hidden
-from .images import Cell, Item, Reader, Shown, read_rgb
+from .images import Cell, Item, Reader, Shown, read_rgb, stamp_of
 
 TimmReader = Any  # the attributes of timm's readers are not those of their base class
 PACKAGES = {'hfds': 'datasets', 'hfids': 'datasets', 'wds': 'webdataset', 'tfds': 'tensorflow_datasets'}
@@ -93,6 +93,10 @@ def listed(place: Path | Source) -> Listed:
 class _Item:
     reader: TimmReader
     index: int
+    file_stamp: object = None
+
+    def stamp(self) -> object:
+        return self.file_stamp
 
     def __call__(self) -> Image.Image:
         try:
@@ -116,7 +120,8 @@ def _in_tar(file: Path) -> Listed:
     if len(above) > 1:
         raise ValueError(f"the classes in '{file}' lie in several folders, {', '.join(above)}: pack one of them")
     names = tuple(reader.class_name_to_idx)
-    return names, [(int(reader.targets[i]), str(path), _Item(reader, i)) for i, path in enumerate(paths)]
+    stamp = stamp_of(file)
+    return names, [(int(reader.targets[i]), str(path), _Item(reader, i, stamp)) for i, path in enumerate(paths)]
 
 
 def _in_rows(source: Source) -> Listed:
@@ -138,10 +143,12 @@ class StreamCell(Cell):
     Attributes:
         reader: Yields (image, label); skips what it cannot read.
         length: Number of images.
+        stamps: Names, sizes and times of the shards.
     """
 
     reader: Iterable[tuple[Image.Image, int]] = ()
     length: int = 0
+    stamps: Sequence[object] = ()
 
     @classmethod
     def read(cls, source: Source, name: str) -> StreamCell:
@@ -157,13 +164,16 @@ class StreamCell(Cell):
                 "the number, 'val-{00..63}.tar|50000'"
             )
         reader.dist_num_replicas = 1  # `images` splits them: timm's split may count images twice
-        return cls(name, [], reader=reader, length=reader.num_samples)
+        folder = Path(source.name)
+        shards = sorted(folder.iterdir()) if folder.is_dir() else []
+        stamps = [(shard.name, stamp_of(shard)) for shard in shards]
+        return cls(name, [], reader=reader, length=reader.num_samples, stamps=stamps)
 
     def __len__(self) -> int:
         return self.length
 
     def identity(self) -> object:
-        return [self.name, self.length]
+        return [self.name, self.length, self.stamps]
 
     def images(self, show: Shown, rank: int, world: int) -> IterableDataset:
         return _StreamImages(self, show, rank, world)

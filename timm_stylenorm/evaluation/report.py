@@ -6,10 +6,11 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..files import atomic_write
+from ..files import atomic_write, json_text
 from .engine import Result
 from .page import cell, details, note, number, page, picture, table
 from .protocols import PROTOCOLS
@@ -32,7 +33,7 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: _picture(name, _of(results, name)) for name in _protocols(results)}
     texts: dict[str, str | bytes] = {
-        'results.json': json.dumps([result.to_dict() for result in results], indent=1),
+        'results.json': json_text([result.to_dict() for result in results]),
         'results.csv': _csv(results),
         'results.md': _markdown(results),
         'report.html': _html(results, pictures),
@@ -48,7 +49,10 @@ def write_report(results: Sequence[Result], folder: Path) -> list[Path]:
 
 def read_results(file: Path) -> list[Result]:
     """The results in a file `results.json`."""
-    return [Result(**entry) for entry in json.loads(file.read_text())]
+    entries = json.loads(file.read_text())
+    for entry in entries:
+        entry['scores'] = {name: math.nan if value is None else value for name, value in entry['scores'].items()}
+    return [Result(**entry) for entry in entries]
 
 
 def _protocols(results: Sequence[Result]) -> list[str]:
@@ -101,7 +105,8 @@ def _markdown(results: Sequence[Result]) -> str:
         for result in own:
             values = [f'{result.scores[m]:.2f}' if m in result.scores else '' for m in metrics]
             images = _sum(result, 'total')
-            lines.append(f'| {_model(result)} | {result.provenance["weights"]} | {" | ".join(values)} | {images} |')
+            names = (text.replace('|', '\\|') for text in (_model(result), str(result.provenance['weights'])))
+            lines.append(f'| {" | ".join([*names, *values, str(images)])} |')
         parts.append('\n'.join([*lines, '', *_notes(name, own)]))
     return '\n\n'.join(parts) + '\n'
 

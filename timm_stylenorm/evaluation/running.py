@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..errors import StyleNormWarning
 from .attacks import ATTACKS
 from .images import Batch, Cell, Shown, loader_of, warn_of_damaged
 from .labels import Groups, folder_indices
@@ -19,13 +21,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Running:
-    """How the network runs; see `evaluate`."""
+    """How the network runs; see `evaluate`.
+
+    Raises:
+        ValueError: `batch_size` is neither 'auto' nor a positive number.
+    """
 
     batch_size: int | str = 64
     workers: int = 0
     device: str | torch.device | None = None
     amp: bool = False
     channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size != 'auto' and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise ValueError(f"batch_size: expected 'auto' or at least 1, got {self.batch_size!r}")
 
 
 def rank() -> int:
@@ -47,6 +57,7 @@ class Runner:
     def __post_init__(self) -> None:
         first = next(self.model.parameters(), None)
         own = first.device if first is not None else torch.device('cpu')
+        self.dtype = first.dtype if first is not None and first.is_floating_point() else torch.float32
         self.device = torch.device(self.running.device) if self.running.device else own
         self.outputs: int | None = None  # of the network, known after its first batch
         self.model.to(self.device)
@@ -58,9 +69,11 @@ class Runner:
 
     def count(self, cell: Cell, groups: Groups | None, root: object) -> dict[str, int]:
         """Counts of a part over all processes; an automatic batch size is halved whenever GPU memory runs out."""
+        devices = [self.device] if self.device.type == 'cuda' else []
         while True:
             try:
-                return self._count(cell, groups, root)
+                with torch.random.fork_rng(devices):  # the caller's draws go on as if nothing had run
+                    return self._count(cell, groups, root)
             except torch.cuda.OutOfMemoryError:
                 if not self.automatic or self.batch_size == 1:
                     raise
@@ -71,7 +84,7 @@ class Runner:
         share = len(range(rank(), len(cell), world))
         loader = loader_of(cell.images(self.show, rank(), world), self.batch_size, self.running.workers)
         names = ('total', 'shape', 'texture') if self.row.textures else ('total', 'top1', 'top5')
-        counts, damaged = dict.fromkeys(names, 0), []
+        counts, damaged, self.undefined = dict.fromkeys(names, 0), [], 0
         torch.manual_seed(self.seed)  # PGD starts at random
         for batch in loader:
             damaged += batch.damaged
@@ -83,10 +96,21 @@ class Runner:
         lost = share - counts['total']
         if lost > 0:
             warn_of_damaged(cell.name, lost, damaged)
+        if self.undefined:
+            text = f'{cell.name}: the network gave NaN for {self.undefined} images, which count as wrong'
+            warnings.warn(text, StyleNormWarning, stacklevel=2)
         summed = self._summed({**counts, 'damaged': lost})
         if not summed['total'] or summed['damaged'] < 0:
             raise ValueError(f'{cell.name} has {summed["total"]} images that can be read, of {len(cell)}')
         return summed
+
+    def first_of(self, found: dict[str, int] | None) -> dict[str, int] | None:
+        """What the first process has found, in all processes."""
+        if not dist.is_initialized():
+            return found
+        told = [found]
+        dist.broadcast_object_list(told, src=0, device=self.device if dist.get_backend() == 'nccl' else None)
+        return told[0]
 
     def _summed(self, counts: Mapping[str, int]) -> dict[str, int]:
         if not dist.is_initialized():
@@ -99,7 +123,7 @@ class Runner:
     def _batch(
         self, images: Tensor, batch: Batch, cell: Cell, groups: Groups | None, root: object
     ) -> tuple[int, int, int]:
-        inputs = self.show.inputs(images, self.device)
+        inputs = self.show.inputs(images, self.device).to(self.dtype)
         if self.running.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = torch.tensor(batch.labels, device=self.device)
@@ -108,14 +132,21 @@ class Runner:
             targets = self._targets(labels, cell, outputs, root)
             inputs = ATTACKS[self.row.attack](self.model, inputs, targets, self.show.mean, self.show.std)
         logits = self._logits(inputs)
+        if self.row.outputs not in (None, logits.shape[1]):
+            needs = f'this test needs a network with the {self.row.outputs} outputs of ImageNet'
+            raise ValueError(f'{self.row.title}: {needs}, not {logits.shape[1]}')
         if groups is not None:
             scores = groups.scores(logits)
         else:
             scores, labels = logits, self._targets(labels, cell, logits.shape[1], root)
         if labels.max() >= scores.shape[1]:
             raise ValueError(f'{cell.name}: class {int(labels.max())}, and the network has {scores.shape[1]} outputs')
+        undefined = scores.isnan().any(1)
+        self.undefined += int(undefined.sum())
+        labels = labels.masked_fill(undefined, -1)  # no class
         if self.row.textures:
-            chosen, textures = scores.argmax(1), torch.tensor(batch.textures, device=self.device)
+            textures = torch.tensor(batch.textures, device=self.device).masked_fill(undefined, -1)
+            chosen = scores.argmax(1)
             return len(labels), int((chosen == labels).sum()), int((chosen == textures).sum())
         ranked = scores.topk(min(5, scores.shape[1]), 1).indices == labels[:, None]
         return len(labels), int(ranked[:, 0].sum()), int(ranked.sum())

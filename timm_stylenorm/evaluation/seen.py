@@ -51,7 +51,7 @@ class Seen:
         """The answers of a batch.
 
         Raises:
-            ValueError: Logits without an axis of classes.
+            ValueError: Logits without an axis of classes, or the label of an image that is no class.
         """
         for logits, label in answers:
             if logits.dim() not in (1, 3):
@@ -60,6 +60,9 @@ class Seen:
             self.dense = logits.dim() == 3
             said = logits.argmax(0)
             self.entropies.append(torch.special.entr(logits.softmax(0)).sum(0).mean().item())
+            if label is not None and not self.dense and not 0 <= int(label) < len(logits):
+                text = f'a label {int(label)} for {len(logits)} classes: an image without a label has None'
+                raise ValueError(text)
             self.counts.append(None if label is None else _counts(said, label, len(logits)))
             step = max(1, max(said.shape, default=1) // _GRID)
             self.said.append(said[..., ::step, ::step].cpu() if self.dense else said.cpu())
@@ -106,6 +109,12 @@ def draws_of(images: int, seed: int) -> Tensor:
     weights = torch.zeros(RESAMPLES, images, dtype=torch.float64)
     weights.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
     return torch.cat([torch.ones(1, images, dtype=torch.float64), weights])
+
+
+def ratio_of(part: Tensor, whole: Tensor) -> Value:
+    """`part / whole` in percent, with the error by linearisation: `whole` may be 0 in some draws."""
+    ratio = (part[0] / whole[0]).item()
+    return Value(100 * ratio, 100 * ((part - ratio * whole)[1:].std() / whole[0].abs()).item())
 
 
 def value_of(draws: Tensor) -> Value:

@@ -14,10 +14,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that a source tree works without being installed
 
-from timm_stylenorm.datafiles import UNREADABLE, visible_files
+from timm_stylenorm.datafiles import IMAGE_SUFFIXES, UNREADABLE, as_rgb, visible_files
 from timm_stylenorm.errors import unknown
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
 
 
 def evenly(count: int, of: int) -> list[int]:
@@ -35,9 +33,9 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         near = sorted(str(p) for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         raise FileNotFoundError(unknown('folder', str(folder), near))
-    files = [file for file in visible_files(folder) if file.suffix.lower() in SUFFIXES]
+    files = [file for file in visible_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise FileNotFoundError(f'no image below {folder}; their names end in {", ".join(SUFFIXES)}')
+        raise FileNotFoundError(f'no image below {folder}; their names end in {", ".join(IMAGE_SUFFIXES)}')
     return files
 
 
@@ -51,7 +49,7 @@ def load_images(files: Sequence[Path], size: int) -> Tensor:
     for file in files:
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert('RGB'), (size, size), Image.Resampling.BICUBIC)
+                fitted = ImageOps.fit(as_rgb(image), (size, size), Image.Resampling.BICUBIC)
         except UNREADABLE as error:
             raise ValueError(f'cannot read the image {file}: {error}') from error
         images.append(pil_to_tensor(fitted) / 255)
