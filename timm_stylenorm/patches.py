@@ -10,15 +10,13 @@ import functools
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 _INSTALLED: dict[str, object] = {}  # name of what was replaced -> its replacement
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """A row of a table of patches.
 
     Attributes:

@@ -61,10 +61,10 @@ def register_variants(pattern: str, methods: Iterable[str] | None = None) -> lis
     chosen = list(ROWS) if methods is None else list(methods)
     for method in chosen:
         get_method(method)
-    matches = [pattern] if pattern in architectures() else fnmatch.filter(architectures(), pattern)
-    bases = [a for a in matches if a not in default_cfgs]
+    known = [a for a in architectures() if a not in default_cfgs]
+    bases = [pattern] if pattern in known else fnmatch.filter(known, pattern)
     if not bases:
-        raise ValueError(unknown('timm architecture', pattern, (a for a in architectures() if a not in default_cfgs)))
+        raise ValueError(unknown('timm architecture', pattern, known))
     names = []
     for base in sorted(bases):
         for method in chosen:

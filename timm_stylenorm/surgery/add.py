@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,21 +79,19 @@ def _add(model: nn.Module, requests: Sequence[_Request]) -> nn.Module:
     return model
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """One method, and the sites requested for it."""
 
     method: str
     row: Method
     sites: list[Site]
-    layout: Mapping[str, object] = field(default_factory=dict)
-    kwargs: Mapping[str, object] = field(default_factory=dict)
+    layout: Mapping[str, object] = MappingProxyType({})
+    kwargs: Mapping[str, object] = MappingProxyType({})
     frozen: bool = False
     chosen: bool = True
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     site: Site
     method: str
     layer: StyleLayer

@@ -11,9 +11,9 @@ A layout is (channel_dim, prefix_tokens). It fits if what arrives in every call,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isqrt
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from torch import Tensor
 
@@ -189,8 +189,7 @@ def grid_of(count: int, ratio: float) -> tuple[int, int] | None:
     return None
 
 
-@dataclass(frozen=True)
-class Unchecked:
+class Unchecked(NamedTuple):
     """What is expected of the first tensor that arrives at a site if no probe has run.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -17,8 +18,7 @@ from .probe import probe
 from .sites import find_sites, site_names, sites_within
 
 
-@dataclass(frozen=True)
-class SiteRow:
+class SiteRow(NamedTuple):
     """A site of a model.
 
     Attributes:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 BATCHES = (5, 7)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A module whose output is observed."""
 
     name: str
@@ -30,8 +28,7 @@ class Place:
     block: None = None
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What arrived in one call.
 
     Attributes:
@@ -43,8 +40,7 @@ class Call:
     text: str
 
 
-@dataclass(frozen=True)
-class Arrivals:
+class Arrivals(NamedTuple):
     """What arrived at one site.
 
     Attributes:
