@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> dict[str, str | Path]:
             raise ValueError(unknown('metric', metric, sorted({name for row in rows.values() for name in row.metrics})))
     for option in ('subset', 'corruptions'):
         if getattr(args, option) is not None and not any(option in row.takes for row in rows.values()):
-            raise ValueError(f'--{option}: {" and ".join(rows)} have none to choose')
+            raise ValueError(f'--{option}: nothing to choose in {", ".join(rows)}')
     for name in given:
         if name not in (*rows, 'imagenet'):
             raise ValueError(unknown('protocol of --root', name, rows))
