@@ -72,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='OUT.json')
     parser.add_argument('--update', type=Path, metavar='FILE.md', help='write the tables into FILE.md and FILE.json')
     args = parser.parse_args(argv)
+    import torch
     from bench.measure import layer_classes
 
     from timm_stylenorm.errors import unknown
@@ -81,7 +82,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if name not in known:
             parser.error(unknown('layer', name, known))
     args.layers = args.layers or known
-    args.sections = ['cuda'] if args.device == 'cuda' else [one for one in args.sections if one != 'cuda']
+    out = (
+        ('cuda',) if hasattr(torch.library, 'register_fake') else ('cuda', 'passes')
+    )  # torch before 2.4 has no kernels
+    args.sections = ['cuda'] if args.device == 'cuda' else [one for one in args.sections if one not in out]
     args.rounds = args.rounds or (2 if args.quick else 15)
     sizes = QUICK if args.quick else Sizes()
     args.sizes = Sizes(tuple(args.shapes), sizes.models, sizes.saved) if args.shapes else sizes

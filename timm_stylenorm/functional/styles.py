@@ -32,8 +32,12 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) ->
 
 
 def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """Scale and level, (N, C), of `instance_norm`."""
-    return weight * (var + eps).rsqrt(), bias
+    """Scale and level, (N, C), of `instance_norm`.
+
+    `pow`, here and in other rules: a quotient has a longer gradient, and torch 2.1 writes ONNX files of `rsqrt` that are
+    not valid.
+    """
+    return weight * (var + eps).pow(-0.5), bias
 
 
 def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:

@@ -91,14 +91,14 @@ def _instance_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
     rest = 1 - gate
-    return rest * weight * (var + eps).rsqrt(), rest * bias
+    return rest * weight * (var + eps).pow(-0.5), rest * bias
 
 
 def _bin_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, b_mean: Tensor, b_var: Tensor, *, eps: float
 ) -> tuple[Tensor, Tensor]:
     on_batch = weight * gate
-    batch, instance = on_batch * (b_var + eps).rsqrt(), (weight - on_batch) * (var + eps).rsqrt()
+    batch, instance = on_batch * (b_var + eps).pow(-0.5), (weight - on_batch) * (var + eps).pow(-0.5)
     return batch + instance, bias + batch * (mean - b_mean)
 
 

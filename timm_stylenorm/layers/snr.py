@@ -167,14 +167,14 @@ def _snr_rule(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float
 ) -> tuple[Tensor, Tensor]:
     a = gate(mean, bias, *tensors)
-    return a + (1 - a) * weight * (var + eps).rsqrt(), torch.lerp(bias.expand_as(mean), mean, a)
+    return a + (1 - a) * weight * (var + eps).pow(-0.5), torch.lerp(bias.expand_as(mean), mean, a)
 
 
 def _snr_rule_with_branches(
     mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *tensors: Tensor, gate: Gate, eps: float, dense: bool
 ) -> tuple[Tensor, ...]:
     """Scale and level of y, then scales and shifts of F~ and F- (`dense`), or F~, y, F- pooled over the positions."""
-    a, scale, bias = gate(mean, bias, *tensors), weight * (var + eps).rsqrt(), bias.expand_as(mean)
+    a, scale, bias = gate(mean, bias, *tensors), weight * (var + eps).pow(-0.5), bias.expand_as(mean)
     level, useless = torch.lerp(bias, mean, a), torch.lerp(mean, bias, a)
     useful = a + (1 - a) * scale, level
     if dense:

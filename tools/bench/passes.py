@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from timm_stylenorm.functional import backend
 
@@ -69,7 +69,7 @@ class Counter(TorchDispatchMode):
 
     def maps(self, tree: object) -> dict[int, int]:
         """Address -> bytes of those tensors that are maps."""
-        tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+        tensors = [t for t in tree_flatten(tree)[0] if isinstance(t, Tensor)]
         return {t.data_ptr(): t.nbytes for t in tensors if t.numel() >= self.size and 0 not in t.stride()}
 
 
