@@ -72,8 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='OUT.json')
     parser.add_argument('--update', type=Path, metavar='FILE.md', help='write the tables into FILE.md and FILE.json')
     args = parser.parse_args(argv)
-    import torch
-    from bench.measure import layer_classes
+    from bench.measure import can_count, layer_classes
 
     from timm_stylenorm.errors import unknown
 

@@ -27,6 +27,11 @@ RECIPES = {
 FORMATS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
 
 
+def can_count() -> bool:
+    """Whether this torch has the operators whose passes are counted: it is 2.4 or newer."""
+    return hasattr(torch.library, 'register_fake')
+
+
 def layer_classes() -> dict[str, type[nn.Module]]:
     """Layer classes: those of all methods but recipes, by the method's name, then other layers by their own."""
     classes = {name: method.layer for name, method in METHODS.items()}
