@@ -81,9 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if name not in known:
             parser.error(unknown('layer', name, known))
     args.layers = args.layers or known
-    out = (
-        ('cuda',) if hasattr(torch.library, 'register_fake') else ('cuda', 'passes')
-    )  # torch before 2.4 has no kernels
+    out = ('cuda',) if can_count() else ('cuda', 'passes')
     args.sections = ['cuda'] if args.device == 'cuda' else [one for one in args.sections if one not in out]
     args.rounds = args.rounds or (2 if args.quick else 15)
     sizes = QUICK if args.quick else Sizes()

@@ -34,7 +34,7 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) ->
 def instance_norm_rule(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
     """Scale and level, (N, C), of `instance_norm`.
 
-    `pow`, here and in other rules: the gradient of a quotient is longer, and torch 2.1 exports `rsqrt` to invalid files.
+    `pow`, here and in other rules: a quotient has a longer gradient, and torch 2.1 exports `rsqrt` to invalid files.
     """
     return weight * (var + eps).pow(-0.5), bias
 
