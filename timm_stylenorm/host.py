@@ -102,13 +102,12 @@ def copy_pretrained_cfgs(base: str, name: str) -> object:
     kind, default_cfgs, pretrained_cfgs, has_pretrained, with_tags = _cfgs_of_registry()
     cfgs: dict[str, object] = {}
     own_names = with_tags[name]
-    new, put, facts = object.__new__, object.__setattr__, {'architecture': name}
     for tagged in with_tags[base]:
         source = pretrained_cfgs[tagged]
         tag = tagged.partition('.')[2]
         own = f'{name}.{tag}' if tag else name
-        cfg = new(type(source))
-        put(cfg, '__dict__', source.__dict__ | facts)
+        cfg = object.__new__(type(source))
+        object.__setattr__(cfg, '__dict__', {**source.__dict__, 'architecture': name})
         if not cfgs:  # the default
             pretrained_cfgs[name] = cfg
             if tagged in has_pretrained:

@@ -51,8 +51,9 @@ def class_root(root: Path) -> Path:
     """The folder with the class folders: `root`, or `val`, `validation` or `test` in it, unless that is a class."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder '{root}'")
-    inner = [root / name for name in ('val', 'validation', 'test') if (root / name).is_dir()]
-    inner = [folder for folder in inner if folders_in(folder)]
+    inner = [
+        root / name for name in ('val', 'validation', 'test') if (root / name).is_dir() and folders_in(root / name)
+    ]
     return inner[0] if inner else root
 
 

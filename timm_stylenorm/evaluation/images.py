@@ -12,6 +12,7 @@ from typing import IO, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import get_img_extensions
 from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -200,8 +201,9 @@ def folders_in(root: Path) -> list[str]:
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Images in a folder, sorted, without hidden ones."""
+    endings = {*IMAGE_SUFFIXES, *get_img_extensions()}  # users may add to timm's
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name):
+        if path.suffix.lower() in endings and not is_hidden(path.name):
             yield path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 
 from ..errors import unknown
@@ -58,5 +59,10 @@ class Options:
             return None
         if self.subset != 'robustbench':
             raise ValueError(unknown('subset of ImageNet', self.subset, ['robustbench']))
-        text = resources.files(__package__).joinpath('robustbench_5000.txt').read_text()
-        return tuple(int(number) for number in text.split())
+        return _robustbench()
+
+
+@cache  # asked for each part
+def _robustbench() -> tuple[int, ...]:
+    text = resources.files(__package__).joinpath('robustbench_5000.txt').read_text()
+    return tuple(int(number) for number in text.split())

@@ -64,8 +64,9 @@ class Protocol:
     def takes(self) -> tuple[str, ...]:
         """Which of `Options.subset` and `Options.corruptions` its parts are chosen by."""
         by_name = self.cells in (find.corruptions, find.c_bar, find.any_corruptions, find.cifar_c, find.corrupted)
-        by_number = self.cells not in (find.imagenet_a, find.imagenet_r, find.objectnet_images, find.cue_conflict,
-                                       find.cifar_c, find.fashion_mnist)  # fmt: skip
+        by_number = self.cells in (
+            find.plain, find.corruptions, find.c_bar, find.any_corruptions, find.filters, find.corrupted
+        )  # fmt: skip
         return ('subset',) * by_number + ('corruptions',) * by_name
 
 
